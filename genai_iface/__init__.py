@@ -1,0 +1,85 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""One way to run a generative ONNX model on any runtime.
+
+This package holds the interface: protocols, data types, configuration, errors, and what needs
+nothing but them. Runtimes come from backends, which are found by name. Importing it loads no
+runtime and, beyond numpy, no third-party library.
+"""
+
+from genai_iface.capabilities import LEVEL_PROFILES, Capability
+from genai_iface.config import GenerationConfig
+from genai_iface.errors import (
+    BackendError,
+    BackendNotFoundError,
+    CacheOverflowError,
+    CacheRewindError,
+    GenAIError,
+    InterfaceVersionError,
+    InvalidInputError,
+    UnsupportedCapabilityError,
+    UnsupportedModelError,
+)
+from genai_iface.pipeline import TextGenerationPipeline
+from genai_iface.protocols import (
+    Backend,
+    Generator,
+    KVCache,
+    Message,
+    Model,
+    Pipeline,
+    Prompt,
+    SupportsFork,
+    SupportsInspect,
+    SupportsSave,
+    Tokenizer,
+)
+from genai_iface.registry import list_backends, load_backend, load_model
+from genai_iface.results import Chunk, FinishReason, GenerationResult, PerfMetrics, TokenLogprob
+from genai_iface.types import BackendInfo, CacheSpec, Device, LayerCacheSpec, ModelSpec
+from genai_iface.version import INTERFACE_VERSION, SUPPORTED_INTERFACE_VERSIONS, negotiate_version
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "INTERFACE_VERSION",
+    "LEVEL_PROFILES",
+    "SUPPORTED_INTERFACE_VERSIONS",
+    "Backend",
+    "BackendError",
+    "BackendInfo",
+    "BackendNotFoundError",
+    "CacheOverflowError",
+    "CacheRewindError",
+    "CacheSpec",
+    "Capability",
+    "Chunk",
+    "Device",
+    "FinishReason",
+    "GenAIError",
+    "GenerationConfig",
+    "GenerationResult",
+    "Generator",
+    "InterfaceVersionError",
+    "InvalidInputError",
+    "KVCache",
+    "LayerCacheSpec",
+    "Message",
+    "Model",
+    "ModelSpec",
+    "PerfMetrics",
+    "Pipeline",
+    "Prompt",
+    "SupportsFork",
+    "SupportsInspect",
+    "SupportsSave",
+    "TextGenerationPipeline",
+    "TokenLogprob",
+    "Tokenizer",
+    "UnsupportedCapabilityError",
+    "UnsupportedModelError",
+    "list_backends",
+    "load_backend",
+    "load_model",
+    "negotiate_version",
+]

@@ -1,0 +1,57 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The command ``genai-iface``: finds the subcommand, runs it and turns errors into one line.
+
+A subcommand is a module here with ``add_parser(commands)`` and ``run(arguments) -> int``. What it
+imports beyond the interface it imports in ``run``, so that ``--help`` stays quick.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+
+import genai_iface
+from genai_iface.cli import devices, generate, inspect
+from genai_iface.errors import BackendError, GenAIError
+
+__all__ = ["build_parser", "main"]
+
+_COMMANDS = (generate, inspect, devices)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The whole parser; the command-line reference is made from it too."""
+    parser = argparse.ArgumentParser(
+        prog="genai-iface", description="Run, inspect and check generative ONNX models on any runtime."
+    )
+    parser.add_argument("--version", action="version", version=f"genai-iface {genai_iface.__version__}")
+    parser.add_argument("--debug", action="store_true", help="print a traceback when something fails")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
+    for command in _COMMANDS:
+        command.add_parser(commands).set_defaults(run=command.run)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Returns:
+        0 on success, 1 if a run failed, 2 for bad input, 130 after Ctrl-C.
+    """
+    arguments = build_parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments))
+    except GenAIError as error:
+        if arguments.debug:
+            raise
+        print(f"genai-iface: {error}", file=sys.stderr)
+        return 1 if isinstance(error, BackendError) else 2
+    except BrokenPipeError:
+        # The reader (head, less) has gone. Point stdout elsewhere so that the exit flush is quiet.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130

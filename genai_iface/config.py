@@ -1,0 +1,303 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""``GenerationConfig``: every parameter of generation, flat and spelled as in Hugging Face."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from os import PathLike, fspath
+from types import MappingProxyType
+from typing import Any, Literal
+
+from genai_iface.errors import InvalidInputError
+
+__all__ = ["GenerationConfig"]
+
+_ALIASES: Mapping[str, str] = MappingProxyType(
+    {"max_tokens": "max_new_tokens", "stop": "stop_strings", "rng_seed": "seed", "random_seed": "seed"}
+)
+
+# Giving one of these asks for sampling, unless do_sample says otherwise.
+_SAMPLING = MappingProxyType({"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "seed": None})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationConfig:
+    """How to generate. Every field has a neutral default; unknown names are an error.
+
+    Attributes:
+        max_new_tokens: Most tokens to generate; None for as many as the model's context allows.
+        max_length: Most tokens of prompt and output together; with max_new_tokens, the tighter counts.
+        min_new_tokens: No end-of-sequence token before so many generated ones.
+        do_sample: Draw tokens (True) or take the likeliest (False). None: draw if temperature, top_k,
+            top_p, min_p, typical_p or seed is given.
+        temperature: Divides the logits; above 0, or 0 for greedy decoding.
+        top_k: Keep the k likeliest tokens; 0 keeps all.
+        top_p: Keep the smallest set of likeliest tokens whose probabilities reach p, 0 < p <= 1.
+        min_p: Drop tokens less likely than min_p times the likeliest, 0 <= min_p <= 1.
+        typical_p: Keep the most typical tokens up to this mass, 0 < p <= 1.
+        repetition_penalty: Divides positive and multiplies negative logits of tokens that occurred,
+            the prompt included; above 0.
+        presence_penalty: Subtracted once from the logit of every generated token, -2..2.
+        frequency_penalty: Subtracted per occurrence from the logit of every generated token, -2..2.
+        no_repeat_ngram_size: No n-gram of this size occurs twice; 0 is off.
+        logit_bias: Added to single logits, by token id.
+        bad_words_ids: Token sequences that must not be generated.
+        stop_strings: Texts that end a sequence.
+        stop_token_ids: Tokens that end a sequence, besides eos_token_id.
+        include_stop_str_in_output: Leave the stop string in the text.
+        ignore_eos: Go on after an end-of-sequence token.
+        eos_token_id: The end-of-sequence token or tokens; None for the folder's.
+        num_beams: Beams of beam search; 1 is off.
+        num_beam_groups: Groups of beams that are kept diverse.
+        diversity_penalty: Subtracted where another group chose the same token; at least 0.
+        length_penalty: Exponent of the length that beam scores are divided by.
+        early_stopping: End beam search when num_beams candidates are done (True), when no better
+            one is likely (False) or possible ("never").
+        num_return_sequences: Sequences to return for each prompt.
+        logprobs: Return log-probabilities of the token and this many alternatives; None for none.
+        echo: Return the prompt as part of the output, with its log-probabilities if asked for.
+        max_time: Most seconds of wall-clock time.
+        seed: Seed of the random draws, 0 <= seed < 2**64; None for a new one each call.
+    """
+
+    max_new_tokens: int | None = None
+    max_length: int | None = None
+    min_new_tokens: int = 0
+    do_sample: bool | None = None
+    temperature: float = 1.0
+    top_k: int = 0
+    top_p: float = 1.0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    repetition_penalty: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    no_repeat_ngram_size: int = 0
+    logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    stop_strings: tuple[str, ...] = ()
+    stop_token_ids: tuple[int, ...] = ()
+    include_stop_str_in_output: bool = False
+    ignore_eos: bool = False
+    eos_token_id: int | tuple[int, ...] | None = None
+    num_beams: int = 1
+    num_beam_groups: int = 1
+    diversity_penalty: float = 0.0
+    length_penalty: float = 1.0
+    early_stopping: bool | Literal["never"] = False
+    num_return_sequences: int = 1
+    logprobs: int | None = None
+    echo: bool = False
+    max_time: float | None = None
+    seed: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, normalise in _NORMALISERS.items():
+            value = getattr(self, name)
+            try:
+                object.__setattr__(self, name, normalise(value))
+            except (TypeError, ValueError) as error:
+                raise _illegal(name, value) from error
+        self.validate()
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], /) -> GenerationConfig:
+        """Makes a configuration from names and values; aliases are understood.
+
+        Raises:
+            InvalidInputError: A name is unknown, given twice, or its value is not legal.
+        """
+        return cls().replace(**values)
+
+    @classmethod
+    def from_file(cls, path: str | PathLike[str], /) -> GenerationConfig:
+        """Reads a Hugging Face ``generation_config.json``.
+
+        Fields of other stacks (cache settings, assistant models, token ids of other tasks) have no
+        meaning here and are passed over: the file is the model's, not the caller's. A field that is
+        ours must be legal.
+
+        Raises:
+            InvalidInputError: The file is missing, is no JSON object, or a field is not legal.
+        """
+        name = fspath(path)
+        try:
+            with open(name, encoding="utf-8") as file:
+                values = json.load(file)
+        except (OSError, ValueError, RecursionError) as error:
+            raise InvalidInputError(
+                f"{name} cannot be read as JSON: {error}", remedy="Repair the file or remove it."
+            ) from error
+        if not isinstance(values, dict):
+            raise InvalidInputError(
+                f"{name} holds a JSON {type(values).__name__}, not an object", remedy="Repair the file or remove it."
+            )
+        # In these files null means "not set", and sampling fields stand beside "do_sample": false.
+        known = {field for field in _FIELDS if values.get(field) is not None}
+        given = {field: values[field] for field in sorted(known)}
+        given.setdefault("do_sample", False)
+        return cls.from_dict(given)
+
+    def replace(self, /, **overrides: Any) -> GenerationConfig:
+        """A copy with other values; aliases are understood.
+
+        A sampling parameter among the overrides turns sampling on, unless ``do_sample`` is among
+        them or the temperature is 0: whoever asks for a temperature does not want it ignored because
+        the model's defaults are greedy.
+
+        Raises:
+            InvalidInputError: A name is unknown, given twice, or its value is not legal.
+        """
+        values: dict[str, Any] = {}
+        for given, value in overrides.items():
+            name = _ALIASES.get(given, given)
+            if name not in _FIELDS:
+                raise InvalidInputError(
+                    f"{given!r} is no generation parameter", remedy=f"Legal names: {', '.join(sorted(_FIELDS))}."
+                )
+            if name in values:
+                raise InvalidInputError(f"{name!r} is given twice, once as {given!r}", remedy="Give it once.")
+            values[name] = value
+        if "do_sample" not in values and values.keys() & _SAMPLING.keys():
+            values["do_sample"] = None if values.get("seed", 0) is None and len(values) == 1 else True
+        return dataclasses.replace(self, **values)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields that differ from their defaults, ready for JSON."""
+        return {name: getattr(self, name) for name in _FIELDS if getattr(self, name) != getattr(_DEFAULT, name)}
+
+    @property
+    def samples(self) -> bool:
+        """Whether tokens are drawn at random."""
+        if self.temperature == 0:
+            return False
+        if self.do_sample is not None:
+            return self.do_sample
+        return any(getattr(self, name) != neutral for name, neutral in _SAMPLING.items())
+
+    @property
+    def eos_token_ids(self) -> tuple[int, ...]:
+        """``eos_token_id`` as a tuple."""
+        if self.eos_token_id is None:
+            return ()
+        return self.eos_token_id if isinstance(self.eos_token_id, tuple) else (self.eos_token_id,)
+
+    def validate(self) -> None:
+        """Checks every field. Runs at construction too.
+
+        Raises:
+            InvalidInputError: Names the field, its value and the legal range.
+        """
+        for name, (legal, _) in _RANGES.items():
+            value = getattr(self, name)
+            if not legal(value):
+                raise _illegal(name, value)
+        if self.num_beams % self.num_beam_groups:
+            raise InvalidInputError(
+                f"num_beams={self.num_beams} is not a multiple of num_beam_groups={self.num_beam_groups}",
+                remedy="Make every group equally large.",
+            )
+        if self.num_beams > 1 and self.num_return_sequences > self.num_beams:
+            raise InvalidInputError(
+                f"num_return_sequences={self.num_return_sequences} is more than num_beams={self.num_beams}",
+                remedy="Ask for at most num_beams sequences.",
+            )
+
+
+def _illegal(name: str, value: object) -> InvalidInputError:
+    return InvalidInputError(f"{name}={value!r} is not legal", remedy=f"Legal: {_RANGES[name][1]}.")
+
+
+def _integer(low: int, *, none: bool = False) -> Callable[[Any], bool]:
+    def legal(value: Any) -> bool:
+        if value is None:
+            return none
+        return isinstance(value, int) and not isinstance(value, bool) and value >= low
+
+    return legal
+
+
+def _number(low: float, high: float = math.inf, *, open_low: bool = False, none: bool = False) -> Callable[[Any], bool]:
+    def legal(value: Any) -> bool:
+        if value is None:
+            return none
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            return False
+        return (low < value if open_low else low <= value) and value <= high
+
+    return legal
+
+
+def _token_ids(value: Any) -> bool:
+    return isinstance(value, tuple) and all(map(_integer(0), value))
+
+
+def _boolean(value: Any) -> bool:
+    return isinstance(value, bool)
+
+
+# Per field: what is legal, and how to say it.
+_RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "max_new_tokens": (_integer(0, none=True), "an integer of at least 0, or None"),
+    "max_length": (_integer(1, none=True), "an integer of at least 1, or None"),
+    "min_new_tokens": (_integer(0), "an integer of at least 0"),
+    "do_sample": (lambda value: value is None or isinstance(value, bool), "True, False or None"),
+    "temperature": (_number(0), "a number of at least 0"),
+    "top_k": (_integer(0), "an integer of at least 0"),
+    "top_p": (_number(0, 1, open_low=True), "a number above 0 and at most 1"),
+    "min_p": (_number(0, 1), "a number from 0 to 1"),
+    "typical_p": (_number(0, 1, open_low=True), "a number above 0 and at most 1"),
+    "repetition_penalty": (_number(0, open_low=True), "a number above 0"),
+    "presence_penalty": (_number(-2, 2), "a number from -2 to 2"),
+    "frequency_penalty": (_number(-2, 2), "a number from -2 to 2"),
+    "no_repeat_ngram_size": (_integer(0), "an integer of at least 0"),
+    "logit_bias": (
+        lambda value: all(map(_integer(0), value)) and all(map(_number(-math.inf), value.values())),
+        "a mapping from token ids to finite numbers",
+    ),
+    "bad_words_ids": (
+        lambda value: all(word and _token_ids(word) for word in value),
+        "lists of at least one token id each",
+    ),
+    "stop_strings": (
+        lambda value: all(isinstance(text, str) and text for text in value),
+        "a string or a list of strings, none of them empty",
+    ),
+    "stop_token_ids": (_token_ids, "a list of token ids"),
+    "include_stop_str_in_output": (_boolean, "True or False"),
+    "ignore_eos": (_boolean, "True or False"),
+    "eos_token_id": (
+        lambda value: _integer(0, none=True)(value) or _token_ids(value),
+        "a token id, a list of token ids, or None",
+    ),
+    "num_beams": (_integer(1), "an integer of at least 1"),
+    "num_beam_groups": (_integer(1), "an integer of at least 1"),
+    "diversity_penalty": (_number(0), "a number of at least 0"),
+    "length_penalty": (_number(-math.inf), "a finite number"),
+    "early_stopping": (lambda value: isinstance(value, bool) or value == "never", 'True, False or "never"'),
+    "num_return_sequences": (_integer(1), "an integer of at least 1"),
+    "logprobs": (_integer(0, none=True), "an integer of at least 0, or None"),
+    "echo": (_boolean, "True or False"),
+    "max_time": (_number(0, open_low=True, none=True), "a number of seconds above 0, or None"),
+    "seed": (
+        lambda value: _integer(0, none=True)(value) and (value is None or value < 2**64),
+        "an integer from 0 to 2**64 - 1, or None",
+    ),
+}
+
+# JSON gives lists where the fields hold tuples, and string keys where they hold token ids.
+_NORMALISERS: Mapping[str, Callable[[Any], Any]] = {
+    "stop_strings": lambda value: (value,) if isinstance(value, str) else tuple(value or ()),
+    "stop_token_ids": lambda value: tuple(value or ()),
+    "bad_words_ids": lambda value: tuple(tuple(word) for word in value or ()),
+    "eos_token_id": lambda value: tuple(value) if isinstance(value, (list, tuple)) else value,
+    "logit_bias": lambda value: MappingProxyType({int(token): bias for token, bias in (value or {}).items()}),
+}
+
+_FIELDS = frozenset(field.name for field in dataclasses.fields(GenerationConfig))
+_DEFAULT = GenerationConfig()

@@ -1,0 +1,126 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The exceptions of the interface.
+
+GenAIError
+ +-- InvalidInputError           an argument or a file of the model folder is not legal
+ +-- UnsupportedModelError       the model is well formed, but its graph is not understood
+ +-- UnsupportedCapabilityError  the backend, or this model on it, cannot do what was asked
+ +-- InterfaceVersionError       SDK and backend share no interface version
+ +-- CacheOverflowError          a row of the cache has no room for the new tokens
+ +-- CacheRewindError            a row cannot go back to the length asked for
+ +-- BackendNotFoundError        no such backend, or its runtime is not installed
+ +-- BackendError                the runtime itself failed; its own exception is the cause
+
+A message says what happened, with which value, and then what to do about it: that last part is
+also kept in ``remedy``.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BackendError",
+    "BackendNotFoundError",
+    "CacheOverflowError",
+    "CacheRewindError",
+    "GenAIError",
+    "InterfaceVersionError",
+    "InvalidInputError",
+    "UnsupportedCapabilityError",
+    "UnsupportedModelError",
+]
+
+
+class GenAIError(Exception):
+    """Base of every error that the interface raises on purpose.
+
+    Args:
+        what: What happened, with the offending value; one sentence without a final stop.
+        remedy: What the caller can do about it.
+    """
+
+    def __init__(self, what: str, *, remedy: str = "") -> None:
+        self.what = what.rstrip(". ")
+        self.remedy = remedy.strip()
+        super().__init__(f"{self.what}. {self.remedy}".strip() if self.remedy else f"{self.what}.")
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # Exception.__reduce__ would call __init__ with the finished message and lose the remedy.
+        return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def _rebuild(cls: type[GenAIError], args: tuple[object, ...], state: dict[str, object]) -> GenAIError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class InvalidInputError(GenAIError, ValueError):
+    """An argument, a configuration value or a file of the model folder is not legal."""
+
+
+class UnsupportedModelError(GenAIError):
+    """The folder is well formed, but its graph follows no pattern that can be driven."""
+
+
+class UnsupportedCapabilityError(GenAIError):
+    """What was asked needs a capability that this backend or this model does not declare.
+
+    Args:
+        what: What was asked.
+        capability: The missing capability, a name from ``genai_iface.capabilities``; empty where
+            the missing thing has no capability name.
+        remedy: What the caller can do about it.
+    """
+
+    def __init__(self, what: str, *, capability: str = "", remedy: str = "") -> None:
+        self.capability = str(capability)
+        super().__init__(what, remedy=remedy)
+
+
+class InterfaceVersionError(GenAIError):
+    """The SDK and the backend have no interface version in common."""
+
+
+class CacheOverflowError(GenAIError):
+    """A row has no room for the new tokens. The cache is as it was before the call.
+
+    Args:
+        row: The first row that does not fit.
+        needed: Tokens that this row would hold after the step.
+        capacity: Tokens that it can hold.
+    """
+
+    def __init__(self, row: int, needed: int, capacity: int) -> None:
+        self.row, self.needed, self.capacity = int(row), int(needed), int(capacity)
+        super().__init__(
+            f"Row {self.row} of the cache would hold {self.needed} tokens, its capacity is {self.capacity}",
+            remedy="Create the cache with a larger capacity, or rewind or reset the row first.",
+        )
+
+
+class CacheRewindError(GenAIError):
+    """A row cannot go back to the length asked for, because the slots it needs were overwritten.
+
+    Args:
+        row: The first row that cannot be rewound.
+        requested: The length asked for.
+        length: The row's length.
+        reason: Why not, as a clause.
+    """
+
+    def __init__(self, row: int, requested: int, length: int, reason: str) -> None:
+        self.row, self.requested, self.length = int(row), int(requested), int(length)
+        super().__init__(
+            f"Row {self.row} has {self.length} tokens and cannot go back to {self.requested}: {reason}",
+            remedy="Ask can_rewind_to() first; reset the row and run its tokens again.",
+        )
+
+
+class BackendNotFoundError(GenAIError):
+    """No backend of that name is installed, or the runtime that it needs is missing."""
+
+
+class BackendError(GenAIError):
+    """The runtime failed. Its own exception is in ``__cause__``."""

@@ -1,0 +1,781 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The protocols: what a runtime implements and what generation code may rely on.
+
+Structural types (``typing.Protocol``), so a runtime needs no base class of ours and its package no
+import of ours: a class with the right methods is a model, a cache, a tokenizer.
+
+Each method states its **Contract** as numbered MUSTs. They are cited as "Class.method.number", for
+example ``Model.forward.5``, by the specification pages and by the conformance checks. A published
+protocol never gains a method; a new ability is a ``Supports*`` protocol and a capability name.
+
+Shapes: B rows of a batch, S tokens of a step, V vocabulary, N sequences, C capacity, Hkv key/value
+heads, D head size. Positions and lengths count tokens from zero.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from os import PathLike
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from typing_extensions import Self, TypeVar
+
+from genai_iface.config import GenerationConfig
+from genai_iface.results import Chunk, FinishReason, GenerationResult
+from genai_iface.types import BackendInfo, Device, LogitsMode, ModelSpec, UpdateMode
+
+__all__ = [
+    "Backend",
+    "Generator",
+    "KVCache",
+    "Message",
+    "Model",
+    "Pipeline",
+    "Prompt",
+    "SupportsFork",
+    "SupportsInspect",
+    "SupportsSave",
+    "Tokenizer",
+]
+
+Message: TypeAlias = Mapping[str, Any]
+"""One turn of a conversation: at least "role" and "content", as chat templates expect them."""
+
+Prompt: TypeAlias = str | Sequence[str] | Sequence[Message] | Sequence[int] | Sequence[Sequence[int]]
+"""A text, several texts, one conversation, one list of token ids, or several of them."""
+
+
+class KVCache(Protocol):
+    """The keys and values of B rows, each with a length of its own.
+
+    A cache belongs to the model that made it. It is not thread safe; two caches never share
+    anything that a caller could notice.
+
+    Since: 1
+    Stability: preview
+    """
+
+    @property
+    def batch_size(self) -> int:
+        """B, the number of rows.
+
+        Contract:
+            1. MUST equal ``len(lengths)``; only ``reorder`` changes it.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    @property
+    def capacity(self) -> int:
+        """C, the most tokens that a row may ever hold.
+
+        For a model with circular layers this bounds the sequence, not the window: such a layer
+        keeps its last tokens only and ``lengths`` goes on counting.
+
+        Contract:
+            1. MUST NOT change while the cache lives, whatever the buffers behind it do.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        """Tokens in each row.
+
+        Returns:
+            int64 (B,), 0 <= lengths[b] <= capacity.
+
+        Contract:
+            1. MUST be a snapshot: writing to it has no effect on the cache, and later steps have
+               no effect on it.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffers that this cache holds now, slack included.
+
+        Contract:
+            1. MUST be at least ``bytes_per_token`` times the longest row of a linear cache.
+            2. MUST be 0 after ``close``.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes that one token of one row takes over all layers.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    @property
+    def update_mode(self) -> UpdateMode:
+        """How steps reach the buffers: "in_place" or "copied".
+
+        Contract:
+            1. MUST report what was observed, not what was intended: "in_place" only if the address
+               of every buffer stayed the same over the last step and the new tokens are in it.
+               Moving to a larger buffer between steps is growth, not a copy in this sense.
+            2. Before the first step it MAY report the intended mode.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def can_rewind_to(self, lengths: ArrayLike, /) -> bool:
+        """Whether ``rewind_to(lengths)`` would succeed.
+
+        Args:
+            lengths: int64 (B,) or a scalar for all rows.
+
+        Raises:
+            InvalidInputError: As ``rewind_to``.
+
+        Contract:
+            1. MUST agree with ``rewind_to`` and change nothing.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def rewind_to(self, lengths: ArrayLike, /) -> None:
+        """Forgets the end of rows.
+
+        Args:
+            lengths: New lengths, int64 (B,) or a scalar for all rows; 0 <= new <= old.
+
+        Raises:
+            InvalidInputError: Wrong shape, negative, or longer than the row is.
+            CacheRewindError: A circular layer has overwritten slots that the shorter row needs.
+
+        Contract:
+            1. After it, any continuation MUST give what it would have given had the forgotten
+               tokens never been appended.
+            2. On an error nothing MUST have changed.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def reorder(self, indices: ArrayLike, /) -> None:
+        """Makes row i what row ``indices[i]`` was: beam search, selection, duplication.
+
+        Args:
+            indices: int64 (B',), each in 0..B-1; duplicates are legal and B' may differ from B.
+
+        Raises:
+            InvalidInputError: Wrong shape, empty, or out of range.
+
+        Contract:
+            1. Afterwards ``batch_size`` MUST be B' and rows MUST be independent of each other,
+               copies of one old row included.
+            2. Contents MUST be moved bit by bit.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def reset(self, rows: ArrayLike | None = None, /) -> None:
+        """Empties rows, so that their slots can take new sequences.
+
+        Args:
+            rows: int64 (K,) row indices, or None for all.
+
+        Raises:
+            InvalidInputError: An index is out of range.
+
+        Contract:
+            1. A reset row MUST behave like a row of a new cache; the others MUST be unchanged.
+            2. It MUST succeed on any cache, a wrapped circular one included.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def close(self) -> None:
+        """Frees the buffers. A second call does nothing.
+
+        Contract:
+            1. A later ``forward`` with this cache MUST raise InvalidInputError.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+
+CacheT = TypeVar("CacheT", bound=KVCache, default=KVCache)
+
+
+class Model(Protocol[CacheT]):
+    """A loaded model that takes one kind of step.
+
+    That step serves prefill, chunked prefill, decode, ragged batches, verification of drafted
+    tokens and slot-based continuous batching.
+
+    Since: 1
+    Stability: preview
+    """
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model is.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    @property
+    def device(self) -> Device:
+        """Where it runs.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What this model can do on this backend.
+
+        Contract:
+            1. MUST be a subset of the backend's ``info().capabilities``.
+            2. What is declared MUST work; what is not declared MUST raise
+               UnsupportedCapabilityError or work, never give a wrong answer.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def create_cache(self, *, batch_size: int = 1, capacity: int | None = None) -> CacheT:
+        """Makes an empty cache.
+
+        Args:
+            batch_size: B, at least 1.
+            capacity: C, at least 1; None for the most that the model allows.
+
+        Returns:
+            A cache whose lengths are all 0.
+
+        Raises:
+            InvalidInputError: A value is below 1, or the capacity is beyond what the graph's fixed
+                buffers or ``spec.context_length`` allow.
+            UnsupportedCapabilityError: ``batch_size > 1`` without the capability "batch".
+            BackendError: Out of memory.
+
+        Contract:
+            1. Caches MUST be independent of each other.
+            2. ``capacity`` MUST NOT change the results of later steps.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def forward(
+        self,
+        input_ids: ArrayLike,
+        cache: CacheT,
+        /,
+        *,
+        counts: ArrayLike | None = None,
+        logits: LogitsMode = "last",
+    ) -> NDArray[np.float32]:
+        """Appends tokens to the rows of a cache and returns logits.
+
+        Args:
+            input_ids: int64 (B, S), rows padded on the right; S at least 1.
+            cache: A cache that this model made, with B rows.
+            counts: int64 (B,), how many of the S tokens of each row are real, 0 <= counts[b] <= S.
+                None means S for every row.
+            logits: "last" for each row's last real token, "all" for every position, "none".
+
+        Returns:
+            float32 (B, 1, V) for "last", (B, S, V) for "all", (B, 0, V) for "none". Rows whose count
+            is 0 and positions from counts[b] on hold unspecified values.
+
+        Raises:
+            InvalidInputError: Wrong shape or type, a count or a real token id out of range, a closed
+                cache or one of another model.
+            CacheOverflowError: ``lengths[b] + counts[b] > capacity`` for some row.
+            UnsupportedCapabilityError: The step needs a capability that the model does not declare.
+            BackendError: The runtime failed.
+
+        Contract:
+            1. Row b's real tokens MUST take the positions lengths[b] .. lengths[b] + counts[b] - 1, and
+               token s MUST attend to exactly the row's tokens at positions up to its own (within
+               the layer's window, where it has one).
+            2. Afterwards ``lengths[b]`` MUST have grown by exactly counts[b].
+            3. A row whose count is 0 MUST keep its length and its visible content bit by bit, a
+               full row included.
+            4. What stands in input_ids beyond counts[b] MUST NOT influence anything, now or later;
+               it need not be a legal token id.
+            5. Overflow MUST be judged on lengths + counts alone and raised before anything changes.
+               Room for padding is the backend's own business.
+            6. Results MUST NOT depend on the other rows, on the order of rows, on capacity, or on
+               how a sequence was split into steps, beyond rounding of the model's dtype.
+            7. On InvalidInputError, CacheOverflowError and UnsupportedCapabilityError the cache MUST
+               be unchanged; on BackendError its lengths MUST be.
+            8. The returned array MUST belong to the caller: later steps do not change it. Arguments
+               MUST NOT be written to.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def close(self) -> None:
+        """Frees the model. Caches that it made can no longer be used. A second call does nothing.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+
+class Backend(Protocol):
+    """A runtime behind the interface. Registered under the entry-point group "genai_iface.backends".
+
+    The entry point names a class or function that is called without arguments.
+
+    Since: 1
+    Stability: preview
+    """
+
+    def info(self) -> BackendInfo:
+        """Says what the backend is and can do.
+
+        Contract:
+            1. MUST be true for the runtime that is installed, not for the best one there is.
+            2. MUST load no model.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def devices(self) -> Sequence[Device]:
+        """Lists the devices that ``load`` accepts, the default first.
+
+        Contract:
+            1. MUST list only what the installed runtime can use on this machine.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def load(
+        self,
+        folder: str | PathLike[str],
+        /,
+        *,
+        device: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Model[Any]:
+        """Loads a model folder.
+
+        Args:
+            folder: The folder that holds ``model.onnx``.
+            device: An identifier from ``devices()``; None for the first.
+            options: The backend's own settings by name.
+
+        Raises:
+            InvalidInputError: A file is missing or broken, or an option or device is unknown.
+            UnsupportedModelError: The graph cannot be driven.
+            BackendError: The runtime refused the model.
+
+        Contract:
+            1. MUST NOT write into the folder, execute anything in it or read outside it.
+            2. An option that is not known MUST be refused, not ignored.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+
+class Tokenizer(Protocol):
+    """Text to token ids and back.
+
+    Since: 1
+    Stability: preview
+    """
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, added tokens included.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    @property
+    def bos_token_id(self) -> int | None:
+        """The id that begins a sequence, if there is one.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    @property
+    def eos_token_id(self) -> int | None:
+        """The id that ends a sequence, if there is one.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def encode(self, text: str, /, *, add_special_tokens: bool = True) -> list[int]:
+        """Turns a text into token ids.
+
+        Contract:
+            1. MUST be deterministic and give ids in 0..vocab_size - 1.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def decode(self, token_ids: Sequence[int], /, *, skip_special_tokens: bool = True) -> str:
+        """Turns token ids into text.
+
+        Raises:
+            InvalidInputError: An id is out of range.
+
+        Contract:
+            1. Bytes that form no complete character MUST become U+FFFD, never an error.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Message],
+        /,
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **template_kwargs: Any,
+    ) -> str:
+        """Renders a conversation into the text that the model was trained on.
+
+        Raises:
+            UnsupportedCapabilityError: The folder has no chat template.
+            InvalidInputError: The template refused the messages or did something forbidden.
+
+        Contract:
+            1. Template code MUST run in a sandbox.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+
+class Generator(Protocol):
+    """The generation of one group of N sequences, token by token.
+
+    Mirrors the working group's C++ ``Generator{AppendInputTokens, GenerateNextToken, IsDone}``. The
+    SDK's own runs over any ``Model``; a stack that owns its loop implements this protocol itself.
+
+    Since: 1
+    Stability: preview
+    """
+
+    @property
+    def finish_reasons(self) -> tuple[FinishReason | None, ...]:
+        """Why each sequence ended; None while it goes on.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def append_tokens(self, token_ids: Sequence[int] | Sequence[Sequence[int]], /) -> None:
+        """Appends input tokens: the prompt, or a user's next turn.
+
+        Args:
+            token_ids: One list for the only sequence, or one list per sequence (lists may be empty).
+
+        Raises:
+            InvalidInputError: The number of lists is not N, or an id is out of range.
+            CacheOverflowError: A sequence would outgrow the cache.
+
+        Contract:
+            1. Sequences that had ended with "stop" MUST go on after it.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def generate_next_token(self) -> None:
+        """Chooses and appends one token for every sequence that is not done.
+
+        Raises:
+            InvalidInputError: Nothing was appended yet, or all sequences are done.
+
+        Contract:
+            1. Equal logits MUST give equal tokens on every backend (docs/spec, sampling).
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def is_done(self) -> bool:
+        """Whether every sequence has ended.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def get_next_tokens(self) -> list[int | None]:
+        """The tokens chosen by the last ``generate_next_token``; None for a sequence that was done.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def get_sequence(self, index: int, /) -> list[int]:
+        """All tokens of one sequence, the appended ones included.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def token_count(self, index: int = 0, /) -> int:
+        """The length of one sequence.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def rewind_to(self, length: int | Sequence[int], /) -> None:
+        """Shortens sequences; they may go on from there.
+
+        Args:
+            length: One length for all, or one per sequence.
+
+        Raises:
+            InvalidInputError: A length is negative or beyond the sequence.
+            CacheRewindError: The cache cannot go back so far.
+
+        Contract:
+            1. What follows MUST be what would have followed had the tokens never been there.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def get_logits(self) -> NDArray[np.float32]:
+        """The logits from which the next token will be chosen, before any processor.
+
+        Returns:
+            float32 (N, V); rows of sequences that are done hold unspecified values.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def set_logits(self, logits: ArrayLike, /) -> None:
+        """Replaces those logits for the next choice only.
+
+        Args:
+            logits: float32 (N, V).
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Ends all sequences with the reason "cancelled". May be called from any thread.
+
+        Contract:
+            1. MUST be noticed between the chunks of a prefill too.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+
+class Pipeline(Protocol):
+    """Prompt in, text out.
+
+    Since: 1
+    Stability: preview
+    """
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """The defaults that a call's ``config`` and overrides replace.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def generate(self, prompt: Prompt, config: GenerationConfig | None = None, **overrides: Any) -> GenerationResult:
+        """Generates until every sequence is done.
+
+        Args:
+            prompt: See ``Prompt``.
+            config: Replaces ``generation_config`` for this call.
+            **overrides: Single fields of ``GenerationConfig``, over either.
+
+        Raises:
+            InvalidInputError: A prompt is empty or a parameter is not legal.
+            UnsupportedCapabilityError: A parameter asks for what this pipeline cannot do.
+            CacheOverflowError: A prompt is longer than the model's context.
+
+        Contract:
+            1. Results MUST be in prompt order and independent of what else is in the call.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def stream(self, prompt: Prompt, config: GenerationConfig | None = None, **overrides: Any) -> Iterator[Chunk]:
+        """Generates and yields text as it comes. Arguments and errors as ``generate``.
+
+        Contract:
+            1. A chunk MUST NOT end within a character.
+            2. Per sequence, the chunks' texts joined MUST equal the text that ``generate`` returns.
+            3. Exactly the last chunk of a sequence MUST carry a finish_reason.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def close(self) -> None:
+        """Frees the model and its caches. A second call does nothing.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsFork(Protocol):
+    """A cache that can be copied. Capability: "fork".
+
+    Since: 1
+    Stability: preview
+    """
+
+    def fork(self) -> Self:
+        """An independent copy with the same rows, lengths and capacity.
+
+        Contract:
+            1. Whatever is done to one afterwards MUST NOT show in the other.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsSave(Protocol[CacheT]):
+    """A model whose caches can be kept on disk. Capability: "save".
+
+    Since: 1
+    Stability: preview
+    """
+
+    def save_cache(self, cache: CacheT, path: str | PathLike[str], /) -> None:
+        """Writes the valid content of a cache to a safetensors file.
+
+        Raises:
+            InvalidInputError: The cache is closed or of another model.
+
+        Contract:
+            1. An interrupted call MUST NOT leave a half-written file under ``path``.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def load_cache(self, path: str | PathLike[str], /, *, capacity: int | None = None) -> CacheT:
+        """Makes a cache from such a file.
+
+        Args:
+            path: The file.
+            capacity: As for ``create_cache``; at least the longest row.
+
+        Raises:
+            InvalidInputError: The file is broken, or was made by a model with other weights, another
+                dtype or another cache shape.
+
+        Contract:
+            1. It MUST continue exactly as the saved cache would have, also in another process.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsInspect(Protocol):
+    """A cache whose content can be read. Capability: "inspect".
+
+    Since: 1
+    Stability: preview
+    """
+
+    def read(self, layer: int, row: int, /) -> tuple[NDArray[Any], NDArray[Any]]:
+        """Copies the keys and values of one row of one layer.
+
+        Args:
+            layer: Index into ``ModelSpec.cache.layers``.
+            row: Row of the cache.
+
+        Returns:
+            Keys (Hkv, L, D) and values (Hkv, L, Dv) in the layer's dtype, oldest token first. L is the
+            row's length, or the layer's window if that is shorter.
+
+        Since: 1
+        Stability: preview
+        """
+        ...

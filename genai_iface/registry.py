@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Finding backends by name.
+
+A backend is an entry point of the group "genai_iface.backends" in any installed distribution:
+
+    [project.entry-points."genai_iface.backends"]
+    mine = "my_package:MyBackend [extra]"
+
+The optional extra is the one that installs the runtime; it appears in the error message if the
+import fails. Nothing is imported before it is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.metadata import EntryPoint, entry_points
+from os import PathLike
+from typing import Any
+
+from genai_iface.errors import BackendError, BackendNotFoundError
+from genai_iface.protocols import Backend, Model
+from genai_iface.version import negotiate_version
+
+__all__ = ["ENTRY_POINT_GROUP", "list_backends", "load_backend", "load_model"]
+
+ENTRY_POINT_GROUP = "genai_iface.backends"
+
+
+def list_backends() -> list[str]:
+    """The names of all registered backends, sorted. Imports none of them."""
+    return sorted({entry.name for entry in entry_points(group=ENTRY_POINT_GROUP)})
+
+
+def load_backend(name: str, /) -> Backend:
+    """Imports a backend, makes it and agrees on an interface version.
+
+    Args:
+        name: One of ``list_backends()``.
+
+    Raises:
+        BackendNotFoundError: The name is not registered, or something the backend imports is missing.
+        BackendError: The backend's package is broken.
+        InterfaceVersionError: It shares no interface version with this SDK.
+    """
+    found = [entry for entry in entry_points(group=ENTRY_POINT_GROUP) if entry.name == name]
+    if not found:
+        names = ", ".join(list_backends()) or "none"
+        raise BackendNotFoundError(
+            f"There is no backend {name!r}; registered: {names}",
+            remedy="Install the package that brings it, or choose one of these.",
+        )
+    entry = found[0]
+    try:
+        factory = entry.load()
+    except ModuleNotFoundError as error:
+        raise BackendNotFoundError(
+            f"The backend {name!r} needs the module {error.name!r}, which is not installed",
+            remedy=f"Run: pip install {_requirement(entry)}",
+        ) from error
+    except (ImportError, AttributeError) as error:
+        raise BackendError(
+            f"The backend {name!r} ({entry.value}) cannot be imported: {error}",
+            remedy=f"Reinstall it: pip install --force-reinstall {_requirement(entry)}",
+        ) from error
+    backend: Backend = factory()
+    negotiate_version(backend.info().interface_versions, backend=f"The backend {name!r}")
+    return backend
+
+
+def load_model(
+    folder: str | PathLike[str],
+    /,
+    *,
+    backend: str | Backend = "numpy",
+    device: str | None = None,
+    options: Mapping[str, Any] | None = None,
+) -> Model[Any]:
+    """Loads a model folder on a backend.
+
+    Args:
+        folder: The folder that holds ``model.onnx``.
+        backend: A registered name, or a backend object.
+        device: An identifier from the backend's ``devices()``; None for its default.
+        options: The backend's own settings by name.
+
+    Raises:
+        GenAIError: As ``load_backend`` and ``Backend.load``.
+    """
+    chosen = load_backend(backend) if isinstance(backend, str) else backend
+    return chosen.load(folder, device=device, options=options)
+
+
+def _requirement(entry: EntryPoint) -> str:
+    """What pip has to install for an entry point, extras included."""
+    name = entry.dist.name if entry.dist is not None else entry.module.partition(".")[0]
+    return f'"{name}[{",".join(entry.extras)}]"' if entry.extras else name

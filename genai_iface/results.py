@@ -1,0 +1,114 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""What generation gives back: chunks while it runs, a result and its measurements at the end."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+__all__ = ["Chunk", "FinishReason", "GenerationResult", "PerfMetrics", "TokenLogprob"]
+
+FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "time"]
+"""Why a sequence ended: a stop token or string, a length limit, cancel(), or max_time."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """The log-probability of a token and of its likeliest alternatives.
+
+    Attributes:
+        token_id: The token.
+        logprob: Natural log of its probability under the model, before any processor.
+        top: The likeliest tokens with their log-probabilities, highest first.
+    """
+
+    token_id: int
+    logprob: float
+    top: tuple[tuple[int, float], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """A piece of one sequence's output, as it streams.
+
+    Attributes:
+        text: New text; whole characters only, possibly empty on the last chunk.
+        token_ids: The tokens that were generated since the last chunk of this sequence.
+        logprobs: One entry per token when asked for, otherwise None.
+        index: Which sequence: prompts in order, each with its num_return_sequences.
+        finish_reason: Set on the sequence's last chunk only.
+    """
+
+    text: str
+    token_ids: tuple[int, ...]
+    logprobs: tuple[TokenLogprob, ...] | None = None
+    index: int = 0
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PerfMetrics:
+    """Measurements of one call. Times are wall-clock seconds.
+
+    Attributes:
+        num_prompt_tokens: Prompt tokens over all sequences.
+        num_generated_tokens: Generated tokens over all sequences.
+        num_reused_tokens: Prompt tokens that were already in the cache.
+        prefill_seconds: Time of the prompt's steps.
+        decode_seconds: Time of the steps after each sequence's first token.
+        num_decode_tokens: Tokens that those steps generated.
+        time_to_first_token: From the call to the first generated token (TTFT); 0 if there is none.
+        cache_bytes: Bytes that the cache held at the end.
+    """
+
+    num_prompt_tokens: int = 0
+    num_generated_tokens: int = 0
+    num_reused_tokens: int = 0
+    prefill_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    num_decode_tokens: int = 0
+    time_to_first_token: float = 0.0
+    cache_bytes: int = 0
+
+    @property
+    def time_per_output_token(self) -> float:
+        """Mean seconds per token after the first (TPOT); 0 if there are none."""
+        return self.decode_seconds / self.num_decode_tokens if self.num_decode_tokens else 0.0
+
+    @property
+    def decode_tokens_per_second(self) -> float:
+        """Generated tokens after each sequence's first, per second; 0 if there are none."""
+        return self.num_decode_tokens / self.decode_seconds if self.decode_seconds > 0 else 0.0
+
+    @property
+    def prefill_tokens_per_second(self) -> float:
+        """Prompt tokens that were run, per second; 0 if there are none."""
+        tokens = self.num_prompt_tokens - self.num_reused_tokens
+        return tokens / self.prefill_seconds if self.prefill_seconds > 0 else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationResult:
+    """The outcome of one call. Lists are in prompt order.
+
+    Attributes:
+        texts: Generated text of each sequence.
+        token_ids: Generated tokens of each sequence, without the prompt.
+        finish_reasons: Why each sequence ended.
+        logprobs: Per sequence, one entry per token, or None when not asked for.
+        perf_metrics: Measurements over the whole call.
+        seed: The seed that was used, also when none was given; None for greedy decoding.
+    """
+
+    texts: list[str]
+    token_ids: list[list[int]]
+    finish_reasons: list[FinishReason]
+    logprobs: list[list[TokenLogprob]] | None = None
+    perf_metrics: PerfMetrics = field(default_factory=PerfMetrics)
+    seed: int | None = None
+
+    @property
+    def text(self) -> str:
+        """The first sequence's text."""
+        return self.texts[0]
