@@ -1,0 +1,69 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The backend: what it is, where it runs, how it loads."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any
+
+import numpy as np
+import onnx
+
+from genai_iface.capabilities import Capability
+from genai_iface.errors import InvalidInputError, UnsupportedModelError
+from genai_iface.folder import open_folder
+from genai_iface.types import BackendInfo, Device
+from genai_iface_numpy.model import NumpyModel
+
+__all__ = ["NumpyBackend"]
+
+_VERSION = "0.1.0"
+_CPU = Device("cpu", "cpu", {"numpy": np.__version__})
+
+
+class NumpyBackend:
+    """The reference: readable, exact, the oracle of the others. Implements ``Backend``."""
+
+    def info(self) -> BackendInfo:
+        """What the backend is and can do."""
+        return BackendInfo(
+            name="numpy",
+            version=_VERSION,
+            runtime="onnx.reference",
+            runtime_version=onnx.__version__,
+            interface_versions=frozenset({1}),
+            capabilities=frozenset(Capability) - {Capability.CACHE_SHARED, Capability.SAVE},
+            dtypes=frozenset({"float32", "float16", "bfloat16"}),
+        )
+
+    def devices(self) -> Sequence[Device]:
+        """The processor."""
+        return [_CPU]
+
+    def load(
+        self,
+        folder: str | PathLike[str],
+        /,
+        *,
+        device: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> NumpyModel:
+        """Loads a model folder. There are no options."""
+        if device not in (None, _CPU.identifier):
+            raise InvalidInputError(
+                f"The numpy backend has no device {device!r}", remedy='Use "cpu", or another backend.'
+            )
+        if options:
+            raise InvalidInputError(
+                f"The numpy backend has no option {sorted(options)[0]!r}", remedy="It takes no options."
+            )
+        opened = open_folder(folder)
+        if opened.spec.cache.style == "shared":
+            raise UnsupportedModelError(
+                f"{opened.path} keeps its cache in the contrib operator GroupQueryAttention, "
+                "which onnx.reference does not have",
+                remedy='Use backend="ort".',
+            )
+        return NumpyModel(opened, device=_CPU)

@@ -1,0 +1,148 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs a graph: onnx.reference's operators, our loop.
+
+``ReferenceEvaluator`` finds the implementation of every node; this module folds what does not depend
+on an input, runs the rest in order and forgets each value after its last use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
+from onnx.reference.op_run import OpRun
+
+from genai_iface_numpy.attention import Attention
+from genai_iface_numpy.tensor_scatter import TensorScatter
+
+__all__ = ["Evaluator"]
+
+_RANDOM = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"})
+
+
+@dataclass(frozen=True, slots=True)
+class _Instruction:
+    """One node, ready to run.
+
+    Attributes:
+        operator: Its implementation.
+        inputs: Names of its inputs; "" where an optional one is absent.
+        outputs: Names of its outputs.
+        attributes: Keyword arguments of ``_run``, or None to go through ``run``.
+        dead: Names whose last use this is.
+    """
+
+    operator: OpRun
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any] | None
+    dead: tuple[str, ...] = ()
+
+    def run(self, values: dict[str, Any]) -> None:
+        arguments = [values[name] for name in self.inputs]
+        if self.attributes is not None:
+            results = self.operator._run(*arguments, **self.attributes)
+        elif self.operator.need_context():
+            results = self.operator.run(*arguments, context=values)
+        else:
+            results = self.operator.run(*arguments)
+        for name, result in zip(self.outputs, results, strict=False):
+            # NumPy reductions give scalars where ONNX has tensors of rank 0.
+            values[name] = np.asarray(result) if np.isscalar(result) else result
+        for name in self.dead:
+            del values[name]
+
+
+class Evaluator:
+    """A graph that can be run many times.
+
+    Args:
+        model: The model, weights inside.
+        keep: Names of the outputs that will be asked for.
+    """
+
+    def __init__(self, model: onnx.ModelProto, /, *, keep: Collection[str]) -> None:
+        reference = ReferenceEvaluator(model, new_ops=[Attention, TensorScatter])
+        constants: dict[str, Any] = {"": None, **reference.rt_inits_}
+        program: list[_Instruction] = []
+        for operator in reference.rt_nodes_:
+            instruction = _instruction(operator)
+            if _is_constant(instruction, constants):
+                instruction.run(constants)
+            else:
+                program.append(instruction)
+        self._program = _with_last_uses(program, keep)
+        used = {""} | {name for instruction in program for name in _reads(instruction)}
+        self._constants = {name: constants[name] for name in constants if name in used or name in keep}
+
+    @property
+    def num_instructions(self) -> int:
+        """Nodes that run in every step."""
+        return len(self._program)
+
+    def run(self, feeds: Mapping[str, NDArray[Any]], outputs: Collection[str], /) -> list[NDArray[Any]]:
+        """Runs the graph.
+
+        Args:
+            feeds: A value for every graph input that is used.
+            outputs: Names of the wanted outputs, among those kept.
+        """
+        values = {**self._constants, **feeds}
+        # Masks are built from infinities, and exp() of far-away scores underflows as it should.
+        with np.errstate(all="ignore"):
+            for instruction in self._program:
+                instruction.run(values)
+        return [values[name] for name in outputs]
+
+
+def _instruction(operator: OpRun) -> _Instruction:
+    # run() gathers the attributes anew for each call; for plain operators that is done once, here.
+    is_plain = type(operator).run is OpRun.run and not operator.has_linked_attribute and not operator.has_subgraph
+    is_plain = is_plain and not operator.need_context()
+    attributes = {name: getattr(operator, name) for name in operator.attributes_names_} if is_plain else None
+    return _Instruction(operator, tuple(operator.input), tuple(operator.output), attributes)
+
+
+def _reads(instruction: _Instruction) -> list[str]:
+    """Every name that a node may read, those inside its subgraphs included."""
+    return [*instruction.inputs, *_subgraph_reads(instruction.operator.onnx_node)]
+
+
+def _subgraph_reads(node: onnx.NodeProto) -> list[str]:
+    """Names read inside a node's subgraphs; names of their own among them do no harm here."""
+    names: list[str] = []
+    for attribute in node.attribute:
+        if attribute.type == onnx.AttributeProto.GRAPH:
+            for inner in attribute.g.node:
+                names += [*inner.input, *_subgraph_reads(inner)]
+            names += [output.name for output in attribute.g.output]
+    return names
+
+
+def _is_constant(instruction: _Instruction, constants: Mapping[str, Any]) -> bool:
+    return (
+        instruction.operator.op_type not in _RANDOM
+        and not instruction.operator.need_context()
+        and all(name in constants for name in instruction.inputs)
+    )
+
+
+def _with_last_uses(program: list[_Instruction], keep: Collection[str]) -> list[_Instruction]:
+    """Marks, from the end, the node after which each value is not needed any more."""
+    alive = set(keep)
+    marked: list[_Instruction] = []
+    produced = {name for instruction in program for name in instruction.outputs if name}
+    for instruction in reversed(program):
+        touched = {*_reads(instruction), *instruction.outputs}
+        dead = tuple(sorted(name for name in touched if name in produced and name not in alive))
+        alive |= touched
+        marked.append(
+            _Instruction(instruction.operator, instruction.inputs, instruction.outputs, instruction.attributes, dead)
+        )
+    return marked[::-1]

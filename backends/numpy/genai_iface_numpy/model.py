@@ -1,0 +1,299 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The model: turns one step of the interface into runs of the graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from genai_iface.capabilities import Capability
+from genai_iface.errors import BackendError, InvalidInputError
+from genai_iface.folder import GraphContract, ModelFolder
+from genai_iface.steps import Step, check_batch_and_capacity, check_step
+from genai_iface.types import Device, LogitsMode, ModelSpec, UpdateMode
+from genai_iface_numpy.cache import BufferSpec, NumpyCache
+from genai_iface_numpy.evaluator import Evaluator
+
+__all__ = ["NumpyModel"]
+
+_DTYPES: Mapping[str, Any] = MappingProxyType(
+    {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+)
+
+_INITIAL_SLOTS = 256
+
+# What NumPy and onnx.reference raise when a graph asks for the impossible.
+_RUNTIME_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    NameError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run of the graph: some rows, some columns of the step.
+
+    Attributes:
+        rows: Which rows; a slice, so that buffers are viewed and not copied.
+        columns: Which columns of input_ids.
+        starts: int64 (rows,), the position of each row's first token in this run.
+    """
+
+    rows: slice
+    columns: slice
+    starts: NDArray[np.int64]
+
+
+class NumpyModel:
+    """Implements ``Model[NumpyCache]``.
+
+    Args:
+        folder: The opened folder.
+        device: The device, always the processor.
+    """
+
+    def __init__(self, folder: ModelFolder, /, *, device: Device) -> None:
+        self._contract = folder.contract
+        self._spec = folder.spec
+        self._device = device
+        self._outputs = [self._contract.logits, *(tensor.present for tensor in self._contract.cache_tensors)]
+        try:
+            self._evaluator: Evaluator | None = Evaluator(folder.load_onnx(), keep=self._outputs)
+        except _RUNTIME_ERRORS as error:
+            raise BackendError(
+                f"onnx.reference cannot load {folder.path}: {error}",
+                remedy="Check the model with onnx.checker, or use another backend.",
+            ) from error
+        self._buffer_specs = _buffer_specs(self._contract, self._spec)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model is."""
+        return self._spec
+
+    @property
+    def device(self) -> Device:
+        """The processor."""
+        return self._device
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What this model can do here; what depends on the cache style is left out where it is absent."""
+        always = {
+            Capability.BATCH,
+            Capability.RAGGED,
+            Capability.CHUNKED_PREFILL,
+            Capability.LOGITS_ALL,
+            Capability.REORDER,
+            Capability.GROWTH,
+            Capability.THREADS,
+            Capability.FORK,
+            Capability.INSPECT,
+        }
+        cache = self._spec.cache
+        if cache.style == "scatter":
+            always |= {Capability.CACHE_SCATTER, Capability.IN_PLACE}
+        else:
+            always |= {Capability.CACHE_CONCAT}
+        always |= {Capability.CACHE_CIRCULAR} if cache.is_circular else {Capability.REWIND}
+        return frozenset(always)
+
+    def create_cache(self, *, batch_size: int = 1, capacity: int | None = None) -> NumpyCache:
+        """Makes an empty cache. With a capacity it is reserved at once, without one it grows."""
+        self._loaded()
+        bounds = [bound for bound in (self._spec.context_length, self._spec.cache.fixed_capacity) if bound is not None]
+        check_batch_and_capacity(batch_size, capacity, min(bounds, default=None))
+        most = min(bounds, default=np.iinfo(np.int32).max) if capacity is None else capacity
+        fixed = self._spec.cache.fixed_capacity
+        slots = fixed if fixed is not None else capacity if capacity is not None else min(most, _INITIAL_SLOTS)
+        return NumpyCache(
+            self._buffer_specs,
+            batch_size=batch_size,
+            capacity=most,
+            slots=slots,
+            bytes_per_token=self._spec.cache.bytes_per_token,
+            update_mode="in_place" if self._spec.cache.style == "scatter" else "copied",
+        )
+
+    def forward(
+        self,
+        input_ids: ArrayLike,
+        cache: NumpyCache,
+        /,
+        *,
+        counts: ArrayLike | None = None,
+        logits: LogitsMode = "last",
+    ) -> NDArray[np.float32]:
+        """Appends tokens to the rows of a cache and returns logits."""
+        self._loaded()
+        self._check_cache(cache)
+        lengths = cache.lengths
+        step = check_step(
+            input_ids,
+            counts,
+            logits,
+            lengths=lengths,
+            capacity=cache.capacity,
+            vocab_size=self._spec.vocab_size,
+        )
+        batch_size, width = step.input_ids.shape
+        shape = {"last": 1, "all": width, "none": 0}[step.logits]
+        result = np.zeros((batch_size, shape, self._spec.vocab_size), np.float32)
+        mode: UpdateMode = cache.update_mode
+        for run in self._plan(step, cache, lengths):
+            values, mode = self._execute(run, step, cache)
+            _store_logits(result, values, run, step)
+        cache.advance(step.counts, mode)
+        return result
+
+    def close(self) -> None:
+        """Frees the weights."""
+        self._evaluator = None
+
+    def _loaded(self) -> Evaluator:
+        if self._evaluator is None:
+            raise InvalidInputError("The model is closed", remedy="Load it again.")
+        return self._evaluator
+
+    def _check_cache(self, cache: NumpyCache) -> None:
+        if not isinstance(cache, NumpyCache) or cache.specs is not self._buffer_specs:
+            raise InvalidInputError("The cache was not made by this model", remedy="Use this model's create_cache().")
+        cache.check_open()
+
+    def _plan(self, step: Step, cache: NumpyCache, lengths: NDArray[np.int64]) -> Iterator[_Run]:
+        """The runs of the graph that make up a step: one where padding does no harm, else row by row."""
+        width = step.input_ids.shape[1]
+        if not step.counts.any():
+            return
+        if self._fits_one_run(step, cache, lengths):
+            yield _Run(slice(None), slice(0, width), lengths)
+            return
+        for row in np.flatnonzero(step.counts):
+            begin, count = int(lengths[row]), int(step.counts[row])
+            cache.grow_to(begin + count)
+            for columns in self._row_pieces(begin, count):
+                yield _Run(slice(row, row + 1), columns, lengths[row : row + 1] + columns.start)
+
+    def _fits_one_run(self, step: Step, cache: NumpyCache, lengths: NDArray[np.int64]) -> bool:
+        width = step.input_ids.shape[1]
+        end = int(lengths.max()) + width
+        spec = self._spec.cache
+        if spec.style == "concat":
+            # Past tensors have one length for all rows; padding at the end is cut off afterwards.
+            has_room = bool((lengths == lengths[0]).all())
+        elif spec.is_circular:
+            # Padding would overwrite the oldest tokens, and a block that wraps has no causal order.
+            window = min(buffer.window for buffer in self._buffer_specs if buffer.window is not None)
+            has_room = not step.is_ragged and (width == 1 or end <= window)
+        else:
+            has_room = True
+        positions = self._spec.context_length
+        if not has_room or (step.is_ragged and positions is not None and end > positions):
+            return False
+        return cache.grow_to(min(end, cache.capacity)) and end <= cache.slots
+
+    def _row_pieces(self, begin: int, count: int) -> Iterator[slice]:
+        """A row's tokens in one piece, or from where a circular layer wraps on one by one."""
+        windows = [buffer.window for buffer in self._buffer_specs if buffer.window is not None]
+        whole = count if not windows else min(count, max(0, min(windows) - begin))
+        if whole:
+            yield slice(0, whole)
+        for column in range(whole, count):
+            yield slice(column, column + 1)
+
+    def _execute(self, run: _Run, step: Step, cache: NumpyCache) -> tuple[NDArray[Any], UpdateMode]:
+        past = [buffer[run.rows] for buffer in cache.buffers]
+        is_concat = self._spec.cache.style == "concat"
+        if is_concat:
+            num_past = int(run.starts[0])
+            past = [spec.between(tensor, 0, num_past) for spec, tensor in zip(self._buffer_specs, past, strict=True)]
+        feeds = self._feeds(step.input_ids[run.rows, run.columns], run.starts)
+        feeds |= {tensor.past: array for tensor, array in zip(self._contract.cache_tensors, past, strict=True)}
+        try:
+            logits, *present = self._loaded().run(feeds, self._outputs)
+        except _RUNTIME_ERRORS as error:
+            raise BackendError(
+                f"onnx.reference failed in a step of shape {step.input_ids.shape}: {error}",
+                remedy="Check the model with onnx.checker, or use another backend.",
+            ) from error
+        if is_concat:
+            _append(cache, present, run, self._buffer_specs)
+            return logits, "copied"
+        in_place = True
+        for buffer, new in zip(past, present, strict=True):
+            if _address(buffer) != _address(new):
+                buffer[...] = new
+                in_place = False
+        return logits, "in_place" if in_place else "copied"
+
+    def _feeds(self, input_ids: NDArray[np.int64], starts: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
+        batch_size, width = input_ids.shape
+        nonpad = starts + width
+        if self._buffer_specs[0].window is not None and len({spec.window for spec in self._buffer_specs}) == 1:
+            nonpad = np.minimum(nonpad, self._buffer_specs[0].window)
+        by_role: dict[str, NDArray[Any]] = {
+            "input_ids": input_ids,
+            "position_ids": starts[:, None] + np.arange(width),
+            "write_indices": starts,
+            "nonpad_kv_seqlen": nonpad,
+            "attention_mask": np.ones((batch_size, int(starts[0]) + width), np.int64),
+        }
+        return {
+            name: by_role[role].astype(self._contract.input_dtypes[role], copy=False)
+            for role, name in self._contract.inputs.items()
+        }
+
+
+def _buffer_specs(contract: GraphContract, spec: ModelSpec) -> tuple[BufferSpec, ...]:
+    specs = []
+    for tensor in contract.cache_tensors:
+        layer = spec.cache.layers[tensor.layer]
+        head_dim = layer.key_head_dim if tensor.kind == "key" else layer.value_head_dim
+        is_rank_4 = spec.cache.layout == "bnsh"
+        specs.append(
+            BufferSpec(
+                row_shape=(layer.num_kv_heads, 0, head_dim) if is_rank_4 else (0, layer.num_kv_heads * head_dim),
+                axis=2 if is_rank_4 else 1,
+                dtype=_DTYPES[layer.dtype],
+                num_heads=layer.num_kv_heads,
+                window=layer.capacity if layer.mode == "circular" else None,
+                is_fixed=layer.capacity is not None,
+            )
+        )
+    return tuple(specs)
+
+
+def _append(cache: NumpyCache, present: list[NDArray[Any]], run: _Run, specs: tuple[BufferSpec, ...]) -> None:
+    """Copies the new tokens of a concat step to the end of the rows."""
+    begin = int(run.starts[0])
+    end = begin + run.columns.stop - run.columns.start
+    for spec, buffer, tensor in zip(specs, cache.buffers, present, strict=True):
+        spec.between(buffer[run.rows], begin, end)[...] = spec.between(tensor, begin, end)
+
+
+def _store_logits(result: NDArray[np.float32], values: NDArray[Any], run: _Run, step: Step) -> None:
+    if step.logits == "all":
+        result[run.rows, run.columns] = values
+    elif step.logits == "last":
+        last = step.counts[run.rows] - 1 - run.columns.start
+        inside = (last >= 0) & (last < values.shape[1])
+        rows = np.flatnonzero(inside)
+        result[run.rows][rows, 0] = values[rows, last[rows]]
+
+
+def _address(array: NDArray[Any]) -> int:
+    return int(array.__array_interface__["data"][0])
