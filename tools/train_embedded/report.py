@@ -1,0 +1,226 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Write ``PROVENANCE.md`` into the model folder and the page about the embedded model for the docs.
+
+Every number comes from the manifest of the corpus, the log of the training run and the report of the export.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+HEADER = """<!--
+SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+SPDX-License-Identifier: Apache-2.0
+-->
+"""
+COMMANDS = """```console
+python -m tools.train_embedded.corpus --out work
+python -m tools.train_embedded.train --corpus work --out work/run
+python -m tools.train_embedded.export --corpus work --run work/run --out genai_iface/models/onnx-prose
+python -m tools.train_embedded.report --corpus work --run work/run --model genai_iface/models/onnx-prose \\
+    --docs docs/embedded-model.md
+```"""
+
+
+def sha256(path: Path) -> str:
+    """Return the checksum of a file."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def quoted(samples: dict[str, str]) -> str:
+    """Return the sample texts verbatim, each below its prompt."""
+    return "\n\n".join(f"**{prompt}**\n\n```text\n{text}\n```" for prompt, text in samples.items())
+
+
+class Facts:
+    """What the three earlier scripts wrote down."""
+
+    def __init__(self, corpus: Path, run: Path, model: Path) -> None:
+        self.sources: list[dict[str, Any]] = json.loads((corpus / "manifest.json").read_text(encoding="utf-8"))
+        self.log = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+        self.export: dict[str, Any] = json.loads((run / "export.json").read_text(encoding="utf-8"))
+        self.starts = [line for line in self.log if line.get("event") == "start"]
+        self.end = [line for line in self.log if line.get("event") == "end"][-1]
+        self.model = model
+        self.samples: dict[str, str] = self.export["samples"]["onnx.reference"]["texts"]
+
+    def source_table(self) -> str:
+        """Return one row for each source of text."""
+        rows = ["| Source | Version | Licence | Documents | Bytes | Weight |", "|---|---|---|---:|---:|---:|"]
+        rows += [
+            f"| {s['source']} | {s['version']} | {s['licence']} | {s['documents']} | {s['bytes']} | {s['weight']:g} |"
+            for s in self.sources
+        ]
+        return "\n".join(rows)
+
+    def checksums(self) -> str:
+        """Return the checksum of each text that was read, and of the files that were written."""
+        rows = ["| What | sha256 |", "|---|---|"]
+        rows += [f"| `{name}` | `{sha256(self.model / name)}` |" for name in ("model.onnx", "tokenizer.json")]
+        rows += [f"| text: {s['source']} | `{s['sha256']}` |" for s in self.sources]
+        return "\n".join(rows)
+
+    def same_samples(self) -> str:
+        """Say on which runtimes the sample texts are the same."""
+        same = [n for n, got in self.export["samples"].items() if got["texts"] == self.samples]
+        other = [n for n in self.export["samples"] if n not in same]
+        text = f"The texts are the same on {'; '.join(same)}."
+        return text + (f" They differ in places on {'; '.join(other)}." if other else "")
+
+    def differences(self) -> str:
+        """Return the largest difference of the logits for each runtime."""
+        return "\n".join(f"- {name}: {value:.1e}" for name, value in self.export["differences"].items())
+
+
+def provenance(facts: Facts) -> str:
+    """Return the text of ``PROVENANCE.md``."""
+    end, export, config = facts.end, facts.export, facts.starts[0]["config"]
+    held_out = sum(s["held_out_documents"] for s in facts.sources)
+    resumed = len(facts.starts) - 1
+    pause = f" The run was interrupted {resumed} time(s) and went on from its checkpoint." if resumed else ""
+    return f"""{HEADER}
+# Where this model comes from
+
+A small decoder, trained from scratch by `tools/train_embedded` in this repository. Licence of the weights, the
+tokenizer and this folder: Apache-2.0. It writes sentences in the style of documentation; they need not be true.
+
+## Text
+
+All text is read from installed packages, offline, plus a text of our own (`tools/train_embedded/own_text.md`).
+Code, tables, doctests and drawings are dropped. Each operator of ONNX is rendered in five phrasings. *Weight* says
+how often one pass over the corpus visits a document.
+
+{facts.source_table()}
+
+Copyright of the texts: the ONNX Project Contributors (ONNX, ONNX IR), the NumPy Developers, the Python Software
+Foundation, the PyTorch contributors, the Pallets project (Jinja).
+
+Held out for evaluation: every operator whose name hashes to a multiple of ten (never TensorScatter, Attention,
+RMSNormalization, RotaryEmbedding), {held_out} documents, {facts.starts[0]["held_out"]} tokens. No rendering of
+these operators was used in training.
+
+## Recipe
+
+- Byte-level BPE, {config["vocab_size"]} tokens, digits apart, `<|endoftext|>` (id 0) between documents;
+  {facts.starts[0]["tokens"]} tokens of training text, {facts.starts[0]["weighted"]} with the weights.
+- Llama-style decoder: {config["layers"]} layers, width {config["hidden_size"]}, {config["heads"]} query heads and
+  {config["kv_heads"]} key and value heads of {config["head_dim"]}, SwiGLU of {config["ffn_size"]}, tied embedding,
+  RoPE with theta {config["rope_theta"]:g}, no biases: {export["parameters"]} parameters.
+- AdamW (betas 0.9 and 0.95, weight decay 0.1, clipping at 1), peak learning rate {facts.starts[0].get("peak", 1.5e-3)},
+  100 steps of warm-up, cosine by the clock to a twentieth; 4096 tokens per step in windows of 256, in the last 30 %
+  of the time 512; bfloat16 autocast; seed 24; PyTorch on two CPU cores that were shared with other work.
+- {end["steps"]} steps, {end["visits"]} token visits, {end["seconds"] / 60:.0f} minutes.{pause}
+- Weights rounded to int8, symmetric, one float32 scale for each block of 32 rows and each column.
+
+The schedule follows the clock, so a second run gives a model of the same kind and not the same bits.
+
+## Results
+
+| | |
+|---|---:|
+| training loss (running mean, nats per token) | {end["train_loss"]:.3f} |
+| held-out loss, float32 weights | {math.log(export["held_out_perplexity_float"]):.3f} |
+| held-out perplexity per token, float32 weights | {export["held_out_perplexity_float"]:.2f} |
+| held-out perplexity per token, int8 weights | {export["held_out_perplexity_int8"]:.2f} |
+| held-out perplexity per token, interpolated 3-gram baseline | {end["trigram_perplexity"]:.2f} |
+
+Largest difference of a logit from PyTorch with the same rounded weights, over a ragged prefill, a chunk with an idle
+row and four decode steps of three rows:
+
+{facts.differences()}
+
+ONNX Runtime's default also rounds the activations of int8 products to 8 bits; hence its larger difference.
+
+## Samples
+
+Greedy, 60 tokens, the int8 model on the `onnx.reference` evaluator. {facts.same_samples()}
+
+{quoted(facts.samples)}
+
+## Checksums
+
+{facts.checksums()}
+"""
+
+
+def page(facts: Facts) -> str:
+    """Return the page for the docs."""
+    export = facts.export
+    size = sum(p.stat().st_size for p in facts.model.iterdir()) / 1e6
+    return f"""{HEADER}
+# The embedded model
+
+The package carries one small model, `onnx-prose`, so that the first command prints text without a download:
+
+```python
+from genai_iface import TextGenerationPipeline
+
+with TextGenerationPipeline() as pipe:
+    print(pipe.generate("The TensorScatter operator", max_new_tokens=60).text)
+```
+
+It is meant for first steps, examples and tests. It has {export["parameters"] / 1e6:.1f} million parameters and has
+read a few megabytes of documentation, so it writes sentences that look like documentation. **They need not be true.**
+
+## What it is
+
+- A Llama-style decoder as a standard ONNX graph: opset 24, default domain only, `TensorScatter`, `Attention` with
+  `nonpad_kv_seqlen`, `RotaryEmbedding`, `RMSNormalization`; int8 weights as blocked `DequantizeLinear` in front of
+  `MatMul`. The cache has rank 4 and a symbolic capacity.
+- {size:.1f} MB in all, weights inside `model.onnx`. The position table has 2048 rows; training used windows of up to
+  512 tokens, so long texts wander.
+- Beginning and end token are both `<|endoftext|>`, id 0. The tokenizer adds nothing to a prompt.
+
+## What it writes
+
+Greedy, 60 tokens, verbatim:
+
+{quoted(facts.samples)}
+
+{facts.same_samples()}
+
+## How good it is
+
+Perplexity per token on operators that it never saw: {export["held_out_perplexity_int8"]:.2f}. An interpolated
+3-gram model of the same training tokens has {facts.end["trigram_perplexity"]:.2f}. Before rounding to int8 the network had
+{export["held_out_perplexity_float"]:.2f}.
+
+## How to make it again
+
+The text is taken from installed packages, so no network is needed. Training takes an hour on two CPU cores.
+
+{COMMANDS}
+
+An interrupted run goes on with `--resume`. The export compares the logits of the file with those of PyTorch and fails
+when they differ by more than 1e-4.
+
+## Licence
+
+The model, its tokenizer and the scripts are under Apache-2.0. The texts come from ONNX and ONNX IR (Apache-2.0), NumPy,
+PyTorch and Jinja (BSD-3-Clause), Python (PSF-2.0) and from us (Apache-2.0). Versions, byte counts and checksums are
+in `genai_iface/models/onnx-prose/PROVENANCE.md`.
+"""
+
+
+def main() -> None:
+    """Write both files."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--corpus", type=Path, required=True, help="folder that the corpus script wrote")
+    parser.add_argument("--run", type=Path, required=True, help="folder of the training run, after the export")
+    parser.add_argument("--model", type=Path, required=True, help="model folder; PROVENANCE.md is written there")
+    parser.add_argument("--docs", type=Path, help="page of the docs to write")
+    args = parser.parse_args()
+    facts = Facts(args.corpus, args.run, args.model)
+    (args.model / "PROVENANCE.md").write_text(provenance(facts), encoding="utf-8")
+    if args.docs:
+        args.docs.write_text(page(facts), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
