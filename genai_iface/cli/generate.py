@@ -1,0 +1,227 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""``genai-iface generate``: continues a text, or answers a message."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from genai_iface.cli.progress import Progress
+from genai_iface.config import GenerationConfig
+from genai_iface.errors import InvalidInputError
+from genai_iface.pipeline import TextGenerationPipeline
+from genai_iface.protocols import Prompt
+from genai_iface.results import Chunk, GenerationResult, PerfMetrics
+
+__all__ = ["add_parser", "run"]
+
+_DEFAULT_MAX_NEW_TOKENS = 128
+_CANCELLED = 130
+_DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Adds the command to the parser."""
+    parser = commands.add_parser(
+        "generate",
+        help="continue a text",
+        description="Continues a text, streamed to stdout. Without --model it runs the model that comes with the "
+        "package. On a terminal the prompt is shown before its continuation; in a pipe only the continuation is "
+        "printed. Ctrl-C stops and keeps what there is.",
+    )
+    parser.add_argument("prompt", metavar="PROMPT", help='the text; "-" reads it from stdin')
+    parser.add_argument("--chat", action="store_true", help="send the prompt as a user's message, by the chat template")
+    parser.add_argument("--system", metavar="TEXT", help="a system message before it; implies --chat")
+
+    where = parser.add_argument_group("model")
+    where.add_argument("--model", metavar="FOLDER", help="the model folder")
+    where.add_argument("--backend", default="numpy", metavar="NAME", help="a registered backend (default: numpy)")
+    where.add_argument("--device", metavar="D", help='one of the devices of "genai-iface devices"')
+    where.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the backend; may be repeated"
+    )
+
+    how = parser.add_argument_group(
+        "generation", "What is not given here comes from the model's generation_config.json."
+    )
+    how.add_argument(
+        "--max-new-tokens", type=int, metavar="N", help=f"most tokens (default: {_DEFAULT_MAX_NEW_TOKENS})"
+    )
+    how.add_argument("--temperature", type=float, metavar="T", help="draw at this temperature; 0 takes the likeliest")
+    how.add_argument("--top-k", type=int, metavar="K", help="draw among the K likeliest tokens")
+    how.add_argument("--top-p", type=float, metavar="P", help="draw among the likeliest tokens that reach P together")
+    how.add_argument("--min-p", type=float, metavar="P", help="drop tokens below P times the likeliest")
+    how.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1 discourages tokens that occurred")
+    how.add_argument("--seed", type=int, metavar="N", help="draw with this seed")
+    how.add_argument(
+        "--stop", action="append", dest="stop_strings", metavar="TEXT", help="end before this text; may be repeated"
+    )
+
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    output.add_argument("--no-stream", action="store_true", help="print the text when it is complete")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command.
+
+    Returns:
+        0, or 130 if Ctrl-C ended it.
+    """
+    text = _read_prompt(arguments.prompt)
+    prompt: Prompt = _as_messages(text, arguments.system) if arguments.chat or arguments.system else text
+    options = _parse_options(arguments.option)
+    overrides = _overrides(arguments)
+    progress = Progress()
+    with progress.loading():
+        pipeline = TextGenerationPipeline(
+            arguments.model,
+            backend=arguments.backend,
+            device=arguments.device,
+            options=options,
+            on_prefill=progress.prefill,
+        )
+    with pipeline:
+        if "max_new_tokens" not in overrides and pipeline.generation_config.max_new_tokens is None:
+            overrides["max_new_tokens"] = _DEFAULT_MAX_NEW_TOKENS
+        printer = None if arguments.json else _Printer(progress, waits=arguments.no_stream)
+        if printer is not None and isinstance(prompt, str):
+            printer.show_prompt(text)
+        with _cancel_on_interrupt(pipeline.cancel):
+            try:
+                result = pipeline.generate(prompt, on_chunk=printer, **overrides)
+            finally:
+                progress.stop()
+                if printer is not None:
+                    printer.finish()
+    if arguments.json:
+        print(json.dumps(_as_json(arguments, text, result), ensure_ascii=False))
+    if sys.stderr.isatty():
+        print(_measurements(result.perf_metrics), file=sys.stderr)
+    return _CANCELLED if "cancelled" in result.finish_reasons else 0
+
+
+class _Printer:
+    """Prints chunks to stdout, at once or at the end."""
+
+    def __init__(self, progress: Progress, *, waits: bool) -> None:
+        self._progress = progress
+        self._waits = waits
+        self._waiting: list[str] = []
+        self._is_empty = True
+
+    def show_prompt(self, text: str) -> None:
+        """Shows a reader what is continued; a program gets the continuation alone."""
+        if sys.stdout.isatty():
+            self._progress.stop()
+            self._write(f"{_DIM}{text}{_PLAIN}")
+
+    def __call__(self, chunk: Chunk) -> None:
+        self._progress.stop()
+        if self._waits:
+            self._waiting.append(chunk.text)
+        else:
+            self._write(chunk.text)
+
+    def finish(self) -> None:
+        """Prints what is left and ends the line; prints nothing if there was nothing."""
+        self._write("".join(self._waiting))
+        if not self._is_empty:
+            print(flush=True)
+
+    def _write(self, text: str) -> None:
+        print(text, end="", flush=True)
+        self._is_empty = self._is_empty and not text
+
+
+@contextmanager
+def _cancel_on_interrupt(cancel: Callable[[], None]) -> Iterator[None]:
+    """Makes the first Ctrl-C cancel, so that what was generated is kept; the second one interrupts."""
+    previous = signal.getsignal(signal.SIGINT)
+
+    def first(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, previous)
+        cancel()
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def _read_prompt(argument: str) -> str:
+    text = argument
+    if argument == "-":
+        try:
+            text = sys.stdin.read()
+        except UnicodeDecodeError as error:
+            raise InvalidInputError(f"stdin is not UTF-8: {error}", remedy="Convert the text to UTF-8.") from error
+        # As in the shell's $(...): the last line's end belongs to the file, not to the text.
+        text = text.removesuffix("\n")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InvalidInputError(f"The prompt is not UTF-8: {error}", remedy="Convert the text to UTF-8.") from error
+    return text
+
+
+def _as_messages(text: str, system: str | None) -> list[dict[str, str]]:
+    messages = [] if system is None else [{"role": "system", "content": system}]
+    return [*messages, {"role": "user", "content": text}]
+
+
+def _parse_options(pairs: list[str]) -> dict[str, Any]:
+    """Options by name; a value that is JSON is read as such, any other is text."""
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise InvalidInputError(f"--option {pair!r} is not KEY=VALUE", remedy="For example: --option threads=2")
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    return options
+
+
+def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The generation parameters that were given."""
+    names = {field.name for field in dataclasses.fields(GenerationConfig)}
+    return {name: value for name, value in vars(arguments).items() if name in names and value is not None}
+
+
+def _as_json(arguments: argparse.Namespace, prompt: str, result: GenerationResult) -> dict[str, Any]:
+    metrics = result.perf_metrics
+    return {
+        "model": arguments.model,
+        "backend": arguments.backend,
+        "prompt": prompt,
+        "text": result.text,
+        "token_ids": result.token_ids[0],
+        "finish_reason": result.finish_reasons[0],
+        "seed": result.seed,
+        "perf_metrics": {
+            **dataclasses.asdict(metrics),
+            "prefill_tokens_per_second": metrics.prefill_tokens_per_second,
+            "decode_tokens_per_second": metrics.decode_tokens_per_second,
+            "time_per_output_token": metrics.time_per_output_token,
+        },
+    }
+
+
+def _measurements(metrics: PerfMetrics) -> str:
+    return (
+        f"prompt: {metrics.num_prompt_tokens} tokens, {metrics.prefill_tokens_per_second:.1f} tokens/s; "
+        f"output: {metrics.num_generated_tokens} tokens, {metrics.decode_tokens_per_second:.1f} tokens/s; "
+        f"first token after {metrics.time_to_first_token:.2f} s; cache: {metrics.cache_bytes / 1e6:.1f} MB"
+    )

@@ -1,0 +1,10 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Generation over the protocols: the loop, sampling, stopping and streaming, for every backend."""
+
+from genai_iface.generation.generator import ModelGenerator
+from genai_iface.generation.sampling import Sampler
+from genai_iface.generation.stopping import StopStrings
+from genai_iface.generation.streaming import Detokenizer, TextStream
+
+__all__ = ["Detokenizer", "ModelGenerator", "Sampler", "StopStrings", "TextStream"]

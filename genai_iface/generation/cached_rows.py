@@ -1,0 +1,159 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Running the tokens that a model has not seen yet: ragged steps, chunks, one cache or several.
+
+Invariant: a cache row always holds a prefix of its sequence. What the sequence has beyond it, the
+token chosen last included, is *pending* and runs with the next step. Nothing else is remembered, so
+appending, choosing and rewinding are changes to the sequence alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Generic
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genai_iface.capabilities import Capability
+from genai_iface.generation.sequence import TokenSequence
+from genai_iface.protocols import CacheT, Model
+
+__all__ = ["CachedRows"]
+
+
+class CachedRows(Generic[CacheT]):
+    """The caches of N sequences: one with N rows where the model takes ragged steps, else N with one.
+
+    A model with circular layers gets a cache per sequence too, because such a cache cannot absorb
+    the padding of a ragged step.
+
+    Args:
+        model: Runs the steps.
+        num_sequences: N.
+        capacity: Of each row; None for the most that the model allows.
+        chunk_size: Most tokens of a row in one step.
+    """
+
+    def __init__(self, model: Model[CacheT], num_sequences: int, capacity: int | None, chunk_size: int) -> None:
+        self._model = model
+        self._chunk_size = chunk_size
+        can = model.capabilities
+        self._can_chunk = Capability.CHUNKED_PREFILL in can
+        together = Capability.BATCH in can and Capability.RAGGED in can and not model.spec.cache.is_circular
+        rows = [list(range(num_sequences))] if together else [[index] for index in range(num_sequences)]
+        self._groups: list[tuple[CacheT, list[int]]] = []
+        try:
+            for members in rows:
+                self._groups.append((model.create_cache(batch_size=len(members), capacity=capacity), members))
+        except BaseException:
+            # What was made before the failure must not stay allocated.
+            self.close()
+            raise
+
+    @property
+    def capacity(self) -> int:
+        """Tokens that a row can hold."""
+        return self._groups[0][0].capacity
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the caches hold."""
+        return sum(cache.nbytes for cache, _ in self._groups)
+
+    def run(
+        self,
+        sequences: Sequence[TokenSequence],
+        active: Sequence[bool],
+        *,
+        is_interrupted: Callable[[], bool],
+        on_progress: Callable[[int, int], None] | None = None,
+    ) -> bool:
+        """Runs all pending tokens of the active sequences and sets their ``logits``.
+
+        Args:
+            sequences: All N sequences.
+            active: Which of them; the others stay as they are.
+            is_interrupted: Asked before every step but the first.
+            on_progress: Told the tokens that are done and all of them, after every step of a prompt.
+
+        Returns:
+            False if it was interrupted; what has run stays in the caches.
+        """
+        done = 0
+        total = sum(
+            len(sequences[index]) - length
+            for cache, members in self._groups
+            for index, length in zip(members, cache.lengths.tolist(), strict=True)
+            if active[index]
+        )
+        for cache, members in self._groups:
+            while (counts := self._step(cache, members, sequences, active)) is not None:
+                done += counts
+                if on_progress is not None and total > len(sequences):
+                    on_progress(done, total)
+                if done < total and is_interrupted():
+                    return False
+        return True
+
+    def _step(
+        self, cache: CacheT, members: list[int], sequences: Sequence[TokenSequence], active: Sequence[bool]
+    ) -> int | None:
+        """Runs the next chunk of one cache and returns its tokens; None if nothing was pending."""
+        lengths = cache.lengths
+        pending = np.array(
+            [len(sequences[i]) - lengths[row] if active[i] else 0 for row, i in enumerate(members)], dtype=np.int64
+        )
+        width = int(pending.max())
+        if width <= 0:
+            return None
+        if self._can_chunk:
+            width = min(width, self._chunk_size)
+        elif width > 1 and lengths.any():
+            width = 1
+        counts = np.minimum(pending, width)
+        ids = np.zeros((len(members), width), dtype=np.int64)
+        for row, i in enumerate(members):
+            ids[row, : counts[row]] = sequences[i].tokens[lengths[row] : lengths[row] + counts[row]]
+        complete = (counts == pending) & (counts > 0)
+        logits = self._model.forward(
+            ids,
+            cache,
+            counts=None if (counts == width).all() else counts,
+            logits="last" if complete.any() else "none",
+        )
+        for row in np.flatnonzero(complete).tolist():
+            sequences[members[row]].logits = logits[row, 0]
+        return int(counts.sum())
+
+    def rewind(self, sequences: Sequence[TokenSequence]) -> None:
+        """Shortens the caches so that each is a prefix of its sequence, with a token pending if it has any.
+
+        A row that cannot go back (a circular layer has wrapped) is emptied, and its tokens run again.
+        """
+        for cache, members in self._groups:
+            lengths = cache.lengths
+            wanted = lengths.copy()
+            for row, index in enumerate(members):
+                if sequences[index].logits is None:
+                    # The last token runs again, to get its logits.
+                    wanted[row] = min(lengths[row], max(len(sequences[index]) - 1, 0))
+            if (wanted == lengths).all():
+                continue
+            if not cache.can_rewind_to(wanted):
+                stuck = [row for row in range(len(members)) if not cache.can_rewind_to(_only(lengths, wanted, row))]
+                cache.reset(stuck)
+                wanted[stuck] = 0
+            cache.rewind_to(wanted)
+
+    def close(self) -> None:
+        """Frees the caches."""
+        for cache, _ in self._groups:
+            cache.close()
+
+
+def _only(lengths: NDArray[np.int64], wanted: NDArray[np.int64], row: int) -> NDArray[np.int64]:
+    """The present lengths with one row changed."""
+    changed = lengths.copy()
+    changed[row] = wanted[row]
+    return changed

@@ -1,0 +1,372 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The decode loop: the SDK's own ``Generator`` over any ``Model``. It exists once, for all backends."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Generic, cast
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from genai_iface.config import GenerationConfig
+from genai_iface.errors import CacheOverflowError, InvalidInputError
+from genai_iface.generation.cached_rows import CachedRows
+from genai_iface.generation.metrics import Stopwatch
+from genai_iface.generation.sampling import Sampler, log_probability
+from genai_iface.generation.sequence import TokenSequence
+from genai_iface.generation.stopping import StopStrings, length_limit
+from genai_iface.generation.streaming import TextStream
+from genai_iface.generation.supported import check_supported
+from genai_iface.protocols import CacheT, Model, Tokenizer
+from genai_iface.results import FinishReason, PerfMetrics, TokenLogprob
+
+__all__ = ["DEFAULT_PREFILL_CHUNK_SIZE", "ModelGenerator", "new_seed"]
+
+DEFAULT_PREFILL_CHUNK_SIZE = 512
+
+
+class ModelGenerator(Generic[CacheT]):
+    """Generates N sequences with one model, token by token.
+
+    Implements the protocol ``Generator``. Limits count from the last ``append_tokens``: each turn may
+    have max_new_tokens of its own. It is not thread safe, apart from ``cancel``.
+
+    Args:
+        model: The model.
+        config: How to generate; ``num_return_sequences`` is the caller's business.
+        num_sequences: N.
+        capacity: Tokens that a sequence may have; None for the most that the model allows.
+        eos_token_ids: What ends a sequence if the configuration itself names nothing.
+        tokenizer: Makes text for ``take_text`` and stop strings; without it there is neither.
+        continues_text: Whether the text goes on where the appended text ends (a prompt), with the
+            space that this may need, or begins anew (a reply).
+        seed: Of the draws, over ``config.seed``; None for a new one if that has none.
+        prefill_chunk_size: Most tokens per sequence in one step.
+        on_prefill: Told after each step of a prompt how many tokens are done, and of how many.
+        stopwatch: Measures from when it was made; None for a new one.
+
+    Attributes:
+        seed: The seed that is used, also when none was given.
+
+    Raises:
+        UnsupportedCapabilityError: The configuration asks for what this loop cannot do.
+        InvalidInputError: The configuration does not fit the model, or an argument is out of range.
+    """
+
+    def __init__(
+        self,
+        model: Model[CacheT],
+        config: GenerationConfig | None = None,
+        *,
+        num_sequences: int = 1,
+        capacity: int | None = None,
+        eos_token_ids: Sequence[int] = (),
+        tokenizer: Tokenizer | None = None,
+        continues_text: bool = True,
+        seed: int | None = None,
+        prefill_chunk_size: int = DEFAULT_PREFILL_CHUNK_SIZE,
+        on_prefill: Callable[[int, int], None] | None = None,
+        stopwatch: Stopwatch | None = None,
+    ) -> None:
+        config = config or GenerationConfig()
+        check_supported(config)
+        for name, value in (("num_sequences", num_sequences), ("prefill_chunk_size", prefill_chunk_size)):
+            if value < 1:
+                raise InvalidInputError(f"{name}={value} is not legal", remedy="Legal: an integer of at least 1.")
+        if config.stop_strings and tokenizer is None:
+            raise InvalidInputError(
+                "stop_strings need text, and there is no tokenizer", remedy="Give one, or use stop_token_ids."
+            )
+        self._config = config
+        self._vocab_size = model.spec.vocab_size
+        ends = () if config.ignore_eos else config.eos_token_ids or tuple(eos_token_ids)
+        self._stop_ids = frozenset((*ends, *config.stop_token_ids))
+        seed = config.seed if seed is None else seed
+        self.seed = new_seed() if seed is None else seed
+        self._sampler = Sampler(config, vocab_size=self._vocab_size, stop_ids=sorted(self._stop_ids), seed=self.seed)
+        self._tokenizer = tokenizer
+        self._continues_text = continues_text
+        self._stop_strings = StopStrings(config.stop_strings, include=config.include_stop_str_in_output)
+        self._on_prefill = on_prefill
+        self._sequences = [TokenSequence() for _ in range(num_sequences)]
+        self._streams: list[TextStream | None] = [None] * num_sequences
+        self._texts = [""] * num_sequences
+        self._next_tokens: list[int | None] = [None] * num_sequences
+        self._override: NDArray[np.float32] | None = None
+        self._is_cancelled = False
+        self._num_prompt_tokens = 0
+        self._stopwatch = stopwatch or Stopwatch()
+        self._deadline_start = 0.0
+        self._rows = CachedRows(model, num_sequences, capacity, prefill_chunk_size)
+
+    # State
+
+    @property
+    def finish_reasons(self) -> tuple[FinishReason | None, ...]:
+        """Why each sequence ended; None while it goes on."""
+        self._end_if_interrupted()
+        return tuple(sequence.finish_reason for sequence in self._sequences)
+
+    @property
+    def metrics(self) -> PerfMetrics:
+        """Measurements since this generator was made."""
+        return self._stopwatch.metrics(num_prompt_tokens=self._num_prompt_tokens, cache_bytes=self._rows.nbytes)
+
+    def is_done(self) -> bool:
+        """Whether every sequence has ended."""
+        return all(reason is not None for reason in self.finish_reasons)
+
+    def get_next_tokens(self) -> list[int | None]:
+        """The tokens chosen by the last ``generate_next_token``; None for a sequence that was done."""
+        return list(self._next_tokens)
+
+    def get_sequence(self, index: int, /) -> list[int]:
+        """All tokens of one sequence, the appended ones included."""
+        return cast("list[int]", self._sequences[index].tokens.tolist())
+
+    def get_logprobs(self, index: int, /) -> list[TokenLogprob]:
+        """One entry per token that was generated in this turn; empty unless the configuration asks."""
+        return list(self._sequences[index].logprobs)
+
+    def token_count(self, index: int = 0, /) -> int:
+        """The length of one sequence."""
+        return len(self._sequences[index])
+
+    def take_text(self, index: int, /) -> str:
+        """The text of one sequence that was not taken yet: whole characters, nothing of a stop string.
+
+        Needs a tokenizer. All of a sequence's text can be taken once it has ended.
+        """
+        text, self._texts[index] = self._texts[index], ""
+        return text
+
+    # Changes
+
+    def append_tokens(self, token_ids: Sequence[int] | Sequence[Sequence[int]], /) -> None:
+        """Appends input tokens; they run with the next step. See ``Generator.append_tokens``."""
+        rows = _as_rows(token_ids, len(self._sequences))
+        arrays = [self._checked(row) for row in rows]
+        for index, (sequence, new) in enumerate(zip(self._sequences, arrays, strict=True)):
+            if len(sequence) + len(new) > self._rows.capacity:
+                raise CacheOverflowError(index, len(sequence) + len(new), self._rows.capacity)
+        self._is_cancelled = False
+        self._override = None
+        self._deadline_start = time.perf_counter()
+        for index, (sequence, new) in enumerate(zip(self._sequences, arrays, strict=True)):
+            if len(new):
+                sequence.append_input(new)
+                sequence.finish_reason = None
+                self._num_prompt_tokens += len(new)
+                self._new_stream(index)
+                self._end_if_full(index)
+
+    def generate_next_token(self) -> None:
+        """Chooses and appends one token for every sequence that is not done.
+
+        If ``cancel`` or ``max_time`` interrupts it, the sequences end and no token is chosen.
+
+        Raises:
+            InvalidInputError: Nothing was appended yet, or all sequences are done.
+            GenAIError: As ``Model.forward``.
+        """
+        started = time.perf_counter()
+        self._next_tokens = [None] * len(self._sequences)
+        if all(sequence.finish_reason for sequence in self._sequences):
+            raise InvalidInputError("All sequences are done", remedy="Append tokens or rewind first.")
+        if not self._run_pending():
+            self._stopwatch.add(time.perf_counter() - started, 0)
+            return
+        for index, sequence in enumerate(self._sequences):
+            if sequence.finish_reason is None:
+                self._choose(index)
+        self._override = None
+        num_tokens = sum(token is not None for token in self._next_tokens)
+        self._stopwatch.add(time.perf_counter() - started, num_tokens)
+        self._end_if_interrupted()
+
+    def rewind_to(self, length: int | Sequence[int], /) -> None:
+        """Shortens sequences; they may go on from there.
+
+        The cache is kept as far as it can go back; where it cannot, the tokens run again.
+
+        Raises:
+            InvalidInputError: A length is negative or beyond the sequence, or their number is not N.
+        """
+        lengths = [length] * len(self._sequences) if isinstance(length, int) else list(length)
+        if len(lengths) != len(self._sequences):
+            raise InvalidInputError(
+                f"{len(lengths)} lengths for {len(self._sequences)} sequences", remedy="Give one per sequence."
+            )
+        for index, (sequence, wanted) in enumerate(zip(self._sequences, lengths, strict=True)):
+            if not 0 <= wanted <= len(sequence):
+                raise InvalidInputError(
+                    f"Sequence {index} has {len(sequence)} tokens and cannot be rewound to {wanted}",
+                    remedy=f"Use a length from 0 to {len(sequence)}.",
+                )
+        self._is_cancelled = False
+        self._override = None
+        for index, (sequence, wanted) in enumerate(zip(self._sequences, lengths, strict=True)):
+            if wanted < len(sequence):
+                sequence.truncate(wanted)
+                self._new_stream(index)
+        self._rows.rewind(self._sequences)
+
+    def get_logits(self) -> NDArray[np.float32]:
+        """The logits from which the next token will be chosen, before any processor.
+
+        Returns:
+            float32 (N, V), a copy; rows of sequences that are done hold zeros.
+
+        Raises:
+            InvalidInputError: Nothing was appended yet, or all sequences are done.
+        """
+        if not self._run_pending():
+            raise InvalidInputError("All sequences have ended", remedy="Append tokens or rewind first.")
+        if self._override is not None:
+            return self._override.copy()
+        logits = np.zeros((len(self._sequences), self._vocab_size), dtype=np.float32)
+        for row, sequence in zip(logits, self._sequences, strict=True):
+            if sequence.logits is not None:
+                row[:] = sequence.logits
+        return logits
+
+    def set_logits(self, logits: ArrayLike, /) -> None:
+        """Replaces those logits for the next choice only.
+
+        Args:
+            logits: float32 (N, V).
+
+        Raises:
+            InvalidInputError: The shape is another one.
+        """
+        array = np.array(logits, dtype=np.float32)
+        expected = (len(self._sequences), self._vocab_size)
+        if array.shape != expected:
+            raise InvalidInputError(
+                f"The logits have the shape {array.shape}", remedy=f"Expected: {expected}, sequences by tokens."
+            )
+        self._override = array
+
+    def cancel(self) -> None:
+        """Ends all sequences with the reason "cancelled". May be called from any thread.
+
+        A running step ends first. ``append_tokens`` and ``rewind_to`` make a new start.
+        """
+        self._is_cancelled = True
+
+    def close(self) -> None:
+        """Frees the caches. A second call does nothing."""
+        self._rows.close()
+
+    # Parts of a step
+
+    def _run_pending(self) -> bool:
+        """Brings the logits of all active sequences up to date; False if the sequences ended instead."""
+        if self._end_if_interrupted():
+            return False
+        active = [sequence.finish_reason is None for sequence in self._sequences]
+        if not any(active):
+            raise InvalidInputError("All sequences are done", remedy="Append tokens or rewind first.")
+        for index, sequence in enumerate(self._sequences):
+            if active[index] and not len(sequence):
+                raise InvalidInputError(
+                    f"Sequence {index} has no tokens",
+                    remedy="Append at least one token, for example the BOS token.",
+                )
+        finished = self._rows.run(
+            self._sequences, active, is_interrupted=self._is_interrupted, on_progress=self._on_prefill
+        )
+        return finished or not self._end_if_interrupted()
+
+    def _choose(self, index: int) -> None:
+        sequence = self._sequences[index]
+        # _run_pending has set the logits of every sequence that goes on.
+        logits = cast("NDArray[np.float32]", sequence.logits) if self._override is None else self._override[index]
+        token = self._sampler.choose(logits, sequence.tokens, sequence.num_new, index)
+        if self._config.logprobs is not None:
+            sequence.logprobs.append(log_probability(logits, token, self._config.logprobs))
+        sequence.append_new(token)
+        self._next_tokens[index] = token
+        is_stop = token in self._stop_ids
+        stream = self._streams[index]
+        if stream is not None and (not is_stop or self._config.include_stop_str_in_output):
+            text, found = stream.push(token)
+            self._texts[index] += text
+            is_stop |= found
+        if is_stop:
+            self._end(index, "stop")
+        else:
+            self._end_if_full(index)
+
+    def _is_interrupted(self) -> bool:
+        limit = self._config.max_time
+        return self._is_cancelled or (limit is not None and time.perf_counter() - self._deadline_start >= limit)
+
+    def _end_if_interrupted(self) -> bool:
+        """Ends what is still going on if it was cancelled or is out of time."""
+        if not self._is_interrupted():
+            return False
+        for index, sequence in enumerate(self._sequences):
+            if sequence.finish_reason is None:
+                self._end(index, "cancelled" if self._is_cancelled else "time")
+        return True
+
+    def _end_if_full(self, index: int) -> None:
+        sequence = self._sequences[index]
+        if len(sequence) >= length_limit(self._config, sequence.num_input, self._rows.capacity):
+            self._end(index, "length")
+
+    def _end(self, index: int, reason: FinishReason) -> None:
+        self._sequences[index].finish_reason = reason
+        stream = self._streams[index]
+        if stream is not None:
+            self._texts[index] += stream.finish()
+
+    def _new_stream(self, index: int) -> None:
+        """Starts the text of a turn; after a rewind the tokens that are left have been given out."""
+        if self._tokenizer is None:
+            return
+        sequence = self._sequences[index]
+        context = sequence.tokens[: sequence.num_input].tolist() if self._continues_text else ()
+        stream = TextStream(self._tokenizer, self._stop_strings, context)
+        for token in sequence.new_tokens.tolist():
+            stream.push(token)
+        self._streams[index] = stream
+        self._texts[index] = ""
+
+    def _checked(self, row: Sequence[Any]) -> NDArray[np.int64]:
+        """Token ids as an array."""
+        if not len(row):
+            return np.empty(0, dtype=np.int64)
+        ids = np.asarray(row)
+        if ids.ndim != 1 or ids.dtype.kind not in "iu":
+            raise InvalidInputError(
+                f"Token ids must be integers, not {ids.dtype} of shape {ids.shape}", remedy="Pass a list of integers."
+            )
+        if ids.min() < 0 or ids.max() >= self._vocab_size:
+            wrong = ids[(ids < 0) | (ids >= self._vocab_size)][0]
+            raise InvalidInputError(
+                f"The token id {wrong} is out of range",
+                remedy=f"The model has ids from 0 to {self._vocab_size - 1}; is this its tokenizer?",
+            )
+        return ids.astype(np.int64)
+
+
+def new_seed() -> int:
+    """A seed that nobody can foretell, from 0 to 2**63 - 1 so that every JSON reader keeps it."""
+    return int.from_bytes(os.urandom(8)) >> 1
+
+
+def _as_rows(token_ids: Sequence[int] | Sequence[Sequence[int]], num_sequences: int) -> Sequence[Sequence[int]]:
+    """One list per sequence."""
+    is_single = all(isinstance(item, (int, np.integer)) for item in token_ids)
+    rows = cast("Sequence[Sequence[int]]", [token_ids] if is_single and num_sequences == 1 else token_ids)
+    if len(rows) != num_sequences or (is_single and num_sequences > 1):
+        raise InvalidInputError(
+            f"{len(rows)} lists of tokens for {num_sequences} sequences", remedy="Give one list per sequence."
+        )
+    return rows

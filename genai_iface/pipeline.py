@@ -1,0 +1,426 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""``TextGenerationPipeline``: prompt in, text out, over any backend."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from os import PathLike
+from typing import Any, Self, TypeAlias, cast
+
+from numpy import integer, ndarray
+
+from genai_iface.capabilities import Capability
+from genai_iface.config import GenerationConfig
+from genai_iface.errors import CacheOverflowError, InvalidInputError
+from genai_iface.generation.generator import DEFAULT_PREFILL_CHUNK_SIZE, ModelGenerator, new_seed
+from genai_iface.generation.metrics import Stopwatch
+from genai_iface.generation.supported import check_supported
+from genai_iface.protocols import Backend, Model, Prompt, Tokenizer
+from genai_iface.registry import load_model
+from genai_iface.results import Chunk, FinishReason, GenerationResult, PerfMetrics, TokenLogprob
+
+__all__ = ["TextGenerationPipeline"]
+
+PrefillProgress: TypeAlias = Callable[[int, int], None]
+"""Told how many prompt tokens are done, and of how many."""
+
+
+class TextGenerationPipeline:
+    """Generates text with a model folder on a backend. Implements the protocol ``Pipeline``.
+
+    Calls from several threads are served step by step in turn, or side by side if the model declares
+    the capability "threads".
+
+    Args:
+        folder: The model folder; None for the model that comes with the package.
+        backend: A registered name, or a backend object.
+        device: An identifier from the backend's ``devices()``; None for its default.
+        options: The backend's own settings by name.
+        prefill_chunk_size: Most prompt tokens per sequence in one step. ``cancel`` and ``max_time``
+            are noticed between steps.
+        on_prefill: Told after each step of a prompt how many tokens are done, and of how many.
+
+    Raises:
+        GenAIError: The folder or the backend cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        folder: str | PathLike[str] | None = None,
+        *,
+        backend: str | Backend = "numpy",
+        device: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        prefill_chunk_size: int = DEFAULT_PREFILL_CHUNK_SIZE,
+        on_prefill: PrefillProgress | None = None,
+    ) -> None:
+        # Reading a folder needs libraries that importing the interface must not load.
+        from genai_iface.folder import open_folder  # noqa: PLC0415
+        from genai_iface.models import default_folder  # noqa: PLC0415
+
+        path = default_folder() if folder is None else folder
+        opened = open_folder(path)
+        model = load_model(path, backend=backend, device=device, options=options)
+        self._set_up(model, opened.tokenizer, opened.generation_config, prefill_chunk_size, on_prefill)
+
+    @classmethod
+    def from_parts(
+        cls,
+        model: Model[Any],
+        tokenizer: Tokenizer,
+        generation_config: GenerationConfig | None = None,
+        *,
+        prefill_chunk_size: int = DEFAULT_PREFILL_CHUNK_SIZE,
+        on_prefill: PrefillProgress | None = None,
+    ) -> Self:
+        """Makes a pipeline from a model and a tokenizer that are loaded already.
+
+        Closing the pipeline closes the model.
+        """
+        pipeline = cls.__new__(cls)
+        pipeline._set_up(model, tokenizer, generation_config, prefill_chunk_size, on_prefill)
+        return pipeline
+
+    def _set_up(
+        self,
+        model: Model[Any],
+        tokenizer: Tokenizer,
+        generation_config: GenerationConfig | None,
+        prefill_chunk_size: int,
+        on_prefill: PrefillProgress | None,
+    ) -> None:
+        self._model = model
+        self._tokenizer = tokenizer
+        self._generation_config = generation_config or GenerationConfig()
+        self._prefill_chunk_size = prefill_chunk_size
+        self._on_prefill = on_prefill
+        self._running: set[_Run] = set()
+        self._is_closed = False
+        self._model_lock = nullcontext() if Capability.THREADS in model.capabilities else threading.RLock()
+
+    @property
+    def model(self) -> Model[Any]:
+        """The loaded model."""
+        return self._model
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """The tokenizer."""
+        return self._tokenizer
+
+    @property
+    def generation_config(self) -> GenerationConfig:
+        """The defaults that a call's ``config`` and overrides replace; at first those of the folder."""
+        return self._generation_config
+
+    @generation_config.setter
+    def generation_config(self, config: GenerationConfig) -> None:
+        self._generation_config = config
+
+    def generate(
+        self,
+        prompt: Prompt,
+        config: GenerationConfig | None = None,
+        *,
+        on_chunk: Callable[[Chunk], object] | None = None,
+        **overrides: Any,
+    ) -> GenerationResult:
+        """Generates until every sequence is done.
+
+        Args:
+            prompt: A text, a list of texts, a conversation (a list of messages), a list of token ids, or
+                a list of such lists.
+            config: Replaces ``generation_config`` for this call.
+            on_chunk: Called with each piece as it comes.
+            **overrides: Single fields of ``GenerationConfig``, over either.
+
+        Returns:
+            Texts, tokens and finish reasons in prompt order. After ``cancel`` it holds what there is.
+
+        Raises:
+            InvalidInputError: A prompt is empty or a parameter is not legal.
+            UnsupportedCapabilityError: A parameter asks for what cannot be done.
+            CacheOverflowError: A prompt is longer than the model's context.
+        """
+        run = self._prepare(prompt, config, overrides)
+        texts: list[list[str]] = [[] for _ in run.prompts]
+        token_ids: list[list[int]] = [[] for _ in run.prompts]
+        logprobs: list[list[TokenLogprob]] = [[] for _ in run.prompts]
+        reasons: list[FinishReason] = ["stop"] * len(run.prompts)
+        for chunk in self._chunks(run):
+            if on_chunk is not None:
+                on_chunk(chunk)
+            texts[chunk.index].append(chunk.text)
+            token_ids[chunk.index].extend(chunk.token_ids)
+            logprobs[chunk.index].extend(chunk.logprobs or ())
+            reasons[chunk.index] = chunk.finish_reason or reasons[chunk.index]
+        return GenerationResult(
+            texts=["".join(pieces) for pieces in texts],
+            token_ids=token_ids,
+            finish_reasons=reasons,
+            logprobs=logprobs if run.config.logprobs is not None else None,
+            perf_metrics=run.metrics,
+            seed=run.seed,
+        )
+
+    __call__ = generate
+
+    def stream(self, prompt: Prompt, config: GenerationConfig | None = None, **overrides: Any) -> Iterator[Chunk]:
+        """Generates and yields text as it comes. Arguments and errors as ``generate``.
+
+        Arguments are checked at once; the work begins with the first chunk. Closing the iterator, or
+        dropping it, frees its cache.
+        """
+        return self._chunks(self._prepare(prompt, config, overrides))
+
+    def astream(self, prompt: Prompt, config: GenerationConfig | None = None, **overrides: Any) -> AsyncIterator[Chunk]:
+        """As ``stream``, for asyncio: the steps run in a worker thread.
+
+        Closing the iterator, or cancelling the task that reads it, cancels the generation.
+        """
+        return self._async_chunks(self._prepare(prompt, config, overrides))
+
+    def cancel(self) -> None:
+        """Ends every running call with what it has, reason "cancelled". May be called from any thread."""
+        for run in list(self._running):
+            run.cancel()
+
+    def close(self) -> None:
+        """Ends every running call and frees the model and the caches. A second call does nothing."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self.cancel()
+        for run in list(self._running):
+            run.close()
+        self._model.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    # Parts of a call
+
+    def _prepare(self, prompt: Prompt, config: GenerationConfig | None, overrides: Mapping[str, Any]) -> _Run:
+        self._check_open()
+        stopwatch = Stopwatch()
+        config = (config or self._generation_config).replace(**overrides)
+        check_supported(config)
+        prompts = self._encode(prompt)
+        capacity = self._capacity(prompts, config)
+        return _Run(
+            prompts=[ids for ids in prompts for _ in range(config.num_return_sequences)],
+            config=config,
+            seed=(new_seed() if config.seed is None else config.seed) if config.samples else None,
+            capacity=capacity,
+            continues_text=not _is_conversation(prompt),
+            stopwatch=stopwatch,
+        )
+
+    def _encode(self, prompt: Prompt) -> list[list[int]]:
+        """Token ids of each prompt."""
+        if isinstance(prompt, str):
+            encoded = [self._tokenizer.encode(prompt)]
+        elif _is_conversation(prompt):
+            text = self._tokenizer.apply_chat_template(cast("Sequence[Mapping[str, Any]]", prompt))
+            # The template writes the special tokens itself.
+            encoded = [self._tokenizer.encode(text, add_special_tokens=False)]
+        elif _is_sequence(prompt) and len(prompt) and all(isinstance(item, str) for item in prompt):
+            encoded = [self._tokenizer.encode(cast("str", item)) for item in prompt]
+        elif _is_token_ids(prompt):
+            encoded = [[int(token) for token in cast("Sequence[int]", prompt)]]
+        elif _is_sequence(prompt) and all(_is_token_ids(item) or _is_empty(item) for item in prompt):
+            encoded = [[int(token) for token in cast("Sequence[int]", item)] for item in prompt]
+        else:
+            raise InvalidInputError(
+                f"A prompt of type {type(prompt).__name__} with such items is not understood",
+                remedy="Pass a text, a list of texts, a list of messages, or one or several lists of token ids.",
+            )
+        if not encoded:
+            raise InvalidInputError("The list of prompts is empty", remedy="Pass at least one prompt.")
+        for index, ids in enumerate(encoded):
+            if not ids:
+                raise InvalidInputError(
+                    f"Prompt {index} is empty and the tokenizer begins it with no token",
+                    remedy="Pass at least one character or token.",
+                )
+        return encoded
+
+    def _capacity(self, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> int:
+        """The tokens that the caches must hold."""
+        spec = self._model.spec
+        bounds = [bound for bound in (spec.context_length, spec.cache.fixed_capacity) if bound is not None]
+        context = min(bounds, default=None)
+        longest = max(map(len, prompts))
+        if context is not None and longest > context:
+            row = next(index for index, ids in enumerate(prompts) if len(ids) > context)
+            raise CacheOverflowError(row, len(prompts[row]), context)
+        if config.max_new_tokens is not None:
+            bounds.append(longest + config.max_new_tokens)
+        if config.max_length is not None:
+            bounds.append(max(longest, config.max_length))
+        if not bounds:
+            raise InvalidInputError(
+                "Nothing bounds the length of the output: the model has no context length",
+                remedy="Give max_new_tokens or max_length.",
+            )
+        return min(bounds)
+
+    def _chunks(self, run: _Run) -> Generator[Chunk, None, None]:
+        """Runs the steps of a call and yields what they give."""
+        self._check_open()
+        waiting: list[list[int]] = [[] for _ in run.prompts]
+        logprobs_given = [0] * len(run.prompts)
+        has_ended = [False] * len(run.prompts)
+        self._running.add(run)
+        try:
+            while not all(has_ended):
+                generator = self._step(run)
+                reasons = generator.finish_reasons
+                for index, token in enumerate(generator.get_next_tokens()):
+                    if has_ended[index]:
+                        continue
+                    if token is not None:
+                        waiting[index].append(token)
+                    text, reason = generator.take_text(index), reasons[index]
+                    if not text and reason is None:
+                        continue
+                    has_ended[index] = reason is not None
+                    logprobs = None
+                    if run.config.logprobs is not None:
+                        logprobs = tuple(generator.get_logprobs(index)[logprobs_given[index] :])
+                        logprobs_given[index] += len(logprobs)
+                    yield Chunk(text, tuple(waiting[index]), logprobs, index, reason)
+                    waiting[index].clear()
+        finally:
+            self._running.discard(run)
+            run.close()
+
+    def _step(self, run: _Run) -> ModelGenerator[Any]:
+        with run.lock, self._model_lock:
+            self._check_open()
+            generator = run.generator
+            if generator is None:
+                generator = run.generator = self._open_generator(run)
+                if run.is_cancelled:
+                    generator.cancel()
+                if generator.is_done():
+                    return generator
+            generator.generate_next_token()
+            return generator
+
+    def _open_generator(self, run: _Run) -> ModelGenerator[Any]:
+        eos = self._generation_config.eos_token_ids
+        if not eos and self._tokenizer.eos_token_id is not None:
+            eos = (self._tokenizer.eos_token_id,)
+        generator = ModelGenerator(
+            self._model,
+            run.config,
+            num_sequences=len(run.prompts),
+            capacity=run.capacity,
+            eos_token_ids=eos,
+            tokenizer=self._tokenizer,
+            continues_text=run.continues_text,
+            seed=run.seed,
+            prefill_chunk_size=self._prefill_chunk_size,
+            on_prefill=self._on_prefill,
+            stopwatch=run.stopwatch,
+        )
+        try:
+            generator.append_tokens(run.prompts)
+        except BaseException:
+            generator.close()
+            raise
+        return generator
+
+    async def _async_chunks(self, run: _Run) -> AsyncIterator[Chunk]:
+        import asyncio  # noqa: PLC0415
+        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
+
+        loop = asyncio.get_running_loop()
+        chunks = self._chunks(run)
+        worker = ThreadPoolExecutor(1, thread_name_prefix="genai-iface")
+        try:
+            while (chunk := await loop.run_in_executor(worker, next, chunks, None)) is not None:
+                yield chunk
+        finally:
+            run.cancel()
+            # Queued behind the step that may still run in that thread.
+            await loop.run_in_executor(worker, chunks.close)
+            worker.shutdown(wait=False)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise InvalidInputError("The pipeline is closed", remedy="Make a new one.")
+
+
+class _Run:
+    """One call: what was asked, and the generator that does it once it has begun."""
+
+    def __init__(
+        self,
+        *,
+        prompts: list[list[int]],
+        config: GenerationConfig,
+        seed: int | None,
+        capacity: int,
+        continues_text: bool,
+        stopwatch: Stopwatch,
+    ) -> None:
+        self.prompts = prompts
+        self.config = config
+        self.seed = seed
+        self.capacity = capacity
+        self.continues_text = continues_text
+        self.stopwatch = stopwatch
+        self.generator: ModelGenerator[Any] | None = None
+        self.metrics = PerfMetrics()
+        self.is_cancelled = False
+        # Held during a step, so that another thread cannot free the cache under it.
+        self.lock = threading.RLock()
+
+    def cancel(self) -> None:
+        """Ends it with what it has."""
+        self.is_cancelled = True
+        generator = self.generator
+        if generator is not None:
+            generator.cancel()
+
+    def close(self) -> None:
+        """Frees the cache and keeps the measurements."""
+        with self.lock:
+            if self.generator is not None:
+                self.metrics = self.generator.metrics
+                self.generator.close()
+                self.generator = None
+
+
+def _is_sequence(prompt: object) -> bool:
+    return isinstance(prompt, (Sequence, ndarray)) and not isinstance(prompt, (str, bytes))
+
+
+def _is_empty(prompt: object) -> bool:
+    return _is_sequence(prompt) and not len(cast("Sequence[Any]", prompt))
+
+
+def _is_conversation(prompt: object) -> bool:
+    return (
+        _is_sequence(prompt)
+        and not _is_empty(prompt)
+        and all(isinstance(item, Mapping) for item in cast("Sequence[Any]", prompt))
+    )
+
+
+def _is_token_ids(prompt: object) -> bool:
+    return (
+        _is_sequence(prompt)
+        and not _is_empty(prompt)
+        and all(
+            isinstance(item, (int, integer)) and not isinstance(item, bool) for item in cast("Sequence[Any]", prompt)
+        )
+    )
