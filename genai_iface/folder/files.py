@@ -1,0 +1,129 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Reads files of a model folder, and nothing outside it: no links out, no pipes, no devices."""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path, PurePosixPath, PureWindowsPath
+from typing import Any
+
+from genai_iface.errors import InvalidInputError
+
+__all__ = ["MAX_JSON_BYTES", "find_inside", "open_root", "read_inside", "read_json"]
+
+MAX_JSON_BYTES = 256 * 2**20
+"""No JSON or template file of a folder may be larger."""
+
+_INSIDE = "Copy the file itself into the folder (cp -L follows links) and name it relative to the folder."
+
+
+def open_root(path: str | PathLike[str]) -> Path:
+    """The folder's real path.
+
+    Raises:
+        InvalidInputError: There is no such folder.
+    """
+    try:
+        root = Path(os.path.realpath(path, strict=True))
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(
+            f"The model folder {os.fspath(path)!r} cannot be opened: {_reason(error)}",
+            remedy="Give the path of a folder that holds model.onnx.",
+        ) from error
+    if not root.is_dir():
+        raise InvalidInputError(
+            f"{os.fspath(path)!r} is no folder", remedy="Give the folder that holds model.onnx, not a file."
+        )
+    return root
+
+
+def find_inside(root: Path, name: str) -> Path | None:
+    """The real path of a file of the folder, None if there is no such file.
+
+    Args:
+        root: From ``open_root``.
+        name: The path relative to it, with forward slashes.
+
+    Raises:
+        InvalidInputError: The name leaves the folder, or it is no regular file.
+    """
+    parts = PurePosixPath(name).parts
+    windows = PureWindowsPath(name)
+    if not parts or PurePosixPath(name).is_absolute() or windows.drive or windows.root or ".." in windows.parts:
+        raise InvalidInputError(f"The file name {name!r} leaves the model folder {str(root)!r}", remedy=_INSIDE)
+    try:
+        real = Path(os.path.realpath(root.joinpath(*parts), strict=True))
+        information = real.stat()
+    except FileNotFoundError as error:
+        if root.joinpath(*parts).is_symlink():
+            raise InvalidInputError(f"{name!r} in {str(root)!r} is a link to nothing", remedy=_INSIDE) from error
+        return None
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(
+            f"{name!r} in the model folder {str(root)!r} cannot be opened: {_reason(error)}",
+            remedy="Check the file and its permissions.",
+        ) from error
+    if not real.is_relative_to(root):
+        raise InvalidInputError(f"{name!r} is a link that leaves the model folder {str(root)!r}", remedy=_INSIDE)
+    if not stat.S_ISREG(information.st_mode):
+        raise InvalidInputError(
+            f"{name!r} in {str(root)!r} is no regular file", remedy="Put a regular file there, no pipe and no folder."
+        )
+    return real
+
+
+def read_inside(root: Path, name: str, *, limit: int) -> bytes | None:
+    """The content of a file of the folder, None if there is no such file.
+
+    Raises:
+        InvalidInputError: It leaves the folder, is no regular file, is too large, or cannot be read.
+    """
+    path = find_inside(root, name)
+    if path is None:
+        return None
+    # Without O_NONBLOCK a pipe that takes the file's place now would block the caller.
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        with open(os.open(path, flags), "rb") as file:
+            content = file.read(limit + 1)
+    except OSError as error:
+        raise InvalidInputError(
+            f"{name!r} in {str(root)!r} cannot be read: {_reason(error)}", remedy="Check the file and its permissions."
+        ) from error
+    if len(content) > limit:
+        raise InvalidInputError(
+            f"{name!r} in {str(root)!r} is larger than {limit} bytes", remedy="Use a file of the usual size."
+        )
+    return content
+
+
+def read_json(root: Path, name: str) -> Mapping[str, Any] | None:
+    """A JSON object of the folder, None if there is no such file.
+
+    Raises:
+        InvalidInputError: As ``read_inside``; or it is no JSON object in UTF-8.
+    """
+    content = read_inside(root, name, limit=MAX_JSON_BYTES)
+    if content is None:
+        return None
+    remedy = f"Repair {name}: it must hold one JSON object in UTF-8 without a byte-order mark."
+    try:
+        values = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise InvalidInputError(f"{name!r} in {str(root)!r} is no JSON: {_reason(error)}", remedy=remedy) from error
+    if not isinstance(values, dict):
+        raise InvalidInputError(
+            f"{name!r} in {str(root)!r} holds a JSON {type(values).__name__}, not an object", remedy=remedy
+        )
+    return values
+
+
+def _reason(error: BaseException) -> str:
+    """The error in a few words, without the file names that the caller gives anyway."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    return text[:200]

@@ -1,0 +1,205 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""``open_folder`` and ``ModelFolder``: a folder that was checked, and its contract."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from functools import cached_property
+from os import PathLike
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import onnx
+import onnx_ir as ir
+
+from genai_iface.config import GenerationConfig
+from genai_iface.errors import InvalidInputError
+from genai_iface.folder.contract import GraphContract
+from genai_iface.folder.derive import derive_contract
+from genai_iface.folder.files import find_inside, open_root, read_json
+from genai_iface.folder.load import read_model
+from genai_iface.folder.tokenizer import FolderTokenizer
+from genai_iface.types import ModelSpec
+
+__all__ = ["ModelFolder", "open_folder"]
+
+_CONTEXT_FIELDS = (
+    "max_position_embeddings",
+    "n_positions",
+    "n_ctx",
+    "max_sequence_length",
+    "max_seq_len",
+    "seq_length",
+)
+
+
+def open_folder(path: str | PathLike[str], /) -> ModelFolder:
+    """Checks a model folder and derives the contract of its graph.
+
+    Args:
+        path: A folder in Hugging Face's form with a ``model.onnx`` in it.
+
+    Raises:
+        InvalidInputError: A file is missing, broken, or leads out of the folder.
+        UnsupportedModelError: The graph follows no known pattern.
+    """
+    root = open_root(path)
+    model, files = read_model(root)
+    config = read_json(root, "config.json") or {}
+    folder = ModelFolder(root, derive_contract(model), config, files)
+    folder.check()
+    return folder
+
+
+class ModelFolder:
+    """A model folder that was checked. Read-only; the tokenizer and the weights are read on first use.
+
+    Attributes:
+        path: The folder's real path.
+        contract: How to drive the graph.
+        config: config.json, empty if there is none.
+    """
+
+    def __init__(self, path: Path, contract: GraphContract, config: Mapping[str, Any], files: tuple[Path, ...]) -> None:
+        self._path = path
+        self._contract = contract
+        self._config = MappingProxyType(dict(config))
+        self._files = files
+
+    @property
+    def path(self) -> Path:
+        """The folder's real path."""
+        return self._path
+
+    @property
+    def contract(self) -> GraphContract:
+        """How to drive the graph."""
+        return self._contract
+
+    @property
+    def config(self) -> Mapping[str, Any]:
+        """config.json, empty if there is none."""
+        return self._config
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """model.onnx and the files of its external data."""
+        return self._files
+
+    @cached_property
+    def context_length(self) -> int | None:
+        """The most tokens of a sequence, by config.json and by the graph's position tables; None if unbounded."""
+        limits = [self._contract.max_positions] if self._contract.max_positions is not None else []
+        for name in _CONTEXT_FIELDS:
+            value = self._config_integer(name)
+            if value is not None:
+                limits.append(value)
+        return min(limits, default=None)
+
+    @cached_property
+    def spec(self) -> ModelSpec:
+        """What the model is, independent of the runtime."""
+        return ModelSpec(self._contract.vocab_size, self.context_length, self._contract.cache)
+
+    @cached_property
+    def generation_config(self) -> GenerationConfig:
+        """generation_config.json; its end-of-sequence token else from config.json, else from the tokenizer.
+
+        Raises:
+            InvalidInputError: The file is broken or holds an illegal value.
+        """
+        path = find_inside(self._path, "generation_config.json")
+        given = GenerationConfig() if path is None else GenerationConfig.from_file(path)
+        if given.eos_token_id is not None:
+            return given
+        ends = self._config.get("eos_token_id")
+        if ends is None and find_inside(self._path, "tokenizer.json") is not None:
+            ends = self.tokenizer.eos_token_id
+        return given if ends is None else given.replace(eos_token_id=ends)
+
+    @cached_property
+    def tokenizer(self) -> FolderTokenizer:
+        """The folder's tokenizer.
+
+        Raises:
+            InvalidInputError: tokenizer.json is missing or broken, or has ids that the logits lack.
+        """
+        tokenizer = FolderTokenizer(self._path)
+        if tokenizer.max_token_id >= self._contract.vocab_size:
+            raise InvalidInputError(
+                f"The tokenizer in {str(self._path)!r} has ids up to {tokenizer.max_token_id}, but the logits "
+                f"{self._contract.logits!r} have only {self._contract.vocab_size} columns",
+                remedy="Take tokenizer.json from the checkpoint that the model was exported from.",
+            )
+        return tokenizer
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """SHA-256 over model.onnx and its external data, in hexadecimal; the key of saved caches."""
+        total = hashlib.sha256()
+        for path in self._files:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256")
+            total.update(f"{path.relative_to(self._path).as_posix()}\0{digest.hexdigest()}\n".encode())
+        return total.hexdigest()
+
+    def load_ir(self, *, inline: bool = True) -> ir.Model:
+        """A fresh copy of the graph in ONNX IR, which the caller may change.
+
+        Args:
+            inline: Replace calls of local functions by their bodies.
+
+        Returns:
+            The model. External weights are mapped on first use, from inside the folder only.
+
+        Raises:
+            InvalidInputError: The file was changed or broken since the folder was opened.
+        """
+        return read_model(self._path, inline=inline)[0]
+
+    def load_onnx(self) -> onnx.ModelProto:
+        """The graph with all weights inside, local functions inlined.
+
+        Raises:
+            InvalidInputError: The file was changed or broken since the folder was opened.
+        """
+        model = self.load_ir()
+        ir.external_data.load_to_model(model)
+        return ir.to_proto(model)
+
+    def check(self) -> None:
+        """Compares the files with each other.
+
+        Raises:
+            InvalidInputError: config.json contradicts the graph.
+        """
+        vocabulary = self._config_integer("vocab_size")
+        if vocabulary is not None and vocabulary > self._contract.vocab_size:
+            raise InvalidInputError(
+                f"config.json says vocab_size={vocabulary}, but the logits {self._contract.logits!r} have only "
+                f"{self._contract.vocab_size} columns",
+                remedy="Take config.json from the checkpoint that the model was exported from.",
+            )
+        _ = self.context_length
+
+    def _config_integer(self, name: str) -> int | None:
+        """A positive integer of config.json or of its text_config, None where it is not set."""
+        text = self._config.get("text_config")
+        value = self._config.get(name)
+        if value is None and isinstance(text, Mapping):
+            value = text.get(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise InvalidInputError(
+                f"config.json in {str(self._path)!r} has {name}={value!r}, expected a positive integer",
+                remedy="Repair that field or remove it.",
+            )
+        return value
+
+    def __repr__(self) -> str:
+        cache = self._contract.cache
+        return f"ModelFolder({str(self._path)!r}, {cache.style} cache, {len(cache.layers)} layers)"

@@ -1,0 +1,238 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The tokenizer of a folder: ``tokenizer.json`` and the Hugging Face files around it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from operator import index
+from os import PathLike
+from typing import Any
+
+import tokenizers
+
+from genai_iface.errors import InvalidInputError, UnsupportedCapabilityError
+from genai_iface.folder.files import MAX_JSON_BYTES, open_root, read_inside, read_json
+from genai_iface.folder.template import ChatTemplate
+from genai_iface.protocols import Message
+
+__all__ = ["FolderTokenizer"]
+
+_SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
+_REPAIR = "Take the tokenizer's files from the checkpoint that the model was exported from."
+
+
+class FolderTokenizer:
+    """Implements ``genai_iface.Tokenizer`` over ``tokenizer.json``.
+
+    Args:
+        path: The model folder.
+
+    Raises:
+        InvalidInputError: A file is missing or broken, or leads out of the folder.
+    """
+
+    def __init__(self, path: str | PathLike[str], /) -> None:
+        self._root = open_root(path)
+        content = read_inside(self._root, "tokenizer.json", limit=MAX_JSON_BYTES)
+        if content is None:
+            raise InvalidInputError(
+                f"There is no tokenizer.json in {str(self._root)!r}",
+                remedy="Copy it from the checkpoint, or give and take token ids instead of text.",
+            )
+        self._tokenizer = _parse(content, str(self._root / "tokenizer.json"))
+        self._config = dict(read_json(self._root, "tokenizer_config.json") or {})
+        for name, value in (read_json(self._root, "special_tokens_map.json") or {}).items():
+            self._config.setdefault(name, value)
+        self._add_configured_tokens()
+
+    @property
+    def vocab_size(self) -> int:
+        """Number of ids, added tokens included."""
+        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+
+    @cached_property
+    def max_token_id(self) -> int:
+        """The highest id; ids may have gaps, so it can be more than ``vocab_size - 1``."""
+        return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+
+    @cached_property
+    def bos_token_id(self) -> int | None:
+        """The id that begins a sequence, if there is one."""
+        return self._id_of("bos_token")
+
+    @cached_property
+    def eos_token_id(self) -> int | None:
+        """The id that ends a sequence, if there is one."""
+        return self._id_of("eos_token")
+
+    @property
+    def has_chat_template(self) -> bool:
+        """Whether ``apply_chat_template`` can work."""
+        return bool(self._templates)
+
+    def encode(self, text: str, /, *, add_special_tokens: bool = True) -> list[int]:
+        """Turns a text into token ids.
+
+        Args:
+            text: Any text without lone surrogates.
+            add_special_tokens: Let the tokenizer add what its model expects, such as the first token.
+
+        Raises:
+            InvalidInputError: The text is no str or cannot be encoded.
+        """
+        if not isinstance(text, str):
+            raise InvalidInputError(
+                f"encode() got a {type(text).__name__}, expected str", remedy="Pass one text; decode bytes first."
+            )
+        try:
+            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
+        except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for what its Rust code refuses
+            raise InvalidInputError(
+                f"The tokenizer cannot encode {text[:40]!r}: {error}", remedy="Pass text without lone surrogates."
+            ) from error
+        bos = self.bos_token_id
+        if add_special_tokens and self._config.get("add_bos_token") is True and bos is not None and ids[:1] != [bos]:
+            ids = [bos, *ids]
+        eos = self.eos_token_id
+        if add_special_tokens and self._config.get("add_eos_token") is True and eos is not None and ids[-1:] != [eos]:
+            ids = [*ids, eos]
+        return ids
+
+    def decode(self, token_ids: Sequence[int], /, *, skip_special_tokens: bool = True) -> str:
+        """Turns token ids into text; bytes that form no character become U+FFFD.
+
+        Args:
+            token_ids: Integers in 0..max_token_id.
+            skip_special_tokens: Leave special tokens out of the text.
+
+        Raises:
+            InvalidInputError: An id is out of range or no integer.
+        """
+        try:
+            ids = [index(token) for token in token_ids]
+        except TypeError as error:
+            raise InvalidInputError(
+                f"decode() got something else than integers: {error}", remedy="Pass one flat sequence of ids."
+            ) from error
+        wrong = next((token for token in ids if not 0 <= token <= self.max_token_id), None)
+        if wrong is not None:
+            raise InvalidInputError(
+                f"The token id {wrong} is out of range, legal are 0..{self.max_token_id}",
+                remedy="Pass ids that this folder's model and tokenizer gave.",
+            )
+        return str(self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
+
+    def apply_chat_template(
+        self,
+        messages: Sequence[Message],
+        /,
+        *,
+        add_generation_prompt: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **template_kwargs: Any,
+    ) -> str:
+        """Renders a conversation with the folder's template, in a sandbox.
+
+        Args:
+            messages: Turns with "role" and "content".
+            add_generation_prompt: End with the beginning of the assistant's turn.
+            tools: Descriptions of functions that the model may call.
+            template_kwargs: Further variables of the template, such as ``documents``.
+
+        Raises:
+            UnsupportedCapabilityError: The folder has no chat template.
+            InvalidInputError: The template refused the messages, is broken, or did something forbidden.
+        """
+        templates = self._templates
+        if not templates:
+            raise UnsupportedCapabilityError(
+                f"The folder {str(self._root)!r} has no chat template",
+                remedy="Add chat_template.jinja, or pass the prompt as plain text.",
+            )
+        name = "tool_use" if tools and "tool_use" in templates else "default"
+        if name not in templates:
+            raise InvalidInputError(
+                f"tokenizer_config.json has the chat templates {', '.join(templates)}, but none is named 'default'",
+                remedy="Name one of them 'default'.",
+            )
+        special = {key: text for key in _SPECIAL if (text := self._text_of(key)) is not None}
+        variables: dict[str, Any] = {"documents": None, **special, **template_kwargs}
+        variables |= {"messages": messages, "tools": tools, "add_generation_prompt": add_generation_prompt}
+        return templates[name].render(variables)
+
+    @cached_property
+    def _templates(self) -> Mapping[str, ChatTemplate]:
+        content = read_inside(self._root, "chat_template.jinja", limit=MAX_JSON_BYTES)
+        where = f"{str(self._root)}/chat_template.jinja"
+        sources: dict[str, str] = {}
+        if content is not None:
+            try:
+                sources["default"] = content.decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise InvalidInputError(f"{where!r} is no UTF-8: {error}", remedy="Save it as UTF-8.") from error
+        else:
+            where = f"{str(self._root)}/tokenizer_config.json"
+            sources = _named_templates(self._config.get("chat_template"), where)
+        return {name: ChatTemplate(source, where) for name, source in sources.items()}
+
+    def _text_of(self, name: str) -> str | None:
+        """A special token, written as a text or as an object with its content."""
+        value = self._config.get(name)
+        if isinstance(value, Mapping):
+            value = value.get("content")
+        if value is None or isinstance(value, str):
+            return value
+        raise InvalidInputError(
+            f"{name} in tokenizer_config.json of {str(self._root)!r} is {str(value)[:40]}, expected a text",
+            remedy=_REPAIR,
+        )
+
+    def _id_of(self, name: str) -> int | None:
+        text = self._text_of(name)
+        return None if text is None else self._tokenizer.token_to_id(text)
+
+    def _add_configured_tokens(self) -> None:
+        """Registers added_tokens_decoder's special tokens that tokenizer.json has but does not mark."""
+        added = self._config.get("added_tokens_decoder")
+        if added is None:
+            return
+        remedy = "Repair added_tokens_decoder in tokenizer_config.json: ids to objects with 'content'."
+        if not isinstance(added, Mapping):
+            raise InvalidInputError(f"added_tokens_decoder is a {type(added).__name__}", remedy=remedy)
+        special = []
+        for token_id, entry in added.items():
+            content = entry.get("content") if isinstance(entry, Mapping) else None
+            if not isinstance(content, str) or not content:
+                raise InvalidInputError(f"added_tokens_decoder has {str(entry)[:40]} for {token_id!r}", remedy=remedy)
+            # An id must not move: only tokens that exist already, under this very id.
+            if entry.get("special") is True and str(self._tokenizer.token_to_id(content)) == str(token_id):
+                special.append(tokenizers.AddedToken(content, special=True, normalized=False))
+        self._tokenizer.add_special_tokens(special)
+
+
+def _parse(content: bytes, path: str) -> tokenizers.Tokenizer:
+    try:
+        return tokenizers.Tokenizer.from_buffer(content)
+    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for a file that it cannot read
+        raise InvalidInputError(f"{path!r} is no tokenizer: {str(error)[:300]}", remedy=_REPAIR) from error
+
+
+def _named_templates(value: object, where: str) -> dict[str, str]:
+    """``chat_template`` as text, or as a list of objects with name and template."""
+    if value is None:
+        return {}
+    if isinstance(value, str):
+        return {"default": value}
+    named: dict[str, str] = {}
+    for entry in value if isinstance(value, list) else [value]:
+        name = entry.get("name") if isinstance(entry, Mapping) else None
+        source = entry.get("template") if isinstance(entry, Mapping) else None
+        if not isinstance(name, str) or not isinstance(source, str):
+            raise InvalidInputError(
+                f"chat_template in {where!r} is neither a text nor a list of objects with name and template",
+                remedy="Repair it, or put the template into chat_template.jinja.",
+            )
+        named[name] = source
+    return named
