@@ -17,11 +17,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from typing_extensions import Self, TypeVar
+from typing_extensions import TypeVar
 
 from genai_iface.config import GenerationConfig
 from genai_iface.results import Chunk, FinishReason, GenerationResult

@@ -21,10 +21,10 @@ __all__ = ["Attention"]
 _Array = NDArray[Any]
 
 
-class Attention(OpRun):  # type: ignore[misc]
+class Attention(OpRun):
     """The operator for ``onnx.reference``."""
 
-    def _run(
+    def _run(  # noqa: PLR0917 - the operator's inputs, in its order
         self,
         query: _Array,
         key: _Array,
@@ -57,7 +57,7 @@ class Attention(OpRun):  # type: ignore[misc]
         batch_size, num_heads, num_queries, head_dim = query.shape
         num_keys = key.shape[2]
         wants_scores = len(self.output) > 3 and bool(self.output[3])
-        output = np.empty((batch_size, num_heads, num_queries, value.shape[3]), query.dtype)
+        output: _Array = np.empty((batch_size, num_heads, num_queries, value.shape[3]), query.dtype)
         scores = np.empty((batch_size, num_heads, num_queries, num_keys), query.dtype) if wants_scores else None
 
         for row in range(batch_size):
@@ -209,8 +209,10 @@ def _attend(
 def _matmul(left: _Array, right: _Array) -> _Array:
     """A product whose sums are kept in float32 at least; the result has the type of the factors."""
     if left.dtype.itemsize >= 4:
-        return left @ right
-    return (left.astype(np.float32) @ right.astype(np.float32)).astype(left.dtype)
+        product: _Array = left @ right
+    else:
+        product = (left.astype(np.float32) @ right.astype(np.float32)).astype(left.dtype)
+    return product
 
 
 def _softmax(scores: _Array, bias: _Array | None) -> _Array:
@@ -224,4 +226,5 @@ def _softmax(scores: _Array, bias: _Array | None) -> _Array:
     peak = np.where(is_masked, np.zeros((), scores.dtype), scores.max(axis=-1, keepdims=True))
     weights = np.where(is_masked, np.zeros((), scores.dtype), np.exp(scores - peak))
     total = weights.sum(axis=-1, keepdims=True)
-    return weights / np.where(total == 0, np.ones((), scores.dtype), total)
+    normalised: _Array = weights / np.where(total == 0, np.ones((), scores.dtype), total)
+    return normalised

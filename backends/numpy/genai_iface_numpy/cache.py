@@ -16,6 +16,7 @@ from genai_iface.types import UpdateMode
 
 __all__ = ["BufferSpec", "NumpyCache"]
 
+
 @dataclass(frozen=True, slots=True)
 class BufferSpec:
     """The buffer of one cache tensor.
@@ -247,6 +248,7 @@ class NumpyCache:
         order = np.arange(length)
         if spec.window is not None:
             order = order[-spec.window :] % spec.window
+        content: NDArray[Any] = buffer[row]
         if spec.axis == 2:
-            return buffer[row][:, order]
-        return buffer[row][order].reshape(len(order), spec.num_heads, -1).swapaxes(0, 1).copy()
+            return np.take(content, order, axis=1)
+        return np.take(content, order, axis=0).reshape(len(order), spec.num_heads, -1).swapaxes(0, 1).copy()

@@ -23,7 +23,9 @@ from genai_iface_numpy.tensor_scatter import TensorScatter
 
 __all__ = ["Evaluator"]
 
-_RANDOM = frozenset({"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"})
+_RANDOM = frozenset(
+    {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +49,11 @@ class _Instruction:
     def run(self, values: dict[str, Any]) -> None:
         arguments = [values[name] for name in self.inputs]
         if self.attributes is not None:
-            results = self.operator._run(*arguments, **self.attributes)
+            results = self.operator._run(*arguments, **self.attributes)  # type: ignore[no-untyped-call]
         elif self.operator.need_context():
-            results = self.operator.run(*arguments, context=values)
+            results = self.operator.run(*arguments, context=values)  # type: ignore[no-untyped-call]
         else:
-            results = self.operator.run(*arguments)
+            results = self.operator.run(*arguments)  # type: ignore[no-untyped-call]
         for name, result in zip(self.outputs, results, strict=False):
             # NumPy reductions give scalars where ONNX has tensors of rank 0.
             values[name] = np.asarray(result) if np.isscalar(result) else result

@@ -170,7 +170,7 @@ class NumpyModel:
         return self._evaluator
 
     def _check_cache(self, cache: NumpyCache) -> None:
-        if not isinstance(cache, NumpyCache) or cache.specs is not self._buffer_specs:
+        if getattr(cache, "specs", None) is not self._buffer_specs:
             raise InvalidInputError("The cache was not made by this model", remedy="Use this model's create_cache().")
         cache.check_open()
 
@@ -250,7 +250,7 @@ class NumpyModel:
             "position_ids": starts[:, None] + np.arange(width),
             "write_indices": starts,
             "nonpad_kv_seqlen": nonpad,
-            "attention_mask": np.ones((batch_size, int(starts[0]) + width), np.int64),
+            "attention_mask": np.ones((batch_size, int(starts.max()) + width), np.int64),
         }
         return {
             name: by_role[role].astype(self._contract.input_dtypes[role], copy=False)

@@ -51,7 +51,7 @@ def scatter_in_place(
         cache[row, : num_new - num_before_wrap] = update[row, num_before_wrap:]
 
 
-class TensorScatter(OpRun):  # type: ignore[misc]
+class TensorScatter(OpRun):
     """The operator for ``onnx.reference``; past_cache and present_cache are one array."""
 
     def _run(
