@@ -1,4 +1,44 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""Shared by all tests; the models that they run are in ``tests.models``."""
+"""Shared by all tests: what is skipped where, and why. The models that they run are in ``tests.models``."""
+
+from __future__ import annotations
+
+import ctypes
+from importlib.util import find_spec
+
+import pytest
+
+PARITY_MODULES = ("torch", "transformers", "mobius")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests marked slow too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    reasons = {
+        "parity": missing_modules(),
+        "slow": "" if config.getoption("--slow") else "slow: give --slow to run it",
+        "gpu": "" if has_cuda_device() else "gpu: no CUDA device found",
+    }
+    for item in items:
+        for marker, reason in reasons.items():
+            if reason and item.get_closest_marker(marker):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def missing_modules() -> str:
+    missing = [name for name in PARITY_MODULES if find_spec(name) is None]
+    return f"parity: not installed: {', '.join(missing)}; pip install '.[parity]'" if missing else ""
+
+
+def has_cuda_device() -> bool:
+    """Asks the driver; no runtime is imported for it."""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
