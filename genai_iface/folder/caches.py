@@ -102,7 +102,7 @@ def derive_cache(graph: ir.Graph) -> DerivedCache:
             past, present = str(tensor.past.name), str(tensor.present.name)
             tensors.append(CacheTensor(layer=index, kind=tensor.kind, past=past, present=present))
             evidence.append(Evidence(past, f"past {tensor.kind} of layer {index}", tensor.reason))
-            evidence.append(Evidence(present, f"present {tensor.kind} of layer {index}", tensor.reason))
+            evidence.append(Evidence(present, f"present {tensor.kind} of layer {index}", "the output of that node"))
     return DerivedCache(CacheSpec(style=styles.pop(), layout=layout, layers=specs), tuple(tensors), tuple(evidence))
 
 
@@ -284,7 +284,8 @@ def _layer_spec(index: int, key: _Found, value: _Found, layout: CacheLayout) -> 
     dtypes = {dtype_name(tensor) for tensor in (key.past, key.present, value.past, value.present)} - {"unknown"}
     if len(dtypes) != 1 or not dtypes <= set(get_args(DType)):
         raise unsupported(
-            f"The cache of layer {index} ({key.past.name!r}) has element type {' and '.join(sorted(dtypes)) or 'unknown'}, "
+            f"The cache of layer {index} ({key.past.name!r}) has the element type "
+            f"{' and '.join(sorted(dtypes)) or 'unknown'}, "
             f"expected one of {', '.join(get_args(DType))}"
         )
     capacities = [_capacity(tensor) for tensor in (key, value)]
@@ -332,7 +333,8 @@ def _heads(tensor: _Found, layout: CacheLayout) -> tuple[int, int]:
     if not heads or not size:
         shape = ", ".join(dim(tensor.past, axis) for axis in range(rank(tensor.past) or 0))
         raise unsupported(
-            f"The number of heads and the head size of {tensor.past.name!r} are not in the graph: its shape is ({shape})",
+            f"The number of heads and the head size of {tensor.past.name!r} are not in the graph: "
+            f"its shape is ({shape})",
             "Export the model with fixed sizes for heads; only batch and sequence may be symbolic.",
         )
     return heads, size

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import onnx_ir as ir
 
 from genai_iface.folder.attention import OPERATORS
@@ -52,13 +54,14 @@ def derive_contract(model: ir.Model) -> GraphContract:
     _check_lengths(graph, cache.tensors, roles.inputs)
     rows = [*roles.position_rows, *_rotary_rows(graph), *_counted_rows(graph, pasts)]
     evidence = (
-        *roles.evidence,
+        *sorted(roles.evidence, key=lambda item: get_args(InputRole).index(item.role)),
         *cache.evidence,
         Evidence(str(logits.name), "logits", f"float output that is no cache; {vocab_reason}"),
     )
+    inputs = {role: roles.inputs[role] for role in get_args(InputRole) if role in roles.inputs}
     return GraphContract(
-        inputs={role: str(value.name) for role, value in roles.inputs.items()},
-        input_dtypes={role: dtype_name(value) for role, value in roles.inputs.items()},
+        inputs={role: str(value.name) for role, value in inputs.items()},
+        input_dtypes={role: dtype_name(value) for role, value in inputs.items()},
         logits=str(logits.name),
         logits_dtype=dtype_name(logits),
         vocab_size=vocab_size,
@@ -160,7 +163,7 @@ def _rotary_rows(graph: ir.Graph) -> list[int]:
 
 def _counted_rows(graph: ir.Graph, pasts: set[str]) -> list[int]:
     """Rows of the tables that positions index which the graph counts from the past's length."""
-    rows = []
+    rows: list[int] = []
     for value in graph.inputs:
         if value.name not in pasts:
             continue

@@ -215,4 +215,5 @@ def _tensor(value: ir.Value, constant: ir.Node | None) -> ir.TensorProtocol | No
 def _tensor_shape(value: ir.Value, constant: ir.Node | None) -> tuple[int, ...] | None:
     tensor = _tensor(value, constant)
     sizes = [] if tensor is None else list(tensor.shape)
-    return None if tensor is None or not all(isinstance(size, int) for size in sizes) else tuple(map(int, sizes))
+    fixed = tuple(size for size in sizes if isinstance(size, int))
+    return None if tensor is None or len(fixed) != len(sizes) else fixed

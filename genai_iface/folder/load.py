@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypeVar
 
 import onnx_ir as ir
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped, unused-ignore]
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
 from onnx_ir.passes import InvariantError
 from onnx_ir.passes.common import InlinePass

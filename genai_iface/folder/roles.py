@@ -84,10 +84,10 @@ def derive_roles(inputs: Sequence[ir.Value], vocab_size: int, leading_to_logits:
             f"No graph input selects rows of a token table with a Gather on the way to the logits (inputs: {given})",
             "Export the decoder with its embedding, so that it takes token ids.",
         )
-    for role in ("position_ids", "write_indices", "attention_mask", "nonpad_kv_seqlen"):
-        for at in sinks.get(derived.inputs.get(role), []):  # type: ignore[call-overload]
-            if at.sink == "lookup" and at.rows is not None:
-                derived.position_rows.append(at.rows)
+    for role, value in derived.inputs.items():
+        if role != "input_ids":
+            rows = (at.rows for at in sinks[value] if at.sink == "lookup")
+            derived.position_rows.extend(count for count in rows if count is not None)
     return derived
 
 
@@ -126,10 +126,8 @@ def _position_or_mask(value: ir.Value, sinks: Sequence[Reached]) -> tuple[InputR
 
 def _unused(value: ir.Value) -> InputRole | None:
     """An input that the logits do not depend on: only its name is left to go by."""
-    for role in ("position_ids", "attention_mask"):
-        if value.name == role:
-            return role  # type: ignore[return-value]
-    return None
+    names: tuple[InputRole, ...] = ("position_ids", "attention_mask")
+    return next((role for role in names if value.name == role), None)
 
 
 def _tell_lookups_apart(

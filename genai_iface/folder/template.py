@@ -147,6 +147,8 @@ def _tojson(
     sort_keys: bool = False,
 ) -> str:
     """As in Transformers; Jinja's own escapes HTML."""
-    if isinstance(indent, str) or any(len(text) > 8 for text in separators or ()):
+    # A template may pass anything here.
+    texts: list[Any] = [indent, *(separators or ())]
+    if any(isinstance(text, str) and len(text) > 8 for text in texts):
         raise LimitError("tojson with such an indent or separators")
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

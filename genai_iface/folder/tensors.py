@@ -5,10 +5,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-import onnx
 import onnx_ir as ir
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
@@ -83,12 +82,12 @@ def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
     yield from _node_tensors(graph.node)
 
 
-def _node_tensors(nodes: onnx.helper.Sequence[NodeProto]) -> Iterator[TensorProto]:
+def _node_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
     for node in nodes:
         yield from _attribute_tensors(node.attribute)
 
 
-def _attribute_tensors(attributes: onnx.helper.Sequence[AttributeProto]) -> Iterator[TensorProto]:
+def _attribute_tensors(attributes: Iterable[AttributeProto]) -> Iterator[TensorProto]:
     for attribute in attributes:
         if attribute.type == AttributeProto.TENSOR:
             yield attribute.t
@@ -100,7 +99,8 @@ def _attribute_tensors(attributes: onnx.helper.Sequence[AttributeProto]) -> Iter
 
 
 def _bytes_needed(tensor: TensorProto) -> int:
-    return math.ceil(math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth / 8)
+    width: int = ir.DataType(tensor.data_type).bitwidth
+    return -(-math.prod(tensor.dims) * width // 8)
 
 
 def _check_inline(tensor: TensorProto) -> None:
@@ -114,7 +114,7 @@ def _check_inline(tensor: TensorProto) -> None:
     elif kind in _INT32_TYPES:
         # Types of less than a byte are packed, several to an entry.
         bits = ir.DataType(kind).bitwidth
-        held, needed = len(tensor.int32_data), math.ceil(elements * bits / 8) if bits < 8 else elements
+        held, needed = len(tensor.int32_data), -(-elements * bits // 8) if bits < 8 else elements
     elif kind in (TensorProto.FLOAT, TensorProto.COMPLEX64):
         held, needed = len(tensor.float_data), elements * (2 if kind == TensorProto.COMPLEX64 else 1)
     elif kind in (TensorProto.DOUBLE, TensorProto.COMPLEX128):

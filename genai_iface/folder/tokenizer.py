@@ -4,11 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from operator import index
 from os import PathLike
-from typing import Any
+from typing import Any, TypeVar
 
 import tokenizers
 
@@ -18,6 +18,8 @@ from genai_iface.folder.template import ChatTemplate
 from genai_iface.protocols import Message
 
 __all__ = ["FolderTokenizer"]
+
+T = TypeVar("T")
 
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 _REPAIR = "Take the tokenizer's files from the checkpoint that the model was exported from."
@@ -41,7 +43,12 @@ class FolderTokenizer:
                 f"There is no tokenizer.json in {str(self._root)!r}",
                 remedy="Copy it from the checkpoint, or give and take token ids instead of text.",
             )
-        self._tokenizer = _parse(content, str(self._root / "tokenizer.json"))
+        data = content
+        self._tokenizer: tokenizers.Tokenizer = _rust(
+            lambda: tokenizers.Tokenizer.from_buffer(data),
+            what=f"{str(self._root / 'tokenizer.json')!r} is no tokenizer",
+            remedy=_REPAIR,
+        )
         self._config = dict(read_json(self._root, "tokenizer_config.json") or {})
         for name, value in (read_json(self._root, "special_tokens_map.json") or {}).items():
             self._config.setdefault(name, value)
@@ -86,12 +93,11 @@ class FolderTokenizer:
             raise InvalidInputError(
                 f"encode() got a {type(text).__name__}, expected str", remedy="Pass one text; decode bytes first."
             )
-        try:
-            ids: list[int] = self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids
-        except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for what its Rust code refuses
-            raise InvalidInputError(
-                f"The tokenizer cannot encode {text[:40]!r}: {error}", remedy="Pass text without lone surrogates."
-            ) from error
+        ids: list[int] = _rust(
+            lambda: self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids,
+            what=f"The tokenizer cannot encode {text[:40]!r}",
+            remedy="Pass text without lone surrogates.",
+        )
         bos = self.bos_token_id
         if add_special_tokens and self._config.get("add_bos_token") is True and bos is not None and ids[:1] != [bos]:
             ids = [bos, *ids]
@@ -122,7 +128,11 @@ class FolderTokenizer:
                 f"The token id {wrong} is out of range, legal are 0..{self.max_token_id}",
                 remedy="Pass ids that this folder's model and tokenizer gave.",
             )
-        return str(self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens))
+        return _rust(
+            lambda: str(self._tokenizer.decode(ids, skip_special_tokens=skip_special_tokens)),
+            what=f"The tokenizer cannot decode {ids[:8]}",
+            remedy=_REPAIR,
+        )
 
     def apply_chat_template(
         self,
@@ -165,7 +175,7 @@ class FolderTokenizer:
     @cached_property
     def _templates(self) -> Mapping[str, ChatTemplate]:
         content = read_inside(self._root, "chat_template.jinja", limit=MAX_JSON_BYTES)
-        where = f"{str(self._root)}/chat_template.jinja"
+        where = f"{self._root}/chat_template.jinja"
         sources: dict[str, str] = {}
         if content is not None:
             try:
@@ -173,7 +183,7 @@ class FolderTokenizer:
             except UnicodeDecodeError as error:
                 raise InvalidInputError(f"{where!r} is no UTF-8: {error}", remedy="Save it as UTF-8.") from error
         else:
-            where = f"{str(self._root)}/tokenizer_config.json"
+            where = f"{self._root}/tokenizer_config.json"
             sources = _named_templates(self._config.get("chat_template"), where)
         return {name: ChatTemplate(source, where) for name, source in sources.items()}
 
@@ -209,14 +219,22 @@ class FolderTokenizer:
             # An id must not move: only tokens that exist already, under this very id.
             if entry.get("special") is True and str(self._tokenizer.token_to_id(content)) == str(token_id):
                 special.append(tokenizers.AddedToken(content, special=True, normalized=False))
-        self._tokenizer.add_special_tokens(special)
+        _rust(
+            lambda: self._tokenizer.add_special_tokens(special),
+            what="The tokenizer refuses the tokens of added_tokens_decoder",
+            remedy=remedy,
+        )
 
 
-def _parse(content: bytes, path: str) -> tokenizers.Tokenizer:
+def _rust(action: Callable[[], T], *, what: str, remedy: str) -> T:
+    """Calls into tokenizers, whose Rust code raises bare Exception, or panics, at what it does not like."""
     try:
-        return tokenizers.Tokenizer.from_buffer(content)
-    except Exception as error:  # noqa: BLE001 - tokenizers raises bare Exception for a file that it cannot read
-        raise InvalidInputError(f"{path!r} is no tokenizer: {str(error)[:300]}", remedy=_REPAIR) from error
+        return action()
+    except BaseException as error:
+        # A panic arrives as pyo3_runtime.PanicException: outside Exception, and exported by no module.
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
+        raise InvalidInputError(f"{what}: {str(error)[:300]}", remedy=remedy) from error
 
 
 def _named_templates(value: object, where: str) -> dict[str, str]:

@@ -1,0 +1,169 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""``genai-iface inspect FOLDER``: what was derived from a model folder, and why."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
+
+from genai_iface.errors import GenAIError
+
+if TYPE_CHECKING:
+    from genai_iface.folder import ModelFolder
+    from genai_iface.types import LayerCacheSpec
+
+__all__ = ["add_parser", "describe", "run"]
+
+_EXAMPLE = """\
+example:
+  genai-iface inspect ./my-model
+  genai-iface inspect ./my-model --json | jq .cache.style
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Adds the subcommand and returns its parser."""
+    parser = commands.add_parser(
+        "inspect",
+        help="show what a model folder's graph says about itself",
+        description="Opens a model folder, derives the contract of its graph, and prints it with the reasons.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="a folder with model.onnx in it")
+    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the subcommand.
+
+    Raises:
+        GenAIError: The folder is broken, or its graph is not understood.
+    """
+    from genai_iface.folder import open_folder  # noqa: PLC0415 - onnx loads slowly, --help must not
+
+    folder = open_folder(arguments.folder)
+    if arguments.json:
+        print(json.dumps(describe(folder), indent=2, ensure_ascii=False))
+    else:
+        _print_tables(folder)
+    return 0
+
+
+def describe(folder: ModelFolder) -> dict[str, Any]:
+    """What ``--json`` prints."""
+    contract, cache = folder.contract, folder.contract.cache
+    return {
+        "path": str(folder.path),
+        "opset": contract.opset,
+        "inputs": {
+            role: {"name": name, "dtype": contract.input_dtypes[role]} for role, name in contract.inputs.items()
+        },
+        "logits": {"name": contract.logits, "dtype": contract.logits_dtype},
+        "vocab_size": contract.vocab_size,
+        "context_length": folder.context_length,
+        "max_positions": contract.max_positions,
+        "cache": {
+            "style": cache.style,
+            "layout": cache.layout,
+            "bytes_per_token": cache.bytes_per_token,
+            "fixed_capacity": cache.fixed_capacity,
+            "layers": [
+                {name: getattr(layer, name) for name in (*layer.__slots__, "bytes_per_token")} for layer in cache.layers
+            ],
+            "tensors": [
+                {"layer": tensor.layer, "kind": tensor.kind, "past": tensor.past, "present": tensor.present}
+                for tensor in contract.cache_tensors
+            ],
+        },
+        "eos_token_ids": list(folder.generation_config.eos_token_ids),
+        "tokenizer": _tokenizer_facts(folder),
+        "evidence": [{"subject": item.subject, "role": item.role, "reason": item.reason} for item in contract.evidence],
+    }
+
+
+def _tokenizer_facts(folder: ModelFolder) -> dict[str, Any]:
+    """Size and template of the tokenizer, or why there is none; a model can be driven with ids alone."""
+    try:
+        tokenizer = folder.tokenizer
+        return {"vocab_size": tokenizer.vocab_size, "chat_template": tokenizer.has_chat_template}
+    except GenAIError as error:
+        return {"error": str(error)}
+
+
+def _print_tables(folder: ModelFolder) -> None:
+    from rich.console import Console  # noqa: PLC0415 - only this output needs it
+    from rich.table import Table  # noqa: PLC0415
+    from rich.text import Text  # noqa: PLC0415
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=140)
+
+    def table(*columns: str) -> Table:
+        made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", title_justify="left")
+        for column in columns:
+            made.add_column(column, overflow="fold")
+        return made
+
+    def show(made: Table, rows: list[tuple[object, ...]]) -> None:
+        # Names come from a file: as Text they cannot be taken for markup.
+        for row in rows:
+            made.add_row(*(Text(_printable(str(cell))) for cell in row))
+        console.print(made)
+        console.print()
+
+    contract, cache = folder.contract, folder.contract.cache
+    tokenizer = _tokenizer_facts(folder)
+    words = tokenizer.get("error") or (
+        f"{tokenizer['vocab_size']} ids, {'with' if tokenizer['chat_template'] else 'no'} chat template"
+    )
+    capacity = "grows" if cache.style == "concat" else cache.fixed_capacity or "free"
+    rows: list[tuple[object, ...]] = [
+        ("folder", folder.path),
+        ("opset", contract.opset),
+        (
+            "cache",
+            f"{cache.style}, {cache.layout}, {len(cache.layers)} layers, {cache.bytes_per_token} bytes per token",
+        ),
+        ("capacity", capacity),
+        ("vocabulary", contract.vocab_size),
+        ("context length", folder.context_length or "unbounded"),
+        ("end of sequence", ", ".join(map(str, folder.generation_config.eos_token_ids)) or "none"),
+        ("tokenizer", words),
+    ]
+    show(table("property", "value"), rows)
+    show(table("layers", "kv heads", "key size", "value size", "dtype", "mode", "capacity"), _layer_rows(cache.layers))
+    dtypes = {name: contract.input_dtypes[role] for role, name in contract.inputs.items()}
+    dtypes[contract.logits] = contract.logits_dtype
+    for tensor in contract.cache_tensors:
+        dtypes[tensor.past] = dtypes[tensor.present] = cache.layers[tensor.layer].dtype
+    later = {name for tensor in contract.cache_tensors if tensor.layer for name in (tensor.past, tensor.present)}
+    reasons = [
+        (item.role, item.subject, dtypes.get(item.subject, ""), item.reason)
+        for item in contract.evidence
+        if item.subject not in later
+    ]
+    show(table("role", "graph name", "dtype", "why"), list(reasons))
+    if later:
+        console.print(f"The other {len(cache.layers) - 1} layers follow the same pattern; --json lists them all.")
+
+
+def _layer_rows(layers: tuple[LayerCacheSpec, ...]) -> list[tuple[object, ...]]:
+    """One row for each run of equal layers."""
+    rows: list[tuple[object, ...]] = []
+    for layer, run_of in groupby(enumerate(layers), key=lambda pair: pair[1]):
+        indices = [index for index, _ in run_of]
+        span = f"{indices[0]}-{indices[-1]}" if len(indices) > 1 else f"{indices[0]}"
+        sizes = (layer.num_kv_heads, layer.key_head_dim, layer.value_head_dim)
+        rows.append((span, *sizes, layer.dtype, layer.mode, layer.capacity or "free"))
+    return rows
+
+
+def _printable(text: str) -> str:
+    """Without control characters, which a terminal would obey."""
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
