@@ -7,6 +7,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import operator
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike, fspath
@@ -21,8 +23,10 @@ _ALIASES: Mapping[str, str] = MappingProxyType(
     {"max_tokens": "max_new_tokens", "stop": "stop_strings", "rng_seed": "seed", "random_seed": "seed"}
 )
 
-# Giving one of these asks for sampling, unless do_sample says otherwise.
-_SAMPLING = MappingProxyType({"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "seed": None})
+# A value other than the one here asks for sampling, unless do_sample says otherwise.
+_SAMPLING = MappingProxyType(
+    {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "seed": None}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +38,7 @@ class GenerationConfig:
         max_length: Most tokens of prompt and output together; with max_new_tokens, the tighter counts.
         min_new_tokens: No end-of-sequence token before so many generated ones.
         do_sample: Draw tokens (True) or take the likeliest (False). None: draw if temperature, top_k,
-            top_p, min_p, typical_p or seed is given.
+            top_p, min_p, typical_p or seed differs from its default.
         temperature: Divides the logits; above 0, or 0 for greedy decoding.
         top_k: Keep the k likeliest tokens; 0 keeps all.
         top_p: Keep the smallest set of likeliest tokens whose probabilities reach p, 0 < p <= 1.
@@ -78,7 +82,7 @@ class GenerationConfig:
     presence_penalty: float = 0.0
     frequency_penalty: float = 0.0
     no_repeat_ngram_size: int = 0
-    logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict)
+    logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict, hash=False)
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
     stop_strings: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
@@ -97,13 +101,18 @@ class GenerationConfig:
     seed: int | None = None
 
     def __post_init__(self) -> None:
-        for name, normalise in _NORMALISERS.items():
+        for name in _FIELDS:
             value = getattr(self, name)
             try:
-                object.__setattr__(self, name, normalise(value))
-            except (TypeError, ValueError) as error:
+                object.__setattr__(self, name, _NORMALISERS.get(name, _as_plain)(value))
+            except (AttributeError, TypeError, ValueError) as error:
                 raise _illegal(name, value) from error
         self.validate()
+
+    def __reduce__(self) -> tuple[object, ...]:
+        # A read-only mapping cannot be pickled as it is.
+        values = {name: getattr(self, name) for name in _FIELDS}
+        return _rebuild, ({**values, "logit_bias": dict(self.logit_bias)},)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any], /) -> GenerationConfig:
@@ -141,14 +150,17 @@ class GenerationConfig:
         known = {field for field in _FIELDS if values.get(field) is not None}
         given = {field: values[field] for field in sorted(known)}
         given.setdefault("do_sample", False)
-        return cls.from_dict(given)
+        try:
+            return cls.from_dict(given)
+        except InvalidInputError as error:
+            raise InvalidInputError(f"{name}: {error.what}", remedy=error.remedy) from error
 
     def replace(self, /, **overrides: Any) -> GenerationConfig:
         """A copy with other values; aliases are understood.
 
-        A sampling parameter among the overrides turns sampling on, unless ``do_sample`` is among
-        them or the temperature is 0: whoever asks for a temperature does not want it ignored because
-        the model's defaults are greedy.
+        Whoever asks for sampling does not want it ignored because the model's defaults are greedy: a
+        temperature above 0, a seed, or a top_k, top_p, min_p or typical_p that is not neutral turns
+        ``do_sample`` on, unless it is among the overrides itself.
 
         Raises:
             InvalidInputError: A name is unknown, given twice, or its value is not legal.
@@ -163,13 +175,20 @@ class GenerationConfig:
             if name in values:
                 raise InvalidInputError(f"{name!r} is given twice, once as {given!r}", remedy="Give it once.")
             values[name] = value
-        if "do_sample" not in values and values.keys() & _SAMPLING.keys():
-            values["do_sample"] = None if values.get("seed", 0) is None and len(values) == 1 else True
-        return dataclasses.replace(self, **values)
+        changed = dataclasses.replace(self, **values)
+        if "do_sample" in values or changed.samples or changed.temperature == 0:
+            return changed
+        asks = values.get("temperature") is not None or any(
+            values.get(name, neutral) != neutral for name, neutral in _SAMPLING.items()
+        )
+        return dataclasses.replace(changed, do_sample=True) if asks else changed
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields that differ from their defaults, ready for JSON."""
-        return {name: getattr(self, name) for name in _FIELDS if getattr(self, name) != getattr(_DEFAULT, name)}
+        """The fields that differ from their defaults, ready for JSON; ``from_dict`` reads them back."""
+        values = {name: getattr(self, name) for name in _FIELDS if getattr(self, name) != getattr(_DEFAULT, name)}
+        if "logit_bias" in values:
+            values["logit_bias"] = dict(self.logit_bias)
+        return values
 
     @property
     def samples(self) -> bool:
@@ -209,6 +228,10 @@ class GenerationConfig:
             )
 
 
+def _rebuild(values: Mapping[str, Any]) -> GenerationConfig:
+    return GenerationConfig(**values)
+
+
 def _illegal(name: str, value: object) -> InvalidInputError:
     return InvalidInputError(f"{name}={value!r} is not legal", remedy=f"Legal: {_RANGES[name][1]}.")
 
@@ -226,7 +249,8 @@ def _number(low: float, high: float = math.inf, *, open_low: bool = False, none:
     def legal(value: Any) -> bool:
         if value is None:
             return none
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        # Comparing is exact for integers of any size, and false for NaN.
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= sys.float_info.max:
             return False
         return (low < value if open_low else low <= value) and value <= high
 
@@ -290,14 +314,31 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     ),
 }
 
+
+def _as_plain(value: Any) -> Any:
+    """A number of NumPy's as one of Python's."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def _as_id(value: Any) -> int:
+    """A token id that is the key of a JSON object, hence perhaps a string."""
+    return int(value) if isinstance(value, str) else operator.index(value)
+
+
+def _as_ids(value: Any) -> tuple[Any, ...]:
+    return tuple(map(_as_plain, value or ()))
+
+
 # JSON gives lists where the fields hold tuples, and string keys where they hold token ids.
 _NORMALISERS: Mapping[str, Callable[[Any], Any]] = {
     "stop_strings": lambda value: (value,) if isinstance(value, str) else tuple(value or ()),
-    "stop_token_ids": lambda value: tuple(value or ()),
-    "bad_words_ids": lambda value: tuple(tuple(word) for word in value or ()),
-    "eos_token_id": lambda value: tuple(value) if isinstance(value, (list, tuple)) else value,
-    "logit_bias": lambda value: MappingProxyType({int(token): bias for token, bias in (value or {}).items()}),
+    "stop_token_ids": _as_ids,
+    "bad_words_ids": lambda value: tuple(map(_as_ids, value or ())),
+    "eos_token_id": lambda value: _as_ids(value) if isinstance(value, (list, tuple)) else _as_plain(value),
+    "logit_bias": lambda value: MappingProxyType(
+        {_as_id(token): _as_plain(bias) for token, bias in (value or {}).items()}
+    ),
 }
 
-_FIELDS = frozenset(field.name for field in dataclasses.fields(GenerationConfig))
+_FIELDS = tuple(field.name for field in dataclasses.fields(GenerationConfig))
 _DEFAULT = GenerationConfig()

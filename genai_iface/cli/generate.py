@@ -93,9 +93,9 @@ def run(arguments: argparse.Namespace) -> int:
     with pipeline:
         if "max_new_tokens" not in overrides and pipeline.generation_config.max_new_tokens is None:
             overrides["max_new_tokens"] = _DEFAULT_MAX_NEW_TOKENS
-        printer = None if arguments.json else _Printer(progress, waits=arguments.no_stream)
-        if printer is not None and isinstance(prompt, str):
-            printer.show_prompt(text)
+        # A reader sees what is continued; a program gets the continuation alone.
+        head = f"{_DIM}{text}{_PLAIN}" if isinstance(prompt, str) and sys.stdout.isatty() else ""
+        printer = None if arguments.json else _Printer(progress, head, waits=arguments.no_stream)
         with _cancel_on_interrupt(pipeline.cancel):
             try:
                 result = pipeline.generate(prompt, on_chunk=printer, **overrides)
@@ -111,36 +111,36 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 class _Printer:
-    """Prints chunks to stdout, at once or at the end."""
+    """Prints chunks to stdout, at once or at the end.
 
-    def __init__(self, progress: Progress, *, waits: bool) -> None:
+    Args:
+        progress: Is stopped before anything is printed, as it may share the terminal.
+        head: Printed before the first chunk.
+        waits: Whether the text is printed at the end.
+    """
+
+    def __init__(self, progress: Progress, head: str, *, waits: bool) -> None:
         self._progress = progress
+        self._pending = [head]
         self._waits = waits
-        self._waiting: list[str] = []
-        self._is_empty = True
-
-    def show_prompt(self, text: str) -> None:
-        """Shows a reader what is continued; a program gets the continuation alone."""
-        if sys.stdout.isatty():
-            self._progress.stop()
-            self._write(f"{_DIM}{text}{_PLAIN}")
+        self._has_begun = False
 
     def __call__(self, chunk: Chunk) -> None:
-        self._progress.stop()
-        if self._waits:
-            self._waiting.append(chunk.text)
-        else:
-            self._write(chunk.text)
+        self._has_begun = True
+        self._pending.append(chunk.text)
+        if not self._waits:
+            self._flush()
 
     def finish(self) -> None:
-        """Prints what is left and ends the line; prints nothing if there was nothing."""
-        self._write("".join(self._waiting))
-        if not self._is_empty:
-            print(flush=True)
+        """Prints what is left and ends the line; prints nothing if no chunk came."""
+        if self._has_begun:
+            self._pending.append("\n")
+            self._flush()
 
-    def _write(self, text: str) -> None:
-        print(text, end="", flush=True)
-        self._is_empty = self._is_empty and not text
+    def _flush(self) -> None:
+        self._progress.stop()
+        print("".join(self._pending), end="", flush=True)
+        self._pending.clear()
 
 
 @contextmanager

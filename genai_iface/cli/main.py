@@ -9,6 +9,7 @@ imports beyond the interface it imports in ``run``, so that ``--help`` stays qui
 from __future__ import annotations
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -31,7 +32,10 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--debug", action="store_true", help="print a traceback when something fails")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for command in _COMMANDS:
-        command.add_parser(commands).set_defaults(run=command.run)
+        subparser = command.add_parser(commands)
+        subparser.set_defaults(run=command.run)
+        # Also legal after the command; SUPPRESS leaves the value that was given before it.
+        subparser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser
 
 
@@ -42,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         0 on success, 1 if a run failed, 2 for bad input, 130 after Ctrl-C.
     """
     arguments = build_parser().parse_args(argv)
+    _tolerate_narrow_encodings()
     try:
         return int(arguments.run(arguments))
     except GenAIError as error:
@@ -55,3 +60,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _tolerate_narrow_encodings() -> None:
+    """A terminal that cannot show a character shows a question mark, instead of ending the run."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")

@@ -19,10 +19,11 @@ __all__ = ["keep_min_p", "keep_top_k", "keep_top_p", "keep_typical"]
 Scores: TypeAlias = NDArray[np.float64]
 Indices: TypeAlias = NDArray[np.intp]
 
-# Below this size a plain partition is quicker than looking for a threshold first.
+# Up to this size plain sorting and partitioning are quick enough.
 _SMALL = 4096
-# The nucleus is looked for among this many tokens first; it rarely has more.
-_FIRST_GUESS = 128
+# Distances are differences of logarithms of probabilities: beyond 32 hardly any mass is left.
+_NUM_BINS = 1024
+_BINS_PER_UNIT = 32
 
 
 def keep_top_k(scores: Scores, k: int) -> Indices:
@@ -40,17 +41,9 @@ def keep_top_p(scores: Scores, p: float) -> Indices:
 
     Source: Holtzman et al., https://arxiv.org/abs/1904.09751.
     """
-    weights = np.exp(scores - scores.max())
-    total = weights.sum()
-    guess = _FIRST_GUESS
-    while True:
-        candidates = _at_least_largest(scores, guess)
-        order = candidates[np.argsort(-scores[candidates], kind="stable")]
-        mass = np.cumsum(weights[order]) / total
-        # Only the order of the very first tokens matters, so a guess that holds p of the mass is enough.
-        if mass[-1] >= p or len(candidates) == len(scores):
-            return np.sort(order[: np.searchsorted(mass, p) + 1])
-        guess *= 8
+    distance = scores.max() - scores
+    weights = np.exp(-distance)
+    return np.flatnonzero(_nearest(distance, weights, p * weights.sum()))
 
 
 def keep_min_p(scores: Scores, p: float) -> Indices:
@@ -67,15 +60,35 @@ def keep_typical(scores: Scores, mass: float) -> Indices:
     Source: Meister et al., https://arxiv.org/abs/2202.00666.
     """
     possible = np.flatnonzero(scores > -np.inf)
-    shifted = scores[possible] - scores.max()
-    log_probs = shifted - np.log(np.exp(shifted).sum())
+    log_probs = scores[possible] - scores.max()
+    log_probs -= np.log(np.exp(log_probs).sum())
     probs = np.exp(log_probs)
-    distance = np.abs(-log_probs + (probs * log_probs).sum())
-    order = np.argsort(distance, kind="stable")
-    cumulative = np.cumsum(probs[order])
-    last = min(int((cumulative < mass).sum()), len(order) - 1)
-    kept: Indices = possible[distance <= distance[order[last]]]
+    # The entropy is minus the sum of p log p, and a token's information minus log p.
+    distance = np.abs(log_probs - (probs * log_probs).sum())
+    nearest = distance[_nearest(distance, probs, mass)]
+    kept: Indices = possible[distance <= nearest.max()]
     return kept
+
+
+def _nearest(distance: Scores, weights: Scores, mass: float) -> NDArray[np.bool_]:
+    """Which entries come first by distance until their weights reach ``mass``; ties: the lowest index first.
+
+    Entries are put into bins of distance, so that only those of one bin need sorting.
+    """
+    size = len(distance)
+    bins = np.zeros(size, dtype=np.intp)
+    first, before = 0, 0.0
+    if size > _SMALL:
+        bins = np.minimum(distance * _BINS_PER_UNIT, _NUM_BINS - 1).astype(np.intp)
+        total = np.cumsum(np.bincount(bins, weights, _NUM_BINS))
+        first = min(int(np.searchsorted(total, mass)), _NUM_BINS - 1)
+        before = float(total[first - 1]) if first else 0.0
+    members = np.flatnonzero(bins == first)
+    order = members[np.argsort(distance[members], kind="stable")]
+    count = int(np.searchsorted(before + np.cumsum(weights[order]), mass)) + 1
+    chosen = bins < first
+    chosen[order[:count]] = True
+    return chosen
 
 
 def _at_least_largest(scores: Scores, k: int) -> Indices:

@@ -124,10 +124,10 @@ def build_processors(config: GenerationConfig, /, *, vocab_size: int, stop_ids: 
 
 
 def _known_ids(field: str, token_ids: Iterable[int], vocab_size: int) -> Tokens:
-    ids = np.array(list(token_ids), dtype=np.int64)
-    if ids.max() >= vocab_size:
+    ids = list(token_ids)
+    if max(ids) >= vocab_size:
         raise InvalidInputError(
-            f"{field} names the token {ids.max()}, the model has {vocab_size}",
+            f"{field} names the token {max(ids)}, the model has {vocab_size}",
             remedy=f"Use token ids from 0 to {vocab_size - 1}.",
         )
-    return ids
+    return np.array(ids, dtype=np.int64)

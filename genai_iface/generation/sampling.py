@@ -104,7 +104,9 @@ class Sampler:
             kept = keep(scores)
             survivors = kept if survivors is None else survivors[kept]
             scores = scores[kept]
-        return survivors, np.exp(scores - scores.max())
+        # In place: a second array of this size costs more, in page faults, than the arithmetic.
+        scores -= scores.max()
+        return survivors, np.exp(scores, out=scores)
 
 
 def draw(survivors: NDArray[np.intp] | None, weights: Scores, u: float) -> int:
