@@ -1,0 +1,99 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The examples, and the Python code in the texts, run as a reader would run them."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from tests.models import write_folder
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+TEXTS = ("README.md", "docs/index.md", "docs/get-started.md")
+
+needs_ort = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
+
+
+def run(script: Path, *arguments: object, cwd: Path = ROOT) -> str:
+    """Runs a script in a process of its own and returns what it printed; nothing may go to stderr."""
+    paths = [str(ROOT / path) for path in (".", "backends/numpy", "backends/ort")]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(script), *map(str, arguments)],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "PYTHONIOENCODING": "utf-8"},
+        capture_output=True,
+        encoding="utf-8",
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_generate() -> None:
+    words = re.findall(r"[A-Za-z]{2,}", run(EXAMPLES / "01_generate.py"))
+    assert len(words) >= 10
+    assert len(set(words)) >= 5
+
+
+def check_steps(printed: str) -> None:
+    prefill, decode, rewind, again = printed.splitlines()
+    assert re.fullmatch(r"prefill: lengths \[5 3\] logits \(2, 1, \d+\)", prefill)
+    assert re.fullmatch(r"decode: +lengths \[6 4\] update mode (in_place|copied) bytes \d+", decode)
+    assert rewind == "rewind:  lengths [5 3]"
+    assert again == "again:   lengths [6 4] same logits True"
+
+
+def test_step_by_step_on_the_embedded_model() -> None:
+    printed = run(EXAMPLES / "02_step_by_step.py")
+    check_steps(printed)
+    assert "in_place" in printed
+
+
+@pytest.mark.parametrize("backend", ["numpy", pytest.param("ort", marks=needs_ort)])
+@pytest.mark.parametrize(("style", "mode"), [("scatter", "in_place"), ("concat_nodes", "copied")])
+def test_step_by_step_on_a_folder(tmp_path: Path, style: str, mode: str, backend: str) -> None:
+    printed = run(EXAMPLES / "02_step_by_step.py", write_folder(tmp_path / "model", style=style), backend)
+    check_steps(printed)
+    assert f"update mode {mode}" in printed
+
+
+def test_stream_and_sample() -> None:
+    lines = run(EXAMPLES / "03_stream_and_sample.py").splitlines()
+    streamed, printed = "\n".join(lines[:-6]), dict(line.split(":", 1) for line in lines[-5:-2])
+    assert re.search("[A-Za-z]{2,}", streamed)
+    assert lines[-6] in ("[length]", "[stop]")
+    assert printed["alone"].strip() == printed["in batch"].strip()
+    assert re.search(r"[^.]' \['stop'\]$", printed["to the first full stop"])
+    assert re.fullmatch(r"\d+ prompt tokens, (1[7-9]|2\d|3[0-2]) generated", lines[-2])
+    assert re.fullmatch(r"[1-9]\d* tokens/s, first token after \d+\.\d{3} s", lines[-1])
+
+
+def code_blocks() -> list[pytest.param]:
+    """Every Python block of the texts, as a parameter that names where it stands."""
+    found = []
+    for text in TEXTS:
+        content = (ROOT / text).read_text(encoding="utf-8")
+        for match in re.finditer(r"^```python\n(.*?)^```$", content, re.MULTILINE | re.DOTALL):
+            line = content.count("\n", 0, match.start()) + 1
+            marks = [needs_ort] if 'backend="ort"' in match[1] else []
+            found.append(pytest.param(match[1], id=f"{text}:{line}", marks=marks))
+    return found
+
+
+@pytest.mark.parametrize("code", code_blocks())
+def test_code_in_the_texts(tmp_path: Path, code: str) -> None:
+    write_folder(tmp_path / "my-model")
+    script = tmp_path / "block.py"
+    script.write_text(code, encoding="utf-8")
+    assert run(script, cwd=tmp_path).strip()
