@@ -40,7 +40,8 @@ class Detokenizer:
         self._window: list[int] = self._tail(context)
         # The window may start anew at this index once more text has settled.
         self._next_start = len(self._window)
-        self._num_given = len(self._settled(self._decode(self._window)))
+        # The reader has the context's text, except for a character that it leaves incomplete.
+        self._num_given = len(self._decode(self._window).rstrip(_BROKEN))
 
     def push(self, token: int) -> tuple[str, str]:
         """Takes one token.
