@@ -1,16 +1,24 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""The Llama-style checkpoints that the benchmarks run: random weights, realistic shapes."""
+"""The Llama-style checkpoints that the benchmarks run: random weights, realistic shapes.
+
+Everything is made once and kept in a working folder; each step is finished under another name first.
+"""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
-__all__ = ["SIZES", "build_standard", "make_checkpoint"]
+__all__ = ["CONTEXT", "SIZES", "Weights", "build_for_genai", "build_standard", "make_checkpoint"]
+
+Weights: TypeAlias = Literal["fp32", "int4"]
+
+CONTEXT = 16384
 
 SIZES: dict[str, dict[str, Any]] = {
     # The shape of SmolLM-135M.
@@ -36,34 +44,75 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
-def make_checkpoint(size: str, folder: Path, *, context: int = 16384) -> Path:
-    """Saves a seeded random checkpoint of one of ``SIZES`` unless it is there already."""
-    path = folder / f"llama-{size}"
-    if (path / "config.json").exists():
-        return path
-    import torch
-    import transformers
+def make_checkpoint(size: str, folder: Path) -> Path:
+    """A seeded random Transformers checkpoint of one of ``SIZES``, with a byte-level tokenizer."""
 
-    config = transformers.LlamaConfig(**SIZES[size], max_position_embeddings=context, bos_token_id=1, eos_token_id=2)
-    torch.manual_seed(0)
-    model = transformers.AutoModelForCausalLM.from_config(config)
-    partial = path.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    model.save_pretrained(partial)
-    partial.rename(path)
+    def make(path: Path) -> None:
+        import torch
+        import transformers
+        from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+        config = transformers.LlamaConfig(
+            **SIZES[size], max_position_embeddings=CONTEXT, bos_token_id=1, eos_token_id=2
+        )
+        torch.manual_seed(0)
+        transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)
+        alphabet = {byte: index for index, byte in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+        tokenizer = Tokenizer(models.BPE(vocab=alphabet, merges=[]))
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer).save_pretrained(path)
+
+    return _once(folder / f"llama-{size}", make)
+
+
+def build_standard(checkpoint: Path, weights: Weights) -> Path:
+    """The standard opset-24 folder of a checkpoint, by mobius-onnx; int4 through our own rewrite."""
+
+    def build(path: Path) -> None:
+        command = ["mobius", "build", "--config", str(checkpoint), str(path), "--ep", "onnx-standard"]
+        _run([*command, "--static-cache", "--max-seq-len", str(CONTEXT)])
+        for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+            shutil.copy(checkpoint / name, path)
+
+    plain = _once(checkpoint.with_name(f"{checkpoint.name}-standard-fp32"), build)
+    if weights == "fp32":
+        return plain
+
+    def quantize(path: Path) -> None:
+        import onnx_ir as ir
+
+        from genai_iface.transform.quantize_weights import QuantizeWeights
+
+        shutil.copytree(plain, path, ignore=shutil.ignore_patterns("model.onnx*"))
+        model = ir.load(plain / "model.onnx")
+        QuantizeWeights(4, block_size=32)(model)
+        ir.save(model, path / "model.onnx", external_data="model.onnx.data")
+
+    return _once(checkpoint.with_name(f"{checkpoint.name}-standard-{weights}"), quantize)
+
+
+def build_for_genai(checkpoint: Path, weights: Weights) -> Path:
+    """The folder that ONNX Runtime GenAI's own builder makes of the checkpoint."""
+
+    def build(path: Path) -> None:
+        command = ["onnxruntime_genai.models.builder", "-m", "llama", "-i", str(checkpoint), "-o", str(path)]
+        _run([*command, "-p", weights, "-e", "cpu", "-c", str(path.with_suffix(".cache"))])
+
+    return _once(checkpoint.with_name(f"{checkpoint.name}-genai-{weights}"), build)
+
+
+def _once(path: Path, make: Callable[[Path], None]) -> Path:
+    if not path.exists():
+        partial = path.with_suffix(".partial")
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.parent.mkdir(parents=True, exist_ok=True)
+        make(partial)
+        partial.rename(path)
     return path
 
 
-def build_standard(checkpoint: Path, *, capacity: int = 16384) -> Path:
-    """Builds the standard opset-24 folder of a checkpoint with mobius-onnx unless it is there already."""
-    path = checkpoint.with_name(f"{checkpoint.name}-onnx")
-    if path.exists():
-        return path
-    partial = path.with_suffix(".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    command = [sys.executable, "-m", "mobius", "build", "--config", str(checkpoint), str(partial)]
-    command += ["--ep", "onnx-standard", "--static-cache", "--max-seq-len", str(capacity)]
-    subprocess.run(command, check=True, capture_output=True)
-    shutil.copy(checkpoint / "config.json", partial)
-    partial.rename(path)
-    return path
+def _run(command: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", *command], capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")

@@ -1,0 +1,174 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The sides of a comparison: each loads the same checkpoint and decodes or prefills on request."""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from benchmarks.checkpoint import Weights, build_for_genai, build_standard, make_checkpoint
+
+__all__ = ["SIDES", "Setting", "Side"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is measured.
+
+    Attributes:
+        size: A key of ``checkpoint.SIZES``.
+        weights: Weight format.
+        threads: Threads of every side.
+        context: Tokens in the cache before decoding, or tokens of the prompt.
+        tokens: Tokens that a decode block generates.
+        work_dir: Where checkpoints and models are kept.
+    """
+
+    size: str
+    weights: Weights
+    threads: int
+    context: int
+    tokens: int
+    work_dir: Path
+
+
+class Side(Protocol):
+    """One stack, loaded."""
+
+    def decode(self) -> float:
+        """Generates a block of tokens greedily, always from the same context; seconds per token."""
+        ...
+
+    def prefill(self) -> float:
+        """Runs the prompt from an empty cache to its last logits; seconds."""
+        ...
+
+
+class InterfaceSide:
+    """A backend of this project, driven through the interface."""
+
+    def __init__(self, setting: Setting, backend: str, options: dict[str, Any]) -> None:
+        import numpy as np
+
+        from genai_iface import load_model
+
+        checkpoint = make_checkpoint(setting.size, setting.work_dir)
+        self._model = load_model(build_standard(checkpoint, setting.weights), backend=backend, options=options)
+        self._cache = self._model.create_cache(capacity=setting.context + setting.tokens)
+        self._prompt = np.random.default_rng(0).integers(3, self._model.spec.vocab_size, (1, setting.context))
+        self._setting = setting
+        self.prefill()
+
+    def prefill(self) -> float:
+        """As the protocol."""
+        self._cache.reset()
+        begin = time.perf_counter()
+        self._model.forward(self._prompt, self._cache)
+        return time.perf_counter() - begin
+
+    def decode(self) -> float:
+        """As the protocol."""
+        self._cache.rewind_to(self._setting.context)
+        token = self._prompt[:, -1:]
+        begin = time.perf_counter()
+        for _ in range(self._setting.tokens):
+            token = self._model.forward(token, self._cache)[:, -1].argmax(-1)[:, None]
+        return (time.perf_counter() - begin) / self._setting.tokens
+
+
+class TransformersSide:
+    """Transformers on torch, with its dynamic cache."""
+
+    def __init__(self, setting: Setting) -> None:
+        import torch
+        import transformers
+
+        if setting.weights != "fp32":
+            raise SystemExit("Transformers takes part in fp32 only.")
+        torch.set_num_threads(setting.threads)
+        self._checkpoint = make_checkpoint(setting.size, setting.work_dir)
+        self._model = transformers.AutoModelForCausalLM.from_pretrained(self._checkpoint, dtype=torch.float32).eval()
+        self._prompt = torch.randint(3, self._model.config.vocab_size, (1, setting.context))
+        self._setting = setting
+        self.prefill()
+
+    def prefill(self) -> float:
+        """As the protocol."""
+        import torch
+        import transformers
+
+        self._cache = transformers.DynamicCache(config=self._model.config)
+        begin = time.perf_counter()
+        with torch.inference_mode():
+            self._model(self._prompt, past_key_values=self._cache, logits_to_keep=1)
+        return time.perf_counter() - begin
+
+    def decode(self) -> float:
+        """As the protocol."""
+        import torch
+
+        extra = self._cache.get_seq_length() - self._setting.context
+        if extra:
+            self._cache.crop(-extra)
+        token = self._prompt[:, -1:]
+        begin = time.perf_counter()
+        with torch.inference_mode():
+            for _ in range(self._setting.tokens):
+                token = self._model(token, past_key_values=self._cache).logits[:, -1].argmax(-1)[:, None]
+        return (time.perf_counter() - begin) / self._setting.tokens
+
+
+class GenAISide:
+    """ONNX Runtime GenAI on the model of its own builder, one generator for the whole run."""
+
+    def __init__(self, setting: Setting) -> None:
+        import numpy as np
+        import onnxruntime_genai as og
+
+        checkpoint = make_checkpoint(setting.size, setting.work_dir)
+        folder = build_for_genai(checkpoint, setting.weights)
+        config = og.Config(str(folder))
+        threads = {"model": {"decoder": {"session_options": {"intra_op_num_threads": setting.threads}}}}
+        config.overlay(json.dumps(threads))
+        self._model = og.Model(config)
+        parameters = og.GeneratorParams(self._model)
+        parameters.set_search_options(max_length=setting.context + setting.tokens + 1, do_sample=False)
+        self._generator = og.Generator(self._model, parameters)
+        self._prompt = np.random.default_rng(0).integers(3, 1000, setting.context).astype(np.int32)
+        self._setting = setting
+        self.prefill()
+
+    def prefill(self) -> float:
+        """As the protocol."""
+        self._generator.rewind_to(0)
+        begin = time.perf_counter()
+        self._generator.append_tokens(self._prompt)
+        return time.perf_counter() - begin
+
+    def decode(self) -> float:
+        """As the protocol: the first token comes from logits that are there already, so it is not timed."""
+        if self._generator.token_count() > self._setting.context:
+            self._generator.rewind_to(self._setting.context)
+            self._generator.append_tokens(self._prompt[-1:])
+        else:
+            self._generator.generate_next_token()
+        begin = time.perf_counter()
+        for _ in range(self._setting.tokens):
+            self._generator.generate_next_token()
+        return (time.perf_counter() - begin) / self._setting.tokens
+
+
+SIDES = {
+    "numpy": lambda setting: InterfaceSide(setting, "numpy", {}),
+    "ort": lambda setting: InterfaceSide(setting, "ort", {"num_threads": setting.threads}),
+    "ort-standard": lambda setting: InterfaceSide(
+        setting, "ort", {"num_threads": setting.threads, "optimize": "standard"}
+    ),
+    "ort-none": lambda setting: InterfaceSide(setting, "ort", {"num_threads": setting.threads, "optimize": "none"}),
+    "genai": GenAISide,
+    "transformers": TransformersSide,
+}
