@@ -2,15 +2,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The exceptions of the interface.
 
-GenAIError
- +-- InvalidInputError           an argument or a file of the model folder is not legal
- +-- UnsupportedModelError       the model is well formed, but its graph is not understood
- +-- UnsupportedCapabilityError  the backend, or this model on it, cannot do what was asked
- +-- InterfaceVersionError       SDK and backend share no interface version
- +-- CacheOverflowError          a row of the cache has no room for the new tokens
- +-- CacheRewindError            a row cannot go back to the length asked for
- +-- BackendNotFoundError        no such backend, or its runtime is not installed
- +-- BackendError                the runtime itself failed; its own exception is the cause
+    GenAIError
+     +-- InvalidInputError           an argument or a file of the model folder is not legal
+     +-- UnsupportedModelError       the model is well formed, but its graph is not understood
+     +-- UnsupportedCapabilityError  the backend, or this model on it, cannot do what was asked
+     +-- InterfaceVersionError       SDK and backend share no interface version
+     +-- CacheOverflowError          a row of the cache has no room for the new tokens
+     +-- CacheRewindError            a row cannot go back to the length asked for
+     +-- BackendNotFoundError        no such backend, or its runtime is not installed
+     +-- BackendError                the runtime itself failed; its own exception is the cause
 
 A message says what happened, with which value, and then what to do about it: that last part is
 also kept in ``remedy``.
