@@ -1,0 +1,11 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Generative ONNX models on ONNX Runtime, with the cache updated in place."""
+
+from genai_iface_ort.backend import OrtBackend
+from genai_iface_ort.cache import OrtCache
+from genai_iface_ort.concat_cache import OrtConcatCache
+from genai_iface_ort.model import OrtModel
+from genai_iface_ort.steps import CacheCopyWarning
+
+__all__ = ["CacheCopyWarning", "OrtBackend", "OrtCache", "OrtConcatCache", "OrtModel"]

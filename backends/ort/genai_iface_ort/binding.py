@@ -1,0 +1,149 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Inputs and outputs of one shape of step, bound once and then only rewritten in place."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from genai_iface.folder import InputRole
+from genai_iface_ort.runtime import ORT_TYPES
+from genai_iface_ort.session import Session
+
+__all__ = ["StepInputs", "view_of"]
+
+_SHAPES: dict[InputRole, str] = {
+    "input_ids": "matrix",
+    "position_ids": "matrix",
+    "write_indices": "vector",
+    "nonpad_kv_seqlen": "vector",
+    "seqlens_k": "vector",
+    "total_sequence_length": "scalar",
+}
+
+
+class StepInputs:
+    """The inputs besides the cache, and the logits, for steps of one shape.
+
+    The arrays live as long as this object: ONNX Runtime keeps their addresses only.
+
+    Args:
+        session: The graph.
+        rows: Rows of the runs.
+        width: Tokens per row.
+        total: The most columns that an attention mask will have.
+        wants_logits: Whether logits are computed at all.
+    """
+
+    def __init__(self, session: Session, rows: int, width: int, total: int, *, wants_logits: bool) -> None:
+        self.session = session
+        self.binding: onnxruntime.IOBinding = session.runtime.io_binding()
+        self.shape = (rows, width)
+        contract = session.contract
+        shapes: dict[str, tuple[int, ...]] = {"matrix": (rows, width), "vector": (rows,), "scalar": ()}
+        self._arrays: dict[InputRole, NDArray[Any]] = {}
+        for role, name in contract.inputs.items():
+            if role in _SHAPES:
+                array = np.zeros(shapes[_SHAPES[role]], contract.input_dtypes[role])
+                self._arrays[role] = array
+                self.bind_input(name, array, contract.input_dtypes[role])
+        self._steps = np.arange(width)
+        self._mask: NDArray[Any] | None = None
+        if "attention_mask" in contract.inputs:
+            # One row's mask is all ones, whatever its length.
+            self._mask = np.ones(rows * total, contract.input_dtypes["attention_mask"])
+        self._options: onnxruntime.RunOptions | None = None
+        self._logits_dtype = np.dtype("uint16" if contract.logits_dtype == "bfloat16" else contract.logits_dtype)
+        self._wants_logits = wants_logits
+        if not wants_logits:
+            self._options = onnxruntime.RunOptions()
+            self._options.only_execute_path_to_fetches = True
+        self._logits = np.empty((0,), self._logits_dtype)
+
+    def bind_input(self, name: str, array: NDArray[Any], dtype: str) -> None:
+        """Binds an array of the processor's memory; the caller keeps it alive."""
+        self.binding.bind_input(name, "cpu", 0, ORT_TYPES[dtype], array.shape, array.ctypes.data)
+
+    def set(
+        self,
+        input_ids: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        valid: NDArray[np.int64],
+        total: int,
+        *,
+        mask_width: int = 0,
+        position_limit: int | None = None,
+    ) -> None:
+        """Writes the inputs of the next run.
+
+        Args:
+            input_ids: int64 (rows, width).
+            starts: int64 (rows,), position of each row's first token.
+            valid: int64 (rows,), tokens that each row's cache holds after the write.
+            total: The longest of them, as GroupQueryAttention wants it.
+            mask_width: Columns of the attention mask, where there is one.
+            position_limit: Positions from here on (padding) are moved below it.
+        """
+        arrays = self._arrays
+        arrays["input_ids"][...] = input_ids
+        if "write_indices" in arrays:
+            arrays["write_indices"][...] = starts
+        if "nonpad_kv_seqlen" in arrays:
+            arrays["nonpad_kv_seqlen"][...] = valid
+        if "position_ids" in arrays:
+            positions = starts[:, None] + self._steps
+            arrays["position_ids"][...] = (
+                positions if position_limit is None else np.minimum(positions, position_limit - 1)
+            )
+        if "seqlens_k" in arrays:
+            arrays["seqlens_k"][...] = valid - 1
+        if "total_sequence_length" in arrays:
+            arrays["total_sequence_length"][...] = total
+        if self._mask is not None:
+            contract = self.session.contract
+            mask = self._mask[: self.shape[0] * mask_width].reshape(self.shape[0], mask_width)
+            if self.shape[0] > 1 or int(valid[0]) != mask_width:
+                mask[...] = np.arange(mask_width) < valid[:, None]
+            self.bind_input(contract.inputs["attention_mask"], mask, contract.input_dtypes["attention_mask"])
+
+    def run(self) -> NDArray[Any]:
+        """Runs the graph.
+
+        Returns:
+            The logits, (rows, width or 1, V), of an array that nobody else has; empty if not wanted.
+
+        Raises:
+            BackendError: ONNX Runtime failed.
+        """
+        if not self._wants_logits:
+            self.session.run(self.binding, self._options)
+            return self._logits
+        contract = self.session.contract
+        rows, width = self.shape
+        logits = np.empty((rows, 1 if self.session.last_only else width, contract.vocab_size), self._logits_dtype)
+        self.binding.bind_output(
+            contract.logits, "cpu", 0, ORT_TYPES[contract.logits_dtype], logits.shape, logits.ctypes.data
+        )
+        self.session.run(self.binding, self._options)
+        if contract.logits_dtype == "bfloat16":
+            return (logits.astype(np.uint32) << 16).view(np.float32)
+        return logits
+
+
+def view_of(value: onnxruntime.OrtValue, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The memory of an OrtValue on the processor as an array, of any element type of that size.
+
+    The caller keeps the OrtValue alive.
+    """
+    shape = tuple(value.shape())
+    count = int(np.prod(shape))
+    if not count:
+        return np.zeros(shape, dtype)
+    memory = (ctypes.c_uint8 * (count * dtype.itemsize)).from_address(value.data_ptr())
+    view: NDArray[Any] = np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
+    return view

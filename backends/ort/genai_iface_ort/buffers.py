@@ -1,0 +1,226 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The buffer of one cache tensor in the processor's memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from genai_iface.folder import GraphContract
+from genai_iface_ort.runtime import ORT_TYPES
+
+__all__ = ["BufferSpec", "HostBuffer", "buffer_specs"]
+
+# NumPy has no bfloat16; its bits travel as unsigned integers and ONNX Runtime is told the real type.
+_STORAGE: dict[str, DTypeLike] = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+
+
+@dataclass(frozen=True, slots=True)
+class BufferSpec:
+    """What the buffer of one cache tensor looks like.
+
+    Attributes:
+        past: The graph input.
+        present: The graph output.
+        num_heads: Hkv.
+        head_dim: D.
+        axis: The sequence axis: 2 for (B, Hkv, C, D), 1 for (B, C, Hkv * D).
+        dtype: Element type by its ONNX name.
+        window: Slots of a circular layer, None for a linear one.
+        fixed: Slots if the graph fixes them, window included; None where any number will do.
+    """
+
+    past: str
+    present: str
+    num_heads: int
+    head_dim: int
+    axis: int
+    dtype: str
+    window: int | None
+    fixed: int | None
+
+    @property
+    def storage(self) -> np.dtype[Any]:
+        """The NumPy type that holds the elements."""
+        return np.dtype(_STORAGE[self.dtype])
+
+    @property
+    def onnx_type(self) -> int:
+        """The element type's ONNX number."""
+        return ORT_TYPES[self.dtype]
+
+    @property
+    def blocks(self) -> int:
+        """Contiguous blocks per row: the slots of one block follow each other."""
+        return self.num_heads if self.axis == 2 else 1
+
+    @property
+    def slot_size(self) -> int:
+        """Elements of one slot within a block."""
+        return self.head_dim if self.axis == 2 else self.num_heads * self.head_dim
+
+    @property
+    def slot_nbytes(self) -> int:
+        """Bytes of one slot of one row over all heads."""
+        return self.num_heads * self.head_dim * self.storage.itemsize
+
+    def shape(self, batch_size: int, slots: int) -> tuple[int, ...]:
+        """The tensor's shape."""
+        if self.axis == 2:
+            return (batch_size, self.num_heads, slots, self.head_dim)
+        return (batch_size, slots, self.num_heads * self.head_dim)
+
+    def slots(self, wanted: int) -> int:
+        """The slots of this buffer where the linear layers have ``wanted``."""
+        return wanted if self.fixed is None else self.fixed
+
+    def by_head(self, tokens: NDArray[Any], /) -> NDArray[Any]:
+        """Turns (blocks, L, slot_size) into (Hkv, L, D)."""
+        if self.axis == 2:
+            return tokens
+        return np.ascontiguousarray(tokens.reshape(-1, self.num_heads, self.head_dim).swapaxes(0, 1))
+
+    def by_block(self, tokens: NDArray[Any], /) -> NDArray[Any]:
+        """The inverse of ``by_head``."""
+        if self.axis == 2:
+            return tokens
+        return np.ascontiguousarray(tokens.swapaxes(0, 1)).reshape(1, -1, self.num_heads * self.head_dim)
+
+
+def buffer_specs(contract: GraphContract) -> tuple[BufferSpec, ...]:
+    """The specs of all cache tensors, in the order of the contract."""
+    specs = []
+    for tensor in contract.cache_tensors:
+        layer = contract.cache.layers[tensor.layer]
+        specs.append(
+            BufferSpec(
+                past=tensor.past,
+                present=tensor.present,
+                num_heads=layer.num_kv_heads,
+                head_dim=layer.key_head_dim if tensor.kind == "key" else layer.value_head_dim,
+                axis=2 if contract.cache.layout == "bnsh" else 1,
+                dtype=layer.dtype,
+                window=layer.capacity if layer.mode == "circular" else None,
+                fixed=layer.capacity,
+            )
+        )
+    return tuple(specs)
+
+
+class HostBuffer:
+    """Flat memory and the tensor that lies in its front part.
+
+    The tensor can get more or fewer slots within the same memory, so shrinking and undoing a growth
+    allocate nothing.
+
+    Args:
+        spec: The tensor.
+        rows: B.
+        slots: C.
+
+    Raises:
+        MemoryError: There is no room for it.
+    """
+
+    def __init__(self, spec: BufferSpec, rows: int, slots: int) -> None:
+        self.spec = spec
+        self.rows = rows
+        self.slots = slots
+        self._flat: NDArray[Any] = np.zeros(rows * spec.blocks * slots * spec.slot_size, spec.storage)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the memory."""
+        return self._flat.nbytes
+
+    @property
+    def row_nbytes(self) -> int:
+        """Bytes from one row to the next."""
+        return self.spec.blocks * self.slots * self.spec.slot_size * self._flat.itemsize
+
+    @property
+    def address(self) -> int:
+        """Address of the first element."""
+        return int(self._flat.ctypes.data)
+
+    @property
+    def blocks(self) -> NDArray[Any]:
+        """The tensor as (rows, blocks, slots, slot_size); a view."""
+        return self._view(self.rows, self.slots)
+
+    def _view(self, rows: int, slots: int) -> NDArray[Any]:
+        shape = (rows, self.spec.blocks, slots, self.spec.slot_size)
+        return self._flat[: int(np.prod(shape))].reshape(shape)
+
+    def fits(self, rows: int, slots: int) -> bool:
+        """Whether the memory is large enough for such a tensor."""
+        return rows * self.spec.blocks * slots * self.spec.slot_size <= self._flat.size
+
+    def set_slots(self, slots: int, used: int) -> None:
+        """Changes the number of slots and keeps the first ``used`` of each row.
+
+        Raises:
+            MemoryError: The memory must grow and cannot; nothing has changed.
+        """
+        if slots == self.slots:
+            return
+        if not self.fits(self.rows, slots):
+            larger = HostBuffer(self.spec, self.rows, slots)
+            larger.blocks[:, :, :used] = self.blocks[:, :, :used]
+            self._flat, self.slots = larger._flat, slots
+            return
+        size = self.spec.slot_size
+        count = self.rows * self.spec.blocks
+        # Blocks move within the memory, so those that others would overwrite go first.
+        order = range(count) if slots < self.slots else range(count - 1, -1, -1)
+        for index in order:
+            begin, target = index * self.slots * size, index * slots * size
+            self._flat[target : target + used * size] = self._flat[begin : begin + used * size]
+        self.slots = slots
+
+    def copy(self, used: int) -> HostBuffer:
+        """An independent copy of the first ``used`` slots of each row."""
+        twin = HostBuffer(self.spec, self.rows, self.slots)
+        twin.blocks[:, :, :used] = self.blocks[:, :, :used]
+        return twin
+
+    def taken(self, indices: NDArray[np.int64], used: int) -> HostBuffer:
+        """A new buffer whose row i is row ``indices[i]``."""
+        twin = HostBuffer(self.spec, len(indices), self.slots)
+        # Row by row: fancy indexing of a view would copy all of it first.
+        for target, source in enumerate(indices):
+            twin.blocks[target, :, :used] = self.blocks[source, :, :used]
+        return twin
+
+    def move_rows(
+        self, targets: NDArray[np.int64], sources: NDArray[np.int64], rows: int, used: int, scratch: NDArray[np.uint8]
+    ) -> None:
+        """Row ``targets[i]`` becomes what row ``sources[i]`` was; allocates nothing.
+
+        Args:
+            targets: int64 (K,).
+            sources: int64 (K,).
+            rows: The number of rows afterwards, not more than before.
+            used: Slots that matter.
+            scratch: Memory for the content of K rows.
+        """
+        blocks = self.blocks[:, :, :used]
+        shape = (len(sources), *blocks.shape[1:])
+        held = scratch[: int(np.prod(shape)) * self._flat.itemsize].view(self._flat.dtype).reshape(shape)
+        for index, source in enumerate(sources):
+            held[index] = blocks[source]
+        for index, target in enumerate(targets):
+            blocks[target] = held[index]
+        self.rows = rows
+
+    def read(self, row: int, order: NDArray[np.int64]) -> NDArray[Any]:
+        """These slots of one row, as (Hkv, L, D); a copy."""
+        return self.spec.by_head(self.blocks[row][:, order])
+
+    def write(self, row: int, order: NDArray[np.int64], tokens: NDArray[Any]) -> None:
+        """Sets these slots of one row from (Hkv, L, D)."""
+        self.blocks[row][:, order] = self.spec.by_block(tokens)

@@ -1,0 +1,131 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The model: checks a step and hands it to the cache style's runner."""
+
+from __future__ import annotations
+
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from genai_iface.capabilities import Capability
+from genai_iface.errors import InvalidInputError
+from genai_iface.folder import ModelFolder
+from genai_iface.steps import check_batch_and_capacity, check_step
+from genai_iface.types import Device, LogitsMode, ModelSpec
+from genai_iface_ort.cache import OrtCache
+from genai_iface_ort.concat_cache import OrtConcatCache
+from genai_iface_ort.concat_steps import ConcatSteps
+from genai_iface_ort.options import LoadOptions
+from genai_iface_ort.session import open_session
+from genai_iface_ort.steps import BufferSteps
+
+__all__ = ["AnyOrtCache", "OrtModel"]
+
+AnyOrtCache: TypeAlias = OrtCache | OrtConcatCache
+
+_STYLES = {
+    "scatter": {Capability.CACHE_SCATTER, Capability.IN_PLACE},
+    "shared": {Capability.CACHE_SHARED, Capability.IN_PLACE},
+    "concat": {Capability.CACHE_CONCAT},
+}
+
+
+class OrtModel:
+    """Implements ``Model``.
+
+    Args:
+        folder: The opened folder.
+        device: Where it runs.
+        options: The load options.
+
+    Raises:
+        UnsupportedModelError: The graph cannot run on the device.
+        BackendError: ONNX Runtime refused it.
+    """
+
+    def __init__(self, folder: ModelFolder, /, *, device: Device, options: LoadOptions) -> None:
+        self._spec = folder.spec
+        self._device = device
+        session = open_session(folder, options, device)
+        self._notes = session.notes
+        self._steps: ConcatSteps | BufferSteps | None
+        if session.contract.cache.style == "concat":
+            self._steps = ConcatSteps(session, self._spec)
+        else:
+            self._steps = BufferSteps(session, self._spec, options)
+        self._grows = self._steps.grows
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model is."""
+        return self._spec
+
+    @property
+    def device(self) -> Device:
+        """Where it runs."""
+        return self._device
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was done to the graph at load, or why not; one line each."""
+        return self._notes
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What this model can do here; what depends on the cache style is left out where it is absent."""
+        always = {
+            Capability.BATCH,
+            Capability.RAGGED,
+            Capability.CHUNKED_PREFILL,
+            Capability.LOGITS_ALL,
+            Capability.REORDER,
+            Capability.THREADS,
+            Capability.FORK,
+            Capability.INSPECT,
+        }
+        cache = self._spec.cache
+        circular = Capability.CACHE_CIRCULAR if cache.is_circular else Capability.REWIND
+        return frozenset(always | _STYLES[cache.style] | {circular} | ({Capability.GROWTH} if self._grows else set()))
+
+    def create_cache(self, *, batch_size: int = 1, capacity: int | None = None) -> AnyOrtCache:
+        """Makes an empty cache. On the processor it starts small and grows with its longest row."""
+        steps = self._loaded()
+        bounds = [bound for bound in (self._spec.context_length, self._spec.cache.fixed_capacity) if bound is not None]
+        check_batch_and_capacity(batch_size, capacity, min(bounds, default=None))
+        most = min(bounds, default=int(np.iinfo(np.int32).max))
+        return steps.create_cache(batch_size, most if capacity is None else capacity)
+
+    def forward(
+        self,
+        input_ids: ArrayLike,
+        cache: AnyOrtCache,
+        /,
+        *,
+        counts: ArrayLike | None = None,
+        logits: LogitsMode = "last",
+    ) -> NDArray[np.float32]:
+        """Appends tokens to the rows of a cache and returns logits."""
+        steps = self._loaded()
+        if getattr(cache, "specs", None) is not steps.specs:
+            raise InvalidInputError("The cache was not made by this model", remedy="Use this model's create_cache().")
+        cache.check_open()
+        step = check_step(
+            input_ids,
+            counts,
+            logits,
+            lengths=cache.lengths,
+            capacity=cache.capacity,
+            vocab_size=self._spec.vocab_size,
+        )
+        return steps.run(step, cache)  # type: ignore[arg-type]
+
+    def close(self) -> None:
+        """Frees the session."""
+        self._steps = None
+
+    def _loaded(self) -> ConcatSteps | BufferSteps:
+        if self._steps is None:
+            raise InvalidInputError("The model is closed", remedy="Load it again.")
+        return self._steps

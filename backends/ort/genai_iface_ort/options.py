@@ -1,0 +1,87 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The options of ``OrtBackend.load``: checked, with their defaults."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from genai_iface.errors import InvalidInputError
+
+__all__ = ["LoadOptions", "OptimizeLevel", "parse_options"]
+
+OptimizeLevel = Literal["none", "standard", "runtime"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadOptions:
+    """What ``options`` may hold.
+
+    Attributes:
+        optimize: "none" runs the graph as it is on disk; "standard" rewrites it with standard
+            operators only; "runtime" also uses ONNX Runtime's own operators.
+        num_threads: Threads of one operator; 0 lets ONNX Runtime choose.
+        session_options: Attributes of ``onnxruntime.SessionOptions`` by name; a name with a dot is a
+            configuration entry, for example "session.intra_op.allow_spinning".
+        provider_options: Options of the execution provider, as strings.
+        cache_dir: A directory that keeps rewritten models between processes.
+        share_buffers: Bind past and present of the cache to one buffer. Off, ONNX Runtime copies the
+            cache in every step: for measurements.
+        growth_slots: The smallest step, in tokens, by which the buffers of a cache grow on the processor.
+        cuda_graph: Capture decode steps as CUDA graphs.
+        cpu_fallback: Whether nodes without a CUDA kernel may run on the processor.
+    """
+
+    optimize: OptimizeLevel = "runtime"
+    num_threads: int = 0
+    session_options: Mapping[str, Any] = field(default_factory=dict)
+    provider_options: Mapping[str, str] = field(default_factory=dict)
+    cache_dir: Path | None = None
+    share_buffers: bool = True
+    growth_slots: int = 64
+    cuda_graph: bool = False
+    cpu_fallback: bool = True
+
+
+def parse_options(options: Mapping[str, Any] | None) -> LoadOptions:
+    """Checks the options of a caller.
+
+    Raises:
+        InvalidInputError: A name is unknown or a value has the wrong type.
+    """
+    given = dict(options or {})
+    known = {entry.name for entry in fields(LoadOptions)}
+    for name in given:
+        if name not in known:
+            raise InvalidInputError(
+                f"The ort backend has no option {name!r}", remedy=f"Its options: {', '.join(sorted(known))}."
+            )
+    for name, value in given.items():
+        given[name] = _checked(name, value)
+    return LoadOptions(**given)
+
+
+def _checked(name: str, value: Any) -> Any:
+    legal = ""
+    match name:
+        case "optimize":
+            legal = "" if value in get_args(OptimizeLevel) else f"one of {', '.join(get_args(OptimizeLevel))}"
+        case "num_threads" | "growth_slots":
+            least = 1 if name == "growth_slots" else 0
+            is_integer = isinstance(value, int) and not isinstance(value, bool)
+            legal = "" if is_integer and value >= least else f"an integer from {least} on"
+        case "session_options" | "provider_options":
+            is_mapping = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
+            legal = "" if is_mapping else "a mapping with strings as keys"
+        case "cache_dir":
+            if value is None or isinstance(value, str | Path):
+                return None if value is None else Path(value)
+            legal = "a path, or None"
+        case _:
+            legal = "" if isinstance(value, bool) else "True or False"
+    if legal:
+        raise InvalidInputError(f"The option {name}={value!r} is not legal", remedy=f"Pass {legal}.")
+    return value

@@ -1,0 +1,168 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""One loaded graph: an ``InferenceSession`` and the contract that drives it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import onnx_ir as ir
+import onnxruntime
+
+from genai_iface.errors import BackendError, InvalidInputError
+from genai_iface.folder import GraphContract, ModelFolder, derive_contract
+from genai_iface.transform import SymbolicCapacity
+from genai_iface.types import Device
+from genai_iface_ort.options import LoadOptions
+from genai_iface_ort.runtime import ORT_ERRORS
+from genai_iface_ort.upcast import upcast_bfloat16
+
+__all__ = ["Session", "open_session"]
+
+_FOLDER_ENTRY = "session.model_external_initializers_file_folder_path"
+_NO_FALLBACK_ENTRY = "session.disable_cpu_ep_fallback"
+# Protobuf messages end at 2 GiB; weights beyond this are handed over in memory.
+_INLINE_LIMIT = 1 << 30
+# Smaller constants go inline: the runtime's shape inference does not read files.
+_SMALL = 1 << 16
+# Failed runs raise, and copies warn, with the same words; the runtime's own log would repeat them.
+_ONLY_FATAL = 4
+_SETTING_ERRORS: tuple[type[Exception], ...] = (*ORT_ERRORS, AttributeError, TypeError)
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A graph that ONNX Runtime has loaded.
+
+    Attributes:
+        runtime: The session.
+        contract: How to drive it; its cache style may differ from the folder's after lowering.
+        last_only: Whether the graph gives logits for the last position only.
+        logits_rows_input: The input that picks the positions whose logits are computed, or None.
+        notes: What was done to the graph at load and why, one line each.
+        weights: Weights that the session uses and does not own.
+    """
+
+    runtime: onnxruntime.InferenceSession
+    contract: GraphContract
+    last_only: bool
+    logits_rows_input: str | None = None
+    notes: tuple[str, ...] = ()
+    weights: tuple[Any, ...] = ()
+
+    def run(self, binding: onnxruntime.IOBinding, run_options: onnxruntime.RunOptions | None = None) -> None:
+        """Runs the graph once. The interpreter lock is free meanwhile.
+
+        Raises:
+            BackendError: ONNX Runtime failed.
+        """
+        try:
+            self.runtime.run_with_iobinding(binding, run_options)
+        except ORT_ERRORS as error:
+            raise BackendError(
+                f"ONNX Runtime failed in a step: {_first_line(error)}",
+                remedy="The cache has its old length; reset the rows of the step before using them again.",
+            ) from error
+
+
+def open_session(folder: ModelFolder, options: LoadOptions, device: Device) -> Session:
+    """Prepares the graph of a folder and loads it.
+
+    Raises:
+        InvalidInputError: A session option is not legal.
+        UnsupportedModelError: The graph cannot run on the device.
+        BackendError: ONNX Runtime refused it.
+    """
+    settings = _settings(options, device)
+    contract, notes = folder.contract, []
+    model: ir.Model | None = None
+    if device.kind == "cpu" and any(layer.dtype == "bfloat16" for layer in contract.cache.layers):
+        model = folder.load_ir()
+        notes.append(upcast_bfloat16(model, contract))
+        contract = dataclasses.replace(contract, logits_dtype="float32")
+    if contract.cache.fixed_capacity is not None and device.kind == "cpu":
+        model = folder.load_ir() if model is None else model
+        free = SymbolicCapacity(contract)
+        free(model)
+        notes.append(str(free.note))
+        contract = derive_contract(model)
+    source: str | bytes = str(folder.path / "model.onnx")
+    weights: tuple[Any, ...] = ()
+    if model is not None:
+        settings.add_session_config_entry(_FOLDER_ENTRY, str(folder.path))
+        source, weights = _serialise(model, settings)
+    try:
+        runtime = onnxruntime.InferenceSession(source, settings, providers=_providers(options, device))
+    except ORT_ERRORS as error:
+        raise BackendError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {folder.path}: {_first_line(error)}",
+            remedy='Try options={"optimize": "none"}, another dtype, or the numpy backend.',
+        ) from error
+    shape = next(output.shape for output in runtime.get_outputs() if output.name == contract.logits)
+    return Session(runtime, contract, last_only=shape[1] == 1, notes=tuple(notes), weights=weights)
+
+
+def _settings(options: LoadOptions, device: Device) -> onnxruntime.SessionOptions:
+    settings = onnxruntime.SessionOptions()
+    settings.log_severity_level = _ONLY_FATAL
+    settings.intra_op_num_threads = options.num_threads
+    if device.kind == "cuda" and not options.cpu_fallback:
+        settings.add_session_config_entry(_NO_FALLBACK_ENTRY, "1")
+    for name, value in options.session_options.items():
+        try:
+            if "." in name:
+                settings.add_session_config_entry(name, str(value))
+            elif not name.startswith("_") and not callable(getattr(settings, name)):
+                setattr(settings, name, value)
+            else:
+                raise AttributeError(name)
+        except _SETTING_ERRORS as error:
+            raise InvalidInputError(
+                f"session_options[{name!r}]={value!r} is not legal: {_first_line(error)}",
+                remedy="Use attributes of onnxruntime.SessionOptions, or configuration entries with a dot.",
+            ) from error
+    return settings
+
+
+def _providers(options: LoadOptions, device: Device) -> list[tuple[str, Mapping[str, str]]]:
+    given = {name: str(value) for name, value in options.provider_options.items()}
+    if device.kind == "cpu":
+        return [("CPUExecutionProvider", given)]
+    own = {"device_id": device.identifier.partition(":")[2]}
+    if options.cuda_graph:
+        own["enable_cuda_graph"] = "1"
+    providers: list[tuple[str, Mapping[str, str]]] = [("CUDAExecutionProvider", own | given)]
+    return providers if not options.cpu_fallback else [*providers, ("CPUExecutionProvider", {})]
+
+
+def _serialise(model: ir.Model, settings: onnxruntime.SessionOptions) -> tuple[bytes, tuple[Any, ...]]:
+    """The graph as bytes. Weights in files stay there; others go along, large ones as arrays."""
+    inside = []
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes < _SMALL:
+            value.const_value = ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
+        elif tensor is not None and not isinstance(tensor, ir.ExternalTensor):
+            inside.append(value)
+    handed: dict[str, onnxruntime.OrtValue] = {}
+    if sum(value.const_value.nbytes for value in inside if value.const_value is not None) > _INLINE_LIMIT:
+        for value in inside:
+            tensor = value.const_value
+            if tensor is not None and tensor.nbytes >= _SMALL:
+                array = tensor.numpy()
+                handed[str(value.name)] = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
+                    array, int(tensor.dtype)
+                )
+                value.const_value = ir.ExternalTensor(
+                    "in_memory", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(list(array.shape)), name=str(value.name)
+                )
+        settings.add_external_initializers(list(handed), list(handed.values()))
+    return ir.to_proto(model).SerializeToString(), tuple(handed.values())
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0][:300] if lines else type(error).__name__

@@ -1,0 +1,258 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Steps on buffers that are updated in place: the styles scatter and shared."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genai_iface.steps import Step
+from genai_iface.types import ModelSpec, UpdateMode
+from genai_iface_ort.binding import StepInputs, view_of
+from genai_iface_ort.buffers import BufferSpec, buffer_specs
+from genai_iface_ort.cache import OrtCache
+from genai_iface_ort.options import LoadOptions
+from genai_iface_ort.proof import Probe
+from genai_iface_ort.runs import Run, joined_rows, single_run, store_logits
+from genai_iface_ort.session import Session
+
+__all__ = ["BufferSteps", "CacheCopyWarning"]
+
+# Shapes of steps that stay bound per cache: decode, a prefill chunk, and rows that go alone.
+_MOST_BOUND = 8
+
+
+class CacheCopyWarning(RuntimeWarning):
+    """The runtime copied the cache in a step that was meant to be in place."""
+
+
+class BufferSteps:
+    """Runs steps on ``OrtCache``.
+
+    Args:
+        session: The graph.
+        spec: The model.
+        options: The load options.
+    """
+
+    def __init__(self, session: Session, spec: ModelSpec, options: LoadOptions) -> None:
+        self._session = session
+        self._spec = spec
+        self._options = options
+        self._specs = buffer_specs(session.contract)
+        self._is_shared = session.contract.cache.style == "shared"
+        windows = {buffer.window for buffer in self._specs}
+        self._window = min((window for window in windows if window is not None), default=None)
+        # With linear layers beside them, the graph itself must bound the valid length of the rings.
+        self._valid_limit = self._window if len(windows) == 1 else None
+        # Only where positions are an input can those of padding be moved out of harm's way.
+        self._moves_padding = "position_ids" in session.contract.inputs and not self._is_shared
+
+    @property
+    def specs(self) -> tuple[BufferSpec, ...]:
+        """The buffers; caches of this model hold this very object."""
+        return self._specs
+
+    @property
+    def grows(self) -> bool:
+        """Whether the buffers follow the rows' lengths."""
+        return any(spec.fixed is None for spec in self._specs)
+
+    def create_cache(self, batch_size: int, capacity: int) -> OrtCache:
+        """An empty cache."""
+        fixed = self._session.contract.cache.fixed_capacity
+        return OrtCache(
+            self._specs,
+            batch_size=batch_size,
+            capacity=capacity,
+            slots=fixed if fixed is not None else self._bucket(1, capacity),
+            bytes_per_token=self._spec.cache.bytes_per_token,
+        )
+
+    def run(self, step: Step, cache: OrtCache) -> NDArray[np.float32]:
+        """Runs a checked step and books it.
+
+        Returns:
+            The logits as ``Model.forward`` gives them.
+
+        Raises:
+            BackendError: ONNX Runtime failed or there is no memory; the lengths are as before.
+        """
+        lengths = cache.lengths
+        batch_size, width = step.input_ids.shape
+        columns = {"last": 1, "all": width, "none": 0}[step.logits]
+        result: NDArray[np.float32] | None = None
+        mode: UpdateMode = cache.update_mode
+        for run in self._plan(step, cache, lengths):
+            values, mode = self._execute(run, step, cache)
+            if values.shape == (batch_size, columns, self._spec.vocab_size) and values.dtype == np.float32:
+                result = values
+                continue
+            if result is None:
+                result = np.zeros((batch_size, columns, self._spec.vocab_size), np.float32)
+            if columns:
+                store_logits(result, values, slice(run.begin, run.stop), run, step)
+        cache.advance(step.counts, mode)
+        return result if result is not None else np.zeros((batch_size, columns, self._spec.vocab_size), np.float32)
+
+    # Planning.
+
+    def _plan(self, step: Step, cache: OrtCache, lengths: NDArray[np.int64]) -> Iterator[Run]:
+        """One run where padding does no harm, else as few as possible without padding."""
+        width = int(step.counts.max())
+        if not width:
+            return
+        if self._allows_one_run(step, lengths, width) and self._make_room(cache, int(lengths.max()) + width):
+            yield single_run(step, lengths, width)
+            return
+        self._make_room(cache, int((lengths + step.counts).max()))
+        for begin, stop in joined_rows(step.counts):
+            count = int(step.counts[begin])
+            for first, last in self._pieces(int(lengths[begin]), count, step):
+                starts = lengths[begin:stop] + first
+                yield Run(begin, stop, first, last, starts, np.full(stop - begin, last - first))
+
+    def _allows_one_run(self, step: Step, lengths: NDArray[np.int64], width: int) -> bool:
+        end = int(lengths.max()) + width
+        is_padded = step.is_ragged and bool((step.counts != width).any())
+        limit = self._spec.context_length
+        if is_padded and limit is not None and end > limit and not self._moves_padding:
+            return False
+        if self._is_shared and width > 1 and (len(lengths) > 1 or is_padded) and lengths.any():
+            # GroupQueryAttention takes several new tokens per row only without a past or for one row.
+            return False
+        if self._window is not None and (is_padded or (width > 1 and end > self._window)):
+            # Padding would overwrite the oldest tokens, and a block that wraps has no causal order.
+            return False
+        return not (self._session.last_only and (is_padded or (step.logits == "all" and width > 1)))
+
+    def _pieces(self, begin: int, count: int, step: Step) -> Iterator[tuple[int, int]]:
+        """A row's columns in one piece, or from where a circular layer wraps on one by one."""
+        whole = count if self._window is None else min(count, max(0, self._window - begin))
+        if self._session.last_only and step.logits == "all":
+            whole = 0
+        if whole:
+            yield 0, whole
+        for column in range(whole, count):
+            yield column, column + 1
+
+    # Room.
+
+    def _bucket(self, needed: int, capacity: int) -> int:
+        """Slots to have for so many: an eighth more for long rows, a fixed step for short ones."""
+        step = self._options.growth_slots
+        while step * 16 <= needed:
+            step *= 2
+        return max(needed, min(-(-needed // step) * step, capacity + self._options.growth_slots))
+
+    def _make_room(self, cache: OrtCache, needed: int) -> bool:
+        """Fits the buffers to a step; short rows get short buffers back, for the kernels cost by length."""
+        slots = cache.slots
+        if slots // 4 < needed <= slots:
+            return True
+        target = self._bucket(needed, cache.capacity)
+        if needed <= slots and target > slots // 2:
+            return True
+        return cache.set_slots(target) or needed <= slots
+
+    # Running.
+
+    def _execute(self, run: Run, step: Step, cache: OrtCache) -> tuple[NDArray[Any], UpdateMode]:
+        bound = self._bound(run, step, cache)
+        starts, width = run.starts, run.width
+        is_prompt = self._is_shared and not starts.any()
+        valid = np.maximum(run.counts, 1) if is_prompt else starts + width
+        total = width if is_prompt else int(valid.max())
+        if self._valid_limit is not None:
+            valid = np.minimum(valid, self._valid_limit)
+        bound.set(
+            step.input_ids[run.begin : run.stop, run.first : run.last],
+            starts,
+            valid,
+            total,
+            mask_width=total if self._is_shared else cache.buffers[0].slots,
+            position_limit=self._spec.context_length if self._moves_padding else None,
+        )
+        probe = None
+        if not cache.is_proven and self._options.share_buffers:
+            row = int(run.counts.argmax())
+            probe = Probe(cache.buffers, run.begin + row, int(starts[row]), width)
+        logits = bound.run()
+        copied = bound.copy_back()
+        if probe is not None:
+            copied |= not probe.passed()
+            cache.is_proven = True
+        if copied and cache.update_mode == "in_place":
+            warnings.warn(
+                CacheCopyWarning(
+                    "ONNX Runtime copied the cache in this step instead of writing into its buffers"
+                    + ("" if self._options.share_buffers else ", because share_buffers is off")
+                ),
+                stacklevel=5,
+            )
+        return logits, "copied" if copied else "in_place"
+
+    def _bound(self, run: Run, step: Step, cache: OrtCache) -> BoundStep:
+        key = (run.begin, run.stop, run.width, step.logits == "none")
+        bound = cache.bound.get(key)
+        if bound is None:
+            if len(cache.bound) >= _MOST_BOUND:
+                del cache.bound[next(iter(cache.bound))]
+            bound = BoundStep(self._session, cache, run, step, shares=self._options.share_buffers)
+            cache.bound[key] = bound
+        return bound
+
+
+class BoundStep(StepInputs):
+    """Steps of one shape on some rows of one cache.
+
+    Args:
+        session: The graph.
+        cache: The cache; its buffers must stay where they are.
+        run: The first run.
+        step: Its step.
+        shares: Bind each buffer as past and as present.
+    """
+
+    def __init__(self, session: Session, cache: OrtCache, run: Run, step: Step, *, shares: bool) -> None:
+        rows = run.stop - run.begin
+        total = max(cache.slots, cache.buffers[0].slots)
+        super().__init__(session, rows, run.width, total, wants_logits=step.logits != "none")
+        self._buffers = cache.buffers
+        self._rows = slice(run.begin, run.stop)
+        self._addresses = [buffer.address + run.begin * buffer.row_nbytes for buffer in cache.buffers]
+        for buffer, address in zip(cache.buffers, self._addresses, strict=True):
+            spec, shape = buffer.spec, buffer.spec.shape(rows, buffer.slots)
+            self.binding.bind_input(spec.past, "cpu", 0, spec.onnx_type, shape, address)
+            if shares:
+                self.binding.bind_output(spec.present, "cpu", 0, spec.onnx_type, shape, address)
+            else:
+                self.binding.bind_output(spec.present, "cpu")
+        self._is_checked = False
+        self._copies = False
+
+    def copy_back(self) -> bool:
+        """Compares where the runtime put the cache with where it was; fetches it if it is elsewhere.
+
+        Outputs are bound to fixed addresses, so one look after the first run is enough.
+
+        Returns:
+            Whether anything had to be copied.
+        """
+        if self._is_checked and not self._copies:
+            return False
+        # In the order of binding: the cache came first, the logits later.
+        outputs = self.binding.get_outputs()[: len(self._buffers)]
+        self._is_checked = True
+        self._copies = False
+        for buffer, address, output in zip(self._buffers, self._addresses, outputs, strict=True):
+            if output.data_ptr() != address:
+                self._copies = True
+                target = buffer.blocks[self._rows]
+                target[...] = view_of(output, buffer.spec.storage).reshape(target.shape)
+        return self._copies
