@@ -2,8 +2,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Small real tokenizers of the two kinds in use, behind the ``Tokenizer`` protocol's ``decode``."""
 
-
-
 from __future__ import annotations
 
 from collections.abc import Sequence
