@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 import pytest
 from onnx.backend.test.case.test_case import TestCase
 from onnx.backend.test.loader import load_model_tests
@@ -45,7 +46,7 @@ def test_node_case(case: TestCase) -> None:
     model: onnx.ModelProto = case.model
     names = [value.name for value in model.graph.input]
     outputs = [value.name for value in model.graph.output]
-    evaluator = Evaluator(model, keep=outputs)
+    evaluator = Evaluator(ir.from_proto(model), keep=outputs)
     for inputs, expected in case.data_sets:
         feeds = {name: np.array(value) for name, value in zip(names, inputs, strict=False)}
         got = evaluator.run(feeds, outputs)

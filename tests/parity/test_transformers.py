@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from genai_iface import load_model
-from tests.parity.checkpoints import FAMILIES, build_folder, make_checkpoint, torch_greedy
+from tests.parity.checkpoints import STYLES, build_folder, make_checkpoint, torch_greedy
 
 pytestmark = pytest.mark.parity
 
@@ -18,8 +18,7 @@ STEPS = 33  # the prefill's token and 32 decode steps
 PROMPTS = ([5, 77, 23, 9, 111], [64, 3, 30], [12, 13, 14, 15, 16, 17, 18])
 
 
-@pytest.mark.parametrize("style", ["scatter", "concat"])
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(("family", "style"), STYLES)
 def test_ragged_greedy_decoding(family: str, style: str, tmp_path: Path) -> None:
     oracle = make_checkpoint(family, tmp_path / "checkpoint")
     folder = build_folder(tmp_path / "checkpoint", tmp_path / "onnx", static_cache=style == "scatter")

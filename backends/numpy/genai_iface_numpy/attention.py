@@ -24,7 +24,7 @@ _Array = NDArray[Any]
 class Attention(OpRun):
     """The operator for ``onnx.reference``."""
 
-    def _run(  # noqa: PLR0917 - the operator's inputs, in its order
+    def _run(
         self,
         query: _Array,
         key: _Array,

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
@@ -65,13 +66,14 @@ class Evaluator:
     """A graph that can be run many times.
 
     Args:
-        model: The model, weights inside.
+        model: The model; it loses its initializers. Weights that lie in files of their own are mapped,
+            not copied.
         keep: Names of the outputs that will be asked for.
     """
 
-    def __init__(self, model: onnx.ModelProto, /, *, keep: Collection[str]) -> None:
-        reference = ReferenceEvaluator(model, new_ops=[Attention, TensorScatter])
-        constants: dict[str, Any] = {"": None, **reference.rt_inits_}
+    def __init__(self, model: ir.Model, /, *, keep: Collection[str]) -> None:
+        constants = {"": None, **_take_weights(model.graph)}
+        reference = ReferenceEvaluator(ir.to_proto(model), new_ops=[Attention, TensorScatter])
         program: list[_Instruction] = []
         for operator in reference.rt_nodes_:
             instruction = _instruction(operator)
@@ -101,6 +103,17 @@ class Evaluator:
             for instruction in self._program:
                 instruction.run(values)
         return [values[name] for name in outputs]
+
+
+def _take_weights(graph: ir.Graph) -> dict[str, Any]:
+    """Removes the initializers from a graph and returns them as arrays."""
+    weights: dict[str, Any] = {}
+    for name, value in graph.initializers.items():
+        if value.const_value is not None:
+            # BLAS would copy a matrix that is not aligned in every call.
+            weights[name] = np.require(value.const_value.numpy(), requirements="A")
+    graph.initializers.clear()
+    return weights
 
 
 def _instruction(operator: OpRun) -> _Instruction:

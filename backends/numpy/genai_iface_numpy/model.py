@@ -17,6 +17,7 @@ from genai_iface.capabilities import Capability
 from genai_iface.errors import BackendError, InvalidInputError
 from genai_iface.folder import GraphContract, ModelFolder
 from genai_iface.steps import Step, check_batch_and_capacity, check_step
+from genai_iface.transform import LOGITS_POSITIONS, SelectLogits
 from genai_iface.types import Device, LogitsMode, ModelSpec, UpdateMode
 from genai_iface_numpy.cache import BufferSpec, NumpyCache
 from genai_iface_numpy.evaluator import Evaluator
@@ -71,8 +72,12 @@ class NumpyModel:
         self._spec = folder.spec
         self._device = device
         self._outputs = [self._contract.logits, *(tensor.present for tensor in self._contract.cache_tensors)]
+        graph = folder.load_ir()
+        select = SelectLogits(self._contract)
+        select(graph)
+        self._selects_logits = select.note.applied
         try:
-            self._evaluator: Evaluator | None = Evaluator(folder.load_onnx(), keep=self._outputs)
+            self._evaluator: Evaluator | None = Evaluator(graph, keep=self._outputs)
         except _RUNTIME_ERRORS as error:
             raise BackendError(
                 f"onnx.reference cannot load {folder.path}: {error}",
@@ -222,6 +227,9 @@ class NumpyModel:
             num_past = int(run.starts[0])
             past = [spec.between(tensor, 0, num_past) for spec, tensor in zip(self._buffer_specs, past, strict=True)]
         feeds = self._feeds(step.input_ids[run.rows, run.columns], run.starts)
+        positions = _asked_positions(run, step)
+        if self._selects_logits:
+            feeds[LOGITS_POSITIONS] = positions
         feeds |= {tensor.past: array for tensor, array in zip(self._contract.cache_tensors, past, strict=True)}
         try:
             logits, *present = self._loaded().run(feeds, self._outputs)
@@ -230,6 +238,8 @@ class NumpyModel:
                 f"onnx.reference failed in a step of shape {step.input_ids.shape}: {error}",
                 remedy="Check the model with onnx.checker, or use another backend.",
             ) from error
+        if not self._selects_logits:
+            logits = np.take_along_axis(logits, positions[:, :, None], axis=1)
         if is_concat:
             _append(cache, present, run, self._buffer_specs)
             return logits, "copied"
@@ -285,14 +295,25 @@ def _append(cache: NumpyCache, present: list[NDArray[Any]], run: _Run, specs: tu
         spec.between(buffer[run.rows], begin, end)[...] = spec.between(tensor, begin, end)
 
 
+def _asked_positions(run: _Run, step: Step) -> NDArray[np.int64]:
+    """The columns of a run whose logits are wanted: int64 (rows, K)."""
+    counts = step.counts[run.rows]
+    width = run.columns.stop - run.columns.start
+    if step.logits == "all":
+        return np.broadcast_to(np.arange(width), (len(counts), width))
+    if step.logits == "last":
+        # Rows that do not end in this run get some column; it is not stored.
+        return np.clip(counts - 1 - run.columns.start, 0, width - 1)[:, None]
+    return np.zeros((len(counts), 0), np.int64)
+
+
 def _store_logits(result: NDArray[np.float32], values: NDArray[Any], run: _Run, step: Step) -> None:
     if step.logits == "all":
         result[run.rows, run.columns] = values
     elif step.logits == "last":
-        last = step.counts[run.rows] - 1 - run.columns.start
-        inside = (last >= 0) & (last < values.shape[1])
-        rows = np.flatnonzero(inside)
-        result[run.rows][rows, 0] = values[rows, last[rows]]
+        last = step.counts[run.rows] - 1
+        ends_here = (last >= run.columns.start) & (last < run.columns.stop)
+        result[run.rows][ends_here] = values[ends_here]
 
 
 def _address(array: NDArray[Any]) -> int:
