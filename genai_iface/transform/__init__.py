@@ -1,0 +1,24 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Exact rewrites of a graph, on ONNX IR."""
+
+from genai_iface.transform.gather_quantised import GatherQuantised
+from genai_iface.transform.pack_projections import PackProjections
+from genai_iface.transform.rewrite import Note, Rewrite
+from genai_iface.transform.select_logits import LOGITS_POSITIONS, SelectLogits
+from genai_iface.transform.separate_dequantisation import SeparateDequantisation
+from genai_iface.transform.standard import StandardResult, apply_standard
+from genai_iface.transform.symbolic_capacity import SymbolicCapacity
+
+__all__ = [
+    "LOGITS_POSITIONS",
+    "GatherQuantised",
+    "Note",
+    "PackProjections",
+    "Rewrite",
+    "SelectLogits",
+    "SeparateDequantisation",
+    "StandardResult",
+    "SymbolicCapacity",
+    "apply_standard",
+]

@@ -1,0 +1,53 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The rewrites whose result uses standard operators only, in their order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from genai_iface.folder.contract import GraphContract
+from genai_iface.transform.edit import infer_shapes
+from genai_iface.transform.gather_quantised import GatherQuantised
+from genai_iface.transform.pack_projections import PackProjections
+from genai_iface.transform.rewrite import Note, Rewrite
+from genai_iface.transform.select_logits import LOGITS_POSITIONS, SelectLogits
+from genai_iface.transform.separate_dequantisation import SeparateDequantisation
+
+__all__ = ["StandardResult", "apply_standard"]
+
+
+@dataclass(frozen=True, slots=True)
+class StandardResult:
+    """What the standard rewrites made of a model.
+
+    Attributes:
+        model: The model, changed in place.
+        notes: What each rewrite did.
+        logits_positions: Name of the graph input that takes the asked positions, None if there is none.
+    """
+
+    model: ir.Model
+    notes: tuple[Note, ...]
+    logits_positions: str | None
+
+
+def apply_standard(model: ir.Model, contract: GraphContract, *, pack: bool = True) -> StandardResult:
+    """Runs the rewrites that need no particular runtime. Each is exact; the graph still follows the contract.
+
+    Args:
+        model: The model, local functions inlined. It is changed in place.
+        contract: Its contract.
+        pack: Join the matrices of products that read the same value.
+    """
+    infer_shapes(model)
+    select = SelectLogits(contract)
+    passes: list[Rewrite] = [GatherQuantised(), SeparateDequantisation(), select]
+    if pack:
+        passes.append(PackProjections())
+    for rewrite in passes:
+        rewrite(model)
+    notes = tuple(rewrite.note for rewrite in passes)
+    return StandardResult(model, notes, LOGITS_POSITIONS if select.note.applied else None)
