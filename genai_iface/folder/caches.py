@@ -27,6 +27,7 @@ from genai_iface.folder.graph import (
     static_dim,
     trace_back,
     unsupported,
+    width,
 )
 from genai_iface.types import CacheLayout, CacheMode, CacheSpec, CacheStyle, DType, LayerCacheSpec
 
@@ -324,12 +325,13 @@ def _heads(tensor: _Found, layout: CacheLayout) -> tuple[int, int]:
     if layout == "bnsh":
         heads, size = _fixed(tensor, 1), _fixed(tensor, 3)
         heads = heads or _attribute_heads(tensor.use)
+        size = size or _operator_size(tensor.use, heads)
     else:
-        width = _fixed(tensor, 2)
-        heads = _attribute_heads(tensor.use) or _reshape_heads(tensor.use, width)
-        if width and heads and width % heads:
-            raise unsupported(f"{tensor.past.name!r} is {width} wide, which {heads} heads do not divide")
-        size = width // heads if width and heads else None
+        whole = _fixed(tensor, 2)
+        heads = _attribute_heads(tensor.use) or _reshape_heads(tensor.use, whole)
+        if whole and heads and whole % heads:
+            raise unsupported(f"{tensor.past.name!r} is {whole} wide, which {heads} heads do not divide")
+        size = whole // heads if whole and heads else None
     if not heads or not size:
         shape = ", ".join(dim(tensor.past, axis) for axis in range(rank(tensor.past) or 0))
         raise unsupported(
@@ -351,14 +353,31 @@ def _attribute_heads(use: AttentionUse) -> int | None:
     return heads if heads > 0 else None
 
 
-def _reshape_heads(use: AttentionUse, width: int | None) -> int | None:
+def _operator_size(use: AttentionUse, heads: int | None) -> int | None:
+    """The head size from the width of an attention operator's rank-3 input."""
+    operator = OPERATORS.get(op(use.reader))
+    if operator is None or not heads:
+        return None
+    fresh = input_at(use.reader, operator.key if use.kind == "key" else operator.value)
+    packed = input_at(use.reader, 0)
+    if fresh is not None and rank(fresh) in (3, None):
+        size, parts = width(fresh), heads
+    elif fresh is None and packed is not None:
+        # Queries, keys and values side by side.
+        size, parts = width(packed), attribute(use.reader, "num_heads", 0) + 2 * heads
+    else:
+        return None
+    return size // parts if size and size % parts == 0 else None
+
+
+def _reshape_heads(use: AttentionUse, whole: int | None) -> int | None:
     """From a Reshape to (B, C, Hkv, D) on the way to rank-4 attention."""
     for node in use.path:
         target = constant_ints(input_at(node, 1)) if is_op(node, "Reshape") else None
-        if target is not None and len(target) == 4 and width:
+        if target is not None and len(target) == 4 and whole:
             heads, size = target[2:]
-            if size > 0 and width % size == 0 and heads in (-1, width // size):
-                return width // size
+            if size > 0 and whole % size == 0 and heads in (-1, whole // size):
+                return whole // size
             if heads > 0:
                 return heads
     return None

@@ -32,6 +32,7 @@ __all__ = [
     "static_dim",
     "trace_back",
     "unsupported",
+    "width",
 ]
 
 _INTEGERS = frozenset({ir.DataType.INT64, ir.DataType.INT32})
@@ -184,6 +185,26 @@ def constant_shape(value: ir.Value | None) -> tuple[int, ...] | None:
             axes = list(order.value) if order is not None else list(range(len(inner)))[::-1]
             return tuple(inner[axis] for axis in axes) if sorted(axes) == list(range(len(inner))) else None
         if not is_op(node, "Identity", "Cast", "DequantizeLinear"):
+            return None
+        value = input_at(node, 0)
+    return None
+
+
+def width(value: ir.Value | None) -> int | None:
+    """The last axis of an activation, from its shape or from the weight that made it."""
+    for _ in range(8):
+        if value is None or (size := static_dim(value, -1)) is not None:
+            return None if value is None else size
+        node = value.producer()
+        if node is None:
+            return None
+        if is_op(node, "MatMul"):
+            shape = constant_shape(input_at(node, 1))
+            return shape[-1] if shape else None
+        if is_op(node, "com.microsoft.MatMulNBits"):
+            return attribute(node, "N", 0) or None
+        # A bias, a change of type, a rotation.
+        if not is_op(node, "Add", "Identity", "Cast", "RotaryEmbedding", "com.microsoft.RotaryEmbedding"):
             return None
         value = input_at(node, 0)
     return None

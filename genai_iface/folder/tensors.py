@@ -99,8 +99,9 @@ def _attribute_tensors(attributes: Iterable[AttributeProto]) -> Iterator[TensorP
 
 
 def _bytes_needed(tensor: TensorProto) -> int:
+    elements: int = math.prod(tensor.dims)
     width: int = ir.DataType(tensor.data_type).bitwidth
-    return -(-math.prod(tensor.dims) * width // 8)
+    return -(-elements * width // 8)
 
 
 def _check_inline(tensor: TensorProto) -> None:
