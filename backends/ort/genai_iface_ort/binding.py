@@ -12,6 +12,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from genai_iface.folder import InputRole
+from genai_iface.types import LogitsMode
 from genai_iface_ort.runtime import ORT_TYPES
 from genai_iface_ort.session import Session
 
@@ -37,10 +38,10 @@ class StepInputs:
         rows: Rows of the runs.
         width: Tokens per row.
         total: The most columns that an attention mask will have.
-        wants_logits: Whether logits are computed at all.
+        logits: Which logits are wanted.
     """
 
-    def __init__(self, session: Session, rows: int, width: int, total: int, *, wants_logits: bool) -> None:
+    def __init__(self, session: Session, rows: int, width: int, total: int, logits: LogitsMode) -> None:
         self.session = session
         self.binding: onnxruntime.IOBinding = session.runtime.io_binding()
         self.shape = (rows, width)
@@ -59,11 +60,22 @@ class StepInputs:
             self._mask = np.ones(rows * total, contract.input_dtypes["attention_mask"])
         self._options: onnxruntime.RunOptions | None = None
         self._logits_dtype = np.dtype("uint16" if contract.logits_dtype == "bfloat16" else contract.logits_dtype)
-        self._wants_logits = wants_logits
-        if not wants_logits:
+        self._num_logits = width
+        if session.last_only or (session.logits_positions is not None and logits != "all"):
+            self._num_logits = 1
+        self._positions = np.zeros((rows, self._num_logits), np.int64)
+        if session.logits_positions is not None:
+            self._positions[...] = np.arange(self._num_logits)
+            self.bind_input(session.logits_positions, self._positions, "int64")
+        self._counts = np.zeros(rows, np.int32)
+        if session.query_seqlens is not None:
+            self.bind_input(session.query_seqlens, self._counts, "int32")
+        self._picks_last = session.logits_positions is not None and logits == "last" and width > 1
+        self._wants_logits = logits != "none"
+        if not self._wants_logits:
+            # What only leads to the logits, the LM head above all, is left out.
             self._options = onnxruntime.RunOptions()
             self._options.only_execute_path_to_fetches = True
-        self._logits = np.empty((0,), self._logits_dtype)
 
     def bind_input(self, name: str, array: NDArray[Any], dtype: str) -> None:
         """Binds an array of the processor's memory; the caller keeps it alive."""
@@ -73,6 +85,7 @@ class StepInputs:
         self,
         input_ids: NDArray[np.int64],
         starts: NDArray[np.int64],
+        counts: NDArray[np.int64],
         valid: NDArray[np.int64],
         total: int,
         *,
@@ -84,6 +97,7 @@ class StepInputs:
         Args:
             input_ids: int64 (rows, width).
             starts: int64 (rows,), position of each row's first token.
+            counts: int64 (rows,), real tokens of each row.
             valid: int64 (rows,), tokens that each row's cache holds after the write.
             total: The longest of them, as GroupQueryAttention wants it.
             mask_width: Columns of the attention mask, where there is one.
@@ -104,6 +118,9 @@ class StepInputs:
             arrays["seqlens_k"][...] = valid - 1
         if "total_sequence_length" in arrays:
             arrays["total_sequence_length"][...] = total
+        self._counts[...] = counts
+        if self._picks_last:
+            np.maximum(counts - 1, 0, out=self._positions[:, 0])
         if self._mask is not None:
             contract = self.session.contract
             mask = self._mask[: self.shape[0] * mask_width].reshape(self.shape[0], mask_width)
@@ -115,17 +132,16 @@ class StepInputs:
         """Runs the graph.
 
         Returns:
-            The logits, (rows, width or 1, V), of an array that nobody else has; empty if not wanted.
+            The logits, (rows, width or 1, V), in an array that nobody else has; (rows, 0, V) if not wanted.
 
         Raises:
             BackendError: ONNX Runtime failed.
         """
         if not self._wants_logits:
             self.session.run(self.binding, self._options)
-            return self._logits
+            return np.empty((self.shape[0], 0, self.session.contract.vocab_size), np.float32)
         contract = self.session.contract
-        rows, width = self.shape
-        logits = np.empty((rows, 1 if self.session.last_only else width, contract.vocab_size), self._logits_dtype)
+        logits = np.empty((self.shape[0], self._num_logits, contract.vocab_size), self._logits_dtype)
         self.binding.bind_output(
             contract.logits, "cpu", 0, ORT_TYPES[contract.logits_dtype], logits.shape, logits.ctypes.data
         )

@@ -98,12 +98,17 @@ class ConcatSteps:
         self, step: Step, cache: OrtConcatCache, rows: list[int], run: Run, result: NDArray[np.float32]
     ) -> None:
         past, total = int(run.starts[0]), int(run.starts[0]) + run.width
-        inputs = StepInputs(self._session, len(rows), run.width, total, wants_logits=step.logits != "none")
+        inputs = StepInputs(self._session, len(rows), run.width, total, step.logits)
         for spec, tensor in zip(self._specs, cache.past(rows, past), strict=True):
             inputs.binding.bind_ortvalue_input(spec.past, tensor)
             inputs.binding.bind_output(spec.present, "cpu")
         inputs.set(
-            step.input_ids[rows, run.first : run.last], run.starts, run.starts + run.width, total, mask_width=total
+            step.input_ids[rows, run.first : run.last],
+            run.starts,
+            run.counts,
+            run.starts + run.width,
+            total,
+            mask_width=total,
         )
         values = inputs.run()
         # In the order of binding: the cache came first, the logits later.

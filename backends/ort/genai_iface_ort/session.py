@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +12,11 @@ import onnx_ir as ir
 import onnxruntime
 
 from genai_iface.errors import BackendError, InvalidInputError
-from genai_iface.folder import GraphContract, ModelFolder, derive_contract
-from genai_iface.transform import SymbolicCapacity
+from genai_iface.folder import GraphContract, ModelFolder
 from genai_iface.types import Device
 from genai_iface_ort.options import LoadOptions
+from genai_iface_ort.prepare import prepare
 from genai_iface_ort.runtime import ORT_ERRORS
-from genai_iface_ort.upcast import upcast_bfloat16
 
 __all__ = ["Session", "open_session"]
 
@@ -41,7 +39,10 @@ class Session:
         runtime: The session.
         contract: How to drive it; its cache style may differ from the folder's after lowering.
         last_only: Whether the graph gives logits for the last position only.
-        logits_rows_input: The input that picks the positions whose logits are computed, or None.
+        logits_positions: An input of the lowered graph, int64 (B, K): the columns of input_ids whose
+            logits are computed; None where it gives all of them.
+        query_seqlens: An input of the lowered graph, int32 (B,): real tokens of each row; None where
+            padding is run like tokens.
         notes: What was done to the graph at load and why, one line each.
         weights: Weights that the session uses and does not own.
     """
@@ -49,7 +50,8 @@ class Session:
     runtime: onnxruntime.InferenceSession
     contract: GraphContract
     last_only: bool
-    logits_rows_input: str | None = None
+    logits_positions: str | None = None
+    query_seqlens: str | None = None
     notes: tuple[str, ...] = ()
     weights: tuple[Any, ...] = ()
 
@@ -77,23 +79,13 @@ def open_session(folder: ModelFolder, options: LoadOptions, device: Device) -> S
         BackendError: ONNX Runtime refused it.
     """
     settings = _settings(options, device)
-    contract, notes = folder.contract, []
-    model: ir.Model | None = None
-    if device.kind == "cpu" and any(layer.dtype == "bfloat16" for layer in contract.cache.layers):
-        model = folder.load_ir()
-        notes.append(upcast_bfloat16(model, contract))
-        contract = dataclasses.replace(contract, logits_dtype="float32")
-    if contract.cache.fixed_capacity is not None and device.kind == "cpu":
-        model = folder.load_ir() if model is None else model
-        free = SymbolicCapacity(contract)
-        free(model)
-        notes.append(str(free.note))
-        contract = derive_contract(model)
+    prepared = prepare(folder, options, device)
     source: str | bytes = str(folder.path / "model.onnx")
     weights: tuple[Any, ...] = ()
-    if model is not None:
+    if prepared.model is not None:
         settings.add_session_config_entry(_FOLDER_ENTRY, str(folder.path))
-        source, weights = _serialise(model, settings)
+        source, weights = _serialise(prepared.model, settings)
+    contract = prepared.contract
     try:
         runtime = onnxruntime.InferenceSession(source, settings, providers=_providers(options, device))
     except ORT_ERRORS as error:
@@ -102,7 +94,16 @@ def open_session(folder: ModelFolder, options: LoadOptions, device: Device) -> S
             remedy='Try options={"optimize": "none"}, another dtype, or the numpy backend.',
         ) from error
     shape = next(output.shape for output in runtime.get_outputs() if output.name == contract.logits)
-    return Session(runtime, contract, last_only=shape[1] == 1, notes=tuple(notes), weights=weights)
+    return Session(
+        runtime,
+        contract,
+        # The lowered graph gives as many positions as it is asked for.
+        last_only=shape[1] == 1 and prepared.logits_positions is None,
+        logits_positions=prepared.logits_positions,
+        query_seqlens=prepared.query_seqlens,
+        notes=prepared.notes,
+        weights=weights,
+    )
 
 
 def _settings(options: LoadOptions, device: Device) -> onnxruntime.SessionOptions:

@@ -123,8 +123,9 @@ class BufferSteps:
         limit = self._spec.context_length
         if is_padded and limit is not None and end > limit and not self._moves_padding:
             return False
-        if self._is_shared and width > 1 and (len(lengths) > 1 or is_padded) and lengths.any():
-            # GroupQueryAttention takes several new tokens per row only without a past or for one row.
+        takes_any = not self._is_shared or self._session.query_seqlens is not None
+        if not takes_any and width > 1 and (len(lengths) > 1 or is_padded) and lengths.any():
+            # Without query_seqlens, several new tokens per row need an empty past or a single row.
             return False
         if self._window is not None and (is_padded or (width > 1 and end > self._window)):
             # Padding would overwrite the oldest tokens, and a block that wraps has no causal order.
@@ -165,14 +166,20 @@ class BufferSteps:
     def _execute(self, run: Run, step: Step, cache: OrtCache) -> tuple[NDArray[Any], UpdateMode]:
         bound = self._bound(run, step, cache)
         starts, width = run.starts, run.width
-        is_prompt = self._is_shared and not starts.any()
-        valid = np.maximum(run.counts, 1) if is_prompt else starts + width
-        total = width if is_prompt else int(valid.max())
+        if self._session.query_seqlens is not None:
+            valid = np.maximum(starts + run.counts, 1)
+        elif self._is_shared and not starts.any():
+            # A prompt: GroupQueryAttention takes its padding as such, if the total is the width.
+            valid = np.maximum(run.counts, 1)
+        else:
+            valid = starts + width
+        total = max(width, int(valid.max())) if self._session.query_seqlens is None else int(valid.max())
         if self._valid_limit is not None:
             valid = np.minimum(valid, self._valid_limit)
         bound.set(
             step.input_ids[run.begin : run.stop, run.first : run.last],
             starts,
+            run.counts,
             valid,
             total,
             mask_width=total if self._is_shared else cache.buffers[0].slots,
@@ -198,7 +205,7 @@ class BufferSteps:
         return logits, "copied" if copied else "in_place"
 
     def _bound(self, run: Run, step: Step, cache: OrtCache) -> BoundStep:
-        key = (run.begin, run.stop, run.width, step.logits == "none")
+        key = (run.begin, run.stop, run.width, step.logits)
         bound = cache.bound.get(key)
         if bound is None:
             if len(cache.bound) >= _MOST_BOUND:
@@ -222,7 +229,7 @@ class BoundStep(StepInputs):
     def __init__(self, session: Session, cache: OrtCache, run: Run, step: Step, *, shares: bool) -> None:
         rows = run.stop - run.begin
         total = max(cache.slots, cache.buffers[0].slots)
-        super().__init__(session, rows, run.width, total, wants_logits=step.logits != "none")
+        super().__init__(session, rows, run.width, total, step.logits)
         self._buffers = cache.buffers
         self._rows = slice(run.begin, run.stop)
         self._addresses = [buffer.address + run.begin * buffer.row_nbytes for buffer in cache.buffers]
