@@ -27,6 +27,9 @@ from tools.train_embedded.ngram import trigram_perplexity
 END_OF_TEXT = "<|endoftext|>"
 SAVE_SECONDS = 150
 SAMPLE_SECONDS = 400
+#: Sources and terms that the last part of the run returns to: what the first prompts are about.
+FOCUS_SOURCES = ("onnx operator schemas", "own text")
+FOCUS_TERMS = ("TensorScatter", "RMSNormalization", "RotaryEmbedding", "nonpad_kv_seqlen")
 PROMPTS = (
     "The TensorScatter operator",
     "The Attention operator",
@@ -56,6 +59,12 @@ def train_tokenizer(rows: list[dict[str, Any]], vocab_size: int) -> Tokenizer:
     return tokenizer
 
 
+def focus_weight(row: dict[str, Any]) -> float:
+    """Return the weight of a document in the last part of the run."""
+    weight = float(row["weight"]) * (1.5 if row["source"] in FOCUS_SOURCES else 0.5)
+    return weight * (4 if any(term in row["text"] for term in FOCUS_TERMS) else 1)
+
+
 class Batches:
     """Draw training windows: half start at a document's first token, half anywhere."""
 
@@ -63,6 +72,8 @@ class Batches:
         rows = [row for row in rows if row["split"] == "train"]
         self.documents = [np.array(e.ids, np.int64) for e in tokenizer.encode_batch([row["text"] for row in rows])]
         self.weights = [float(row["weight"]) for row in rows]
+        self.focused = [focus_weight(row) for row in rows]
+        self.focus = False
         self.length = length
         self.generator = np.random.default_rng(seed)
         self.stream = np.zeros(0, np.int64)
@@ -73,7 +84,8 @@ class Batches:
 
     def _new_pass(self) -> None:
         """Shuffle the documents (repeated by weight) into one stream and cut it into windows."""
-        copies = [i for i, w in enumerate(self.weights) for _ in range(int(w) + (self.generator.random() < w % 1))]
+        weights = self.focused if self.focus else self.weights
+        copies = [i for i, w in enumerate(weights) for _ in range(int(w) + (self.generator.random() < w % 1))]
         self.generator.shuffle(copies)
         parts = [np.append(self.documents[i], 0) for i in copies]
         self.stream = np.concatenate(parts)
@@ -127,7 +139,8 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--tokens", type=int, default=4096, help="tokens per step")
     parser.add_argument("--length", type=int, default=512, help="tokens per window in the last part of the run")
     parser.add_argument("--short", type=int, default=256, help="tokens per window before that (attention is cheaper)")
-    parser.add_argument("--short-until", type=float, default=0.7, help="share of the run with short windows")
+    parser.add_argument("--short-until", type=float, default=0.85, help="share of the run with short windows")
+    parser.add_argument("--focus-from", type=float, default=0.5, help="share of the run before the text is narrowed")
     parser.add_argument("--layers", type=int, default=Config.layers)
     parser.add_argument("--peak", type=float, default=1.5e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=24)
@@ -209,6 +222,8 @@ class Run:
         args, batches = self.args, self.batches
         if progress >= args.short_until and batches.length != args.length:
             batches.length, batches.starts = args.length, batches.starts[:0]
+        if progress >= args.focus_from and not batches.focus:
+            batches.focus, batches.starts = True, batches.starts[:0]
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(progress, self.steps, args.peak)
         ids = batches.next(args.tokens // batches.length)
