@@ -1,0 +1,55 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""What several commands read from their arguments."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from genai_iface.errors import InvalidInputError
+
+__all__ = ["folder_or_default", "parse_options", "positive"]
+
+
+def folder_or_default(folder: str | None, /) -> Path:
+    """The folder that was given, or that of the embedded model."""
+    from genai_iface.models import default_folder  # noqa: PLC0415
+
+    return default_folder() if folder is None else Path(folder)
+
+
+def positive(text: str, /) -> int:
+    """An integer of at least 1, for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: It is something else.
+    """
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no integer of at least 1")
+    return value
+
+
+def parse_options(pairs: Sequence[str], /) -> dict[str, Any]:
+    """Backend options by name; a value that is JSON is read as such, any other is text.
+
+    Raises:
+        InvalidInputError: An item is not KEY=VALUE.
+    """
+    options: dict[str, Any] = {}
+    for pair in pairs:
+        key, separator, value = pair.partition("=")
+        if not separator or not key:
+            raise InvalidInputError(f"--option {pair!r} is not KEY=VALUE", remedy="For example: --option threads=2")
+        try:
+            options[key] = json.loads(value)
+        except ValueError:
+            options[key] = value
+    return options
