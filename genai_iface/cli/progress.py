@@ -51,5 +51,5 @@ class Progress:
             return
         from rich.console import Console  # noqa: PLC0415
 
-        self._status = Console(stderr=True).status(text)
+        self._status = Console(stderr=True, highlight=False).status(text)
         self._status.start()
