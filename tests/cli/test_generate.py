@@ -129,7 +129,8 @@ def test_the_prompt_from_stdin(
 
 
 def test_where_the_model_runs(loads: Loads) -> None:
-    main(["generate", "1", "--model", "m", "--backend", "b", "--device", "d", "--option", "threads=2", "--option", "level=all", "--option", "on=true"])
+    options = ["--option", "threads=2", "--option", "level=all", "--option", "on=true"]
+    main(["generate", "1", "--model", "m", "--backend", "b", "--device", "d", *options])
     assert {name: loads[0][name] for name in ("folder", "backend", "device", "options")} == {
         "folder": "m",
         "backend": "b",
@@ -148,9 +149,9 @@ def test_every_generation_option_reaches_the_configuration(loads: Loads, monkeyp
         return generate(self, prompt, **arguments)
 
     monkeypatch.setattr(TextGenerationPipeline, "generate", spy)
-    main(
-        ["generate", "1", "--max-new-tokens", "5", "--temperature", "0.5", "--top-k", "3", "--top-p", "0.9", "--min-p", "0.1", "--repetition-penalty", "1.1", "--seed", "4", "--stop", "a", "--stop", "b"]
-    )
+    limits = ["--max-new-tokens", "5", "--stop", "a", "--stop", "b", "--repetition-penalty", "1.1"]
+    draws = ["--temperature", "0.5", "--top-k", "3", "--top-p", "0.9", "--min-p", "0.1", "--seed", "4"]
+    main(["generate", "1", *limits, *draws])
     main(["generate", "1"])
     assert configs == [
         GenerationConfig(
