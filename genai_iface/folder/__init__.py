@@ -5,6 +5,7 @@
 from genai_iface.folder.contract import CacheTensor, Evidence, GraphContract, InputRole
 from genai_iface.folder.derive import derive_contract
 from genai_iface.folder.folder import ModelFolder, open_folder
+from genai_iface.folder.saved_cache import SavedCache, load_saved_cache, save_cache_file
 from genai_iface.folder.tokenizer import FolderTokenizer
 
 __all__ = [
@@ -14,6 +15,9 @@ __all__ = [
     "GraphContract",
     "InputRole",
     "ModelFolder",
+    "SavedCache",
     "derive_contract",
+    "load_saved_cache",
     "open_folder",
+    "save_cache_file",
 ]

@@ -34,7 +34,7 @@ class NumpyBackend:
             runtime="onnx.reference",
             runtime_version=onnx.__version__,
             interface_versions=frozenset({1}),
-            capabilities=frozenset(Capability) - {Capability.CACHE_SHARED, Capability.SAVE},
+            capabilities=frozenset(Capability) - {Capability.CACHE_SHARED},
             dtypes=frozenset({"float32", "float16", "bfloat16"}),
         )
 

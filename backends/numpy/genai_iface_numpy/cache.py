@@ -231,7 +231,23 @@ class NumpyCache:
         self._lengths = self._lengths + counts
         self._update_mode = update_mode
 
+    def restore(self, row: int, length: int, tokens: list[NDArray[Any]], /) -> None:
+        """Sets a row's length and content from (Hkv, L, D) per buffer, as ``read`` gives them."""
+        for index, (spec, part) in enumerate(zip(self._specs, tokens, strict=True)):
+            order = self._order(spec, length)
+            if spec.axis == 2:
+                self._buffers[index][row][:, order] = part
+            else:
+                self._buffers[index][row][order] = part.swapaxes(0, 1).reshape(len(order), -1)
+        self._lengths[row] = length
+
     # Internal.
+
+    @staticmethod
+    def _order(spec: BufferSpec, length: int) -> NDArray[np.int64]:
+        """The slots of a row of this length, oldest token first."""
+        order = np.arange(length)
+        return order if spec.window is None else order[-spec.window :] % spec.window
 
     def _first_lost_row(self, wanted: NDArray[np.int64]) -> int | None:
         """The first row for which a circular layer lacks what the shorter row needs."""
@@ -244,10 +260,7 @@ class NumpyCache:
 
     def _read(self, index: int, row: int) -> NDArray[Any]:
         spec, buffer = self._specs[index], self._buffers[index]
-        length = int(self._lengths[row])
-        order = np.arange(length)
-        if spec.window is not None:
-            order = order[-spec.window :] % spec.window
+        order = self._order(spec, int(self._lengths[row]))
         content: NDArray[Any] = buffer[row]
         if spec.axis == 2:
             return np.take(content, order, axis=1)

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from os import PathLike
 from types import MappingProxyType
 from typing import Any
 
@@ -15,7 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from genai_iface.capabilities import Capability
 from genai_iface.errors import BackendError, InvalidInputError
-from genai_iface.folder import GraphContract, ModelFolder
+from genai_iface.folder import GraphContract, ModelFolder, load_saved_cache, save_cache_file
 from genai_iface.steps import Step, check_batch_and_capacity, check_step
 from genai_iface.transform import LOGITS_POSITIONS, SelectLogits
 from genai_iface.types import Device, LogitsMode, ModelSpec, UpdateMode
@@ -71,6 +72,7 @@ class NumpyModel:
         self._contract = folder.contract
         self._spec = folder.spec
         self._device = device
+        self._folder = folder
         self._outputs = [self._contract.logits, *(tensor.present for tensor in self._contract.cache_tensors)]
         graph = folder.load_ir()
         select = SelectLogits(self._contract)
@@ -108,6 +110,7 @@ class NumpyModel:
             Capability.THREADS,
             Capability.FORK,
             Capability.INSPECT,
+            Capability.SAVE,
         }
         cache = self._spec.cache
         if cache.style == "scatter":
@@ -164,6 +167,26 @@ class NumpyModel:
             _store_logits(result, values, run, step)
         cache.advance(step.counts, mode)
         return result
+
+    def save_cache(self, cache: NumpyCache, path: str | PathLike[str], /) -> None:
+        """Writes the valid content of a cache to a safetensors file."""
+        self._check_cache(cache)
+        save_cache_file(path, folder=self._folder, lengths=cache.lengths, read=cache.read)
+
+    def load_cache(self, path: str | PathLike[str], /, *, capacity: int | None = None) -> NumpyCache:
+        """Makes a cache from such a file; any backend may have written it."""
+        with load_saved_cache(path, folder=self._folder) as saved:
+            cache = self.create_cache(batch_size=len(saved.lengths), capacity=capacity)
+            longest = int(saved.lengths.max())
+            if longest > cache.capacity:
+                raise InvalidInputError(
+                    f"The saved cache has a row of {longest} tokens, capacity={cache.capacity} is too small",
+                    remedy=f"Pass at least {longest}.",
+                )
+            cache.grow_to(longest)
+            for row, length in enumerate(saved.lengths.tolist()):
+                cache.restore(row, length, saved.row(row))
+        return cache
 
     def close(self) -> None:
         """Frees the weights."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from typing import TypeAlias
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from genai_iface.capabilities import Capability
 from genai_iface.errors import InvalidInputError
-from genai_iface.folder import ModelFolder
+from genai_iface.folder import ModelFolder, load_saved_cache, save_cache_file
 from genai_iface.steps import check_batch_and_capacity, check_step
 from genai_iface.types import Device, LogitsMode, ModelSpec
 from genai_iface_ort.cache import OrtCache
@@ -48,6 +49,7 @@ class OrtModel:
     def __init__(self, folder: ModelFolder, /, *, device: Device, options: LoadOptions) -> None:
         self._spec = folder.spec
         self._device = device
+        self._folder = folder
         session = open_session(folder, options, device)
         self._notes = session.notes
         self._steps: ConcatSteps | BufferSteps | None
@@ -84,6 +86,7 @@ class OrtModel:
             Capability.THREADS,
             Capability.FORK,
             Capability.INSPECT,
+            Capability.SAVE,
         }
         cache = self._spec.cache
         circular = Capability.CACHE_CIRCULAR if cache.is_circular else Capability.REWIND
@@ -108,9 +111,7 @@ class OrtModel:
     ) -> NDArray[np.float32]:
         """Appends tokens to the rows of a cache and returns logits."""
         steps = self._loaded()
-        if getattr(cache, "specs", None) is not steps.specs:
-            raise InvalidInputError("The cache was not made by this model", remedy="Use this model's create_cache().")
-        cache.check_open()
+        self._check_cache(cache)
         step = check_step(
             input_ids,
             counts,
@@ -121,9 +122,34 @@ class OrtModel:
         )
         return steps.run(step, cache)  # type: ignore[arg-type]
 
+    def save_cache(self, cache: AnyOrtCache, path: str | PathLike[str], /) -> None:
+        """Writes the valid content of a cache to a safetensors file."""
+        self._check_cache(cache)
+        save_cache_file(path, folder=self._folder, lengths=cache.lengths, read=cache.read)
+
+    def load_cache(self, path: str | PathLike[str], /, *, capacity: int | None = None) -> AnyOrtCache:
+        """Makes a cache from such a file; any backend may have written it."""
+        with load_saved_cache(path, folder=self._folder) as saved:
+            cache = self.create_cache(batch_size=len(saved.lengths), capacity=capacity)
+            longest = int(saved.lengths.max())
+            if longest > cache.capacity:
+                raise InvalidInputError(
+                    f"The saved cache has a row of {longest} tokens, capacity={cache.capacity} is too small",
+                    remedy=f"Pass at least {longest}.",
+                )
+            self._loaded().make_room(cache, longest)  # type: ignore[arg-type]
+            for row, length in enumerate(saved.lengths.tolist()):
+                cache.restore(row, length, saved.row(row))
+        return cache
+
     def close(self) -> None:
         """Frees the session."""
         self._steps = None
+
+    def _check_cache(self, cache: AnyOrtCache) -> None:
+        if getattr(cache, "specs", None) is not self._loaded().specs:
+            raise InvalidInputError("The cache was not made by this model", remedy="Use this model's create_cache().")
+        cache.check_open()
 
     def _loaded(self) -> ConcatSteps | BufferSteps:
         if self._steps is None:

@@ -107,10 +107,10 @@ class BufferSteps:
         width = int(step.counts.max())
         if not width:
             return
-        if self._allows_one_run(step, lengths, width) and self._make_room(cache, int(lengths.max()) + width):
+        if self._allows_one_run(step, lengths, width) and self.make_room(cache, int(lengths.max()) + width):
             yield single_run(step, lengths, width)
             return
-        self._make_room(cache, int((lengths + step.counts).max()))
+        self.make_room(cache, int((lengths + step.counts).max()))
         for begin, stop in joined_rows(step.counts):
             count = int(step.counts[begin])
             for first, last in self._pieces(int(lengths[begin]), count, step):
@@ -151,7 +151,7 @@ class BufferSteps:
             step *= 2
         return max(needed, min(-(-needed // step) * step, capacity + self._options.growth_slots))
 
-    def _make_room(self, cache: OrtCache, needed: int) -> bool:
+    def make_room(self, cache: OrtCache, needed: int) -> bool:
         """Fits the buffers to a step; short rows get short buffers back, for the kernels cost by length."""
         slots = cache.slots
         if slots // 4 < needed <= slots:
