@@ -7,6 +7,7 @@ Everything is made once and kept in a working folder; each step is finished unde
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -14,11 +15,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-__all__ = ["CONTEXT", "SIZES", "Weights", "build_for_genai", "build_standard", "make_checkpoint"]
+__all__ = [
+    "CONTEXT",
+    "SIZES",
+    "Weights",
+    "build_concat",
+    "build_for_genai",
+    "build_gguf",
+    "build_standard",
+    "make_checkpoint",
+]
 
 Weights: TypeAlias = Literal["fp32", "int4"]
 
-CONTEXT = 16384
+CONTEXT = 32768
 
 SIZES: dict[str, dict[str, Any]] = {
     # The shape of SmolLM-135M.
@@ -68,14 +78,10 @@ def make_checkpoint(size: str, folder: Path) -> Path:
 
 def build_standard(checkpoint: Path, weights: Weights) -> Path:
     """The standard opset-24 folder of a checkpoint, by mobius-onnx; int4 through our own rewrite."""
-
-    def build(path: Path) -> None:
-        command = ["mobius", "build", "--config", str(checkpoint), str(path), "--ep", "onnx-standard"]
-        _run([*command, "--static-cache", "--max-seq-len", str(CONTEXT)])
-        for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-            shutil.copy(checkpoint / name, path)
-
-    plain = _once(checkpoint.with_name(f"{checkpoint.name}-standard-fp32"), build)
+    plain = _once(
+        checkpoint.with_name(f"{checkpoint.name}-standard-fp32"),
+        lambda path: _build_with_mobius(checkpoint, path, "--static-cache", "--max-seq-len", str(CONTEXT)),
+    )
     if weights == "fp32":
         return plain
 
@@ -92,6 +98,13 @@ def build_standard(checkpoint: Path, weights: Weights) -> Path:
     return _once(checkpoint.with_name(f"{checkpoint.name}-standard-{weights}"), quantize)
 
 
+def build_concat(checkpoint: Path) -> Path:
+    """The float32 folder of a checkpoint with past and present tensors, by mobius-onnx."""
+    return _once(
+        checkpoint.with_name(f"{checkpoint.name}-concat-fp32"), lambda path: _build_with_mobius(checkpoint, path)
+    )
+
+
 def build_for_genai(checkpoint: Path, weights: Weights) -> Path:
     """The folder that ONNX Runtime GenAI's own builder makes of the checkpoint."""
 
@@ -100,6 +113,53 @@ def build_for_genai(checkpoint: Path, weights: Weights) -> Path:
         _run([*command, "-p", weights, "-e", "cpu", "-c", str(path.with_suffix(".cache"))])
 
     return _once(checkpoint.with_name(f"{checkpoint.name}-genai-{weights}"), build)
+
+
+def build_gguf(checkpoint: Path, weights: Weights) -> Path:
+    """The folder with a llama.cpp file of the checkpoint, matrices as F32 or Q4_0, without a vocabulary."""
+
+    def build(path: Path) -> None:
+        import gguf
+        import numpy as np
+        from safetensors.numpy import load_file
+
+        config = json.loads((checkpoint / "config.json").read_text())
+        heads, kv_heads = config["num_attention_heads"], config["num_key_value_heads"]
+        path.mkdir()
+        writer = gguf.GGUFWriter(path / "model.gguf", "llama")
+        writer.add_context_length(config["max_position_embeddings"])
+        writer.add_embedding_length(config["hidden_size"])
+        writer.add_block_count(config["num_hidden_layers"])
+        writer.add_feed_forward_length(config["intermediate_size"])
+        writer.add_head_count(heads)
+        writer.add_head_count_kv(kv_heads)
+        writer.add_rope_dimension_count(config["hidden_size"] // heads)
+        writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
+        writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
+        writer.add_vocab_size(config["vocab_size"])
+        writer.add_tokenizer_model("no_vocab")
+        names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
+        kind = gguf.GGMLQuantizationType.F32 if weights == "fp32" else gguf.GGMLQuantizationType.Q4_0
+        for name, tensor in load_file(checkpoint / "model.safetensors").items():
+            if name.endswith(("q_proj.weight", "k_proj.weight")):
+                # llama.cpp rotates neighbouring elements, Transformers the two halves of a head.
+                count = heads if "q_proj" in name else kv_heads
+                tensor = tensor.reshape(count, 2, -1, tensor.shape[1]).swapaxes(1, 2).reshape(tensor.shape)  # noqa: PLW2901
+            stored = kind if tensor.ndim == 2 else gguf.GGMLQuantizationType.F32
+            data = gguf.quants.quantize(np.ascontiguousarray(tensor, np.float32), stored)
+            writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), data, raw_dtype=stored)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+
+    return _once(checkpoint.with_name(f"{checkpoint.name}-gguf-{weights}"), build)
+
+
+def _build_with_mobius(checkpoint: Path, path: Path, *arguments: str) -> None:
+    _run(["mobius", "build", "--config", str(checkpoint), str(path), "--ep", "onnx-standard", *arguments])
+    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(checkpoint / name, path)
 
 
 def _once(path: Path, make: Callable[[Path], None]) -> Path:

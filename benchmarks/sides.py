@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.checkpoint import Weights, build_for_genai, build_standard, make_checkpoint
+from benchmarks.checkpoint import Weights, build_for_genai, build_gguf, build_standard, make_checkpoint
 
 __all__ = ["SIDES", "Setting", "Side"]
 
@@ -162,6 +162,44 @@ class GenAISide:
         return (time.perf_counter() - begin) / self._setting.tokens
 
 
+class LlamaCppSide:
+    """llama.cpp through llama-cpp-python, matrices as F32 or Q4_0."""
+
+    def __init__(self, setting: Setting) -> None:
+        import llama_cpp
+        import numpy as np
+
+        checkpoint = make_checkpoint(setting.size, setting.work_dir)
+        self._model = llama_cpp.Llama(
+            str(build_gguf(checkpoint, setting.weights) / "model.gguf"),
+            n_ctx=setting.context + setting.tokens + 8,
+            n_threads=setting.threads,
+            n_threads_batch=setting.threads,
+            verbose=False,
+        )
+        self._prompt = np.random.default_rng(0).integers(3, 1000, setting.context).tolist()
+        self._setting = setting
+        self.prefill()
+
+    def prefill(self) -> float:
+        """As the protocol."""
+        self._model.reset()
+        begin = time.perf_counter()
+        self._model.eval(self._prompt)
+        return time.perf_counter() - begin
+
+    def decode(self) -> float:
+        """As the protocol."""
+        # Later tokens are removed from its cache with the next eval.
+        self._model.n_tokens = self._setting.context
+        token = self._prompt[-1]
+        begin = time.perf_counter()
+        for _ in range(self._setting.tokens):
+            self._model.eval([token])
+            token = int(self._model.scores[self._model.n_tokens - 1].argmax())
+        return (time.perf_counter() - begin) / self._setting.tokens
+
+
 SIDES = {
     "numpy": lambda setting: InterfaceSide(setting, "numpy", {}),
     "ort": lambda setting: InterfaceSide(setting, "ort", {"num_threads": setting.threads}),
@@ -170,5 +208,6 @@ SIDES = {
     ),
     "ort-none": lambda setting: InterfaceSide(setting, "ort", {"num_threads": setting.threads, "optimize": "none"}),
     "genai": GenAISide,
+    "llamacpp": LlamaCppSide,
     "transformers": TransformersSide,
 }
