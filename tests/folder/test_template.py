@@ -40,7 +40,7 @@ def render(source: str, **variables: Any) -> str:
         ("{{ [1, {'a': 2}]|tojson(indent=2) }}", '[\n  1,\n  {\n    "a": 2\n  }\n]'),
         ("{{ [1, 2]|tojson(separators=(',', ':')) }}", "[1,2]"),
         ("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}", "3"),
-        ("{% macro turn(m) %}[{{ m.role }}]{% endmacro %}{{ turn(messages[0]) ~ turn(messages[1]) }}", "[system][user]"),
+        ("{% macro f(m) %}[{{ m.role }}]{% endmacro %}{{ f(messages[0]) ~ f(messages[1]) }}", "[system][user]"),
         ("{{ messages[2].content.split('</think>')[-1].strip() }}", "Yes."),
         ("{{ messages[::-1]|map(attribute='role')|join(', ') }}", "assistant, user, system"),
         ("{{ messages|selectattr('role', 'equalto', 'user')|list|length }}", "1"),
