@@ -41,7 +41,7 @@ class LoadOptions:
     provider_options: Mapping[str, str] = field(default_factory=dict)
     cache_dir: Path | None = None
     share_buffers: bool = True
-    growth_slots: int = 64
+    growth_slots: int = 128
     cuda_graph: bool = False
     cpu_fallback: bool = True
 

@@ -104,10 +104,11 @@ class BufferSteps:
 
     def _plan(self, step: Step, cache: OrtCache, lengths: NDArray[np.int64]) -> Iterator[Run]:
         """One run where padding does no harm, else as few as possible without padding."""
-        width = int(step.counts.max())
+        width = int(step.counts.max()) if step.is_ragged else step.input_ids.shape[1]
         if not width:
             return
-        if self._allows_one_run(step, lengths, width) and self.make_room(cache, int(lengths.max()) + width):
+        end = int(lengths.max()) + width
+        if self._allows_one_run(step, lengths, width, end) and self.make_room(cache, end):
             yield single_run(step, lengths, width)
             return
         self.make_room(cache, int((lengths + step.counts).max()))
@@ -117,8 +118,7 @@ class BufferSteps:
                 starts = lengths[begin:stop] + first
                 yield Run(begin, stop, first, last, starts, np.full(stop - begin, last - first))
 
-    def _allows_one_run(self, step: Step, lengths: NDArray[np.int64], width: int) -> bool:
-        end = int(lengths.max()) + width
+    def _allows_one_run(self, step: Step, lengths: NDArray[np.int64], width: int, end: int) -> bool:
         is_padded = step.is_ragged and bool((step.counts != width).any())
         limit = self._spec.context_length
         if is_padded and limit is not None and end > limit and not self._moves_padding:
