@@ -79,6 +79,15 @@ def test_stream_and_sample() -> None:
     assert re.fullmatch(r"[1-9]\d* tokens/s, first token after \d+\.\d{3} s", lines[-1])
 
 
+@needs_ort
+def test_swap_the_backend() -> None:
+    lines = run(EXAMPLES / "04_swap_the_backend.py").splitlines()
+    assert re.fullmatch(r"numpy: [1-9]\d* tokens/s", lines[0])
+    assert re.fullmatch(r"ort: [1-9]\d* tokens/s", lines[1])
+    assert lines[2] == "equal texts: True"
+    assert lines[3].startswith("The Attention operator ")
+
+
 def code_blocks() -> list[pytest.param]:
     """Every Python block of the texts, as a parameter that names where it stands."""
     found = []
