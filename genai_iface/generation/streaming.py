@@ -16,6 +16,8 @@ _BROKEN = "\ufffd"
 _CONTEXT = 32
 # Byte tokens have low ids in all vocabularies in use.
 _PROBE_LIMIT = 1024
+# A character has four bytes at most; after this many broken tokens in a row something else is going on.
+_PATIENCE = 8
 
 
 class Detokenizer:
@@ -42,6 +44,9 @@ class Detokenizer:
         self._next_start = len(self._window)
         # The reader has the context's text, except for a character that it leaves incomplete.
         self._num_given = len(self._decode(self._window).rstrip(_BROKEN))
+        self._rest = ""
+        self._num_broken = 0
+        self._look_at = 0
 
     def push(self, token: int) -> tuple[str, str]:
         """Takes one token.
@@ -52,25 +57,28 @@ class Detokenizer:
         """
         if token >= self._num_ids:
             # Models pad their vocabulary; such an id has no text.
-            return "", self._unsettled()
+            return "", self._rest
         self._window.append(token)
+        if len(self._window) < self._look_at:
+            return "", self._rest
         text = self._decode(self._window)
+        self._num_broken = self._num_broken + 1 if text.endswith(_BROKEN) else 0
+        # Bytes that make no character for so long are looked at ever more rarely, to bound the cost.
+        self._look_at = len(self._window) * 17 // 16 if self._num_broken > _PATIENCE else 0
         settled = self._settled(text)
         new = settled[self._num_given :]
         self._num_given = max(self._num_given, len(settled))
-        rest = text[self._num_given :]
-        if not rest:
+        self._rest = text[self._num_given :]
+        if not self._rest:
             self._advance(text)
-        return new, rest
+        return new, self._rest
 
     def finish(self) -> str:
         """The text that was still held back."""
-        rest = self._unsettled()
+        rest = self._decode(self._window)[self._num_given :]
         self._num_given += len(rest)
+        self._rest = ""
         return rest
-
-    def _unsettled(self) -> str:
-        return self._decode(self._window)[self._num_given :]
 
     def _decode(self, token_ids: Sequence[int]) -> str:
         return self._tokenizer.decode(token_ids)

@@ -128,6 +128,21 @@ def test_the_cost_of_a_token_does_not_grow_with_the_sequence(kind: str) -> None:
     assert max(costs) < 60
 
 
+@kinds
+def test_endless_broken_bytes_cost_little_and_spoil_nothing(kind: str) -> None:
+    tokenizer = KINDS[kind]
+    bad = next(token for token in range(258, 2, -1) if tokenizer.decode([token]) == "\ufffd")
+    tokens = [*tokenizer.encode("a"), *[bad] * 2000, *tokenizer.encode("c" * 300)]
+    before = tokenizer.num_decoded
+    streamed = pieces(tokenizer, tokens)
+    cost = tokenizer.num_decoded - before
+    assert "".join(streamed) == tokenizer.decode(tokens)
+    # Looking at all of the run at every token would be 2,000,000.
+    assert cost < 200_000
+    # Good text after it comes before the end.
+    assert streamed[-1] == ""
+
+
 # Stop strings
 
 
