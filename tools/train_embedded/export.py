@@ -33,6 +33,8 @@ from tools.train_embedded.quantise import quantise_decoder
 from tools.train_embedded.train import END_OF_TEXT, PROMPTS, held_out_loss, read_rows
 
 TOLERANCE = 1e-4
+#: A prompt about an operator that training never saw.
+UNSEEN = "The CumSum operator"
 EXACT = "float32 accumulation"
 Run = Callable[[dict[str, Any]], list[npt.NDArray[Any]]]
 
@@ -125,6 +127,13 @@ def continue_text(run: Run, config: Config, tokenizer: Tokenizer, prompt: str, c
     return str(tokenizer.decode(ids))
 
 
+def recited(tokenizer: Tokenizer, text: str, corpus: str, window: int = 8) -> float:
+    """Return the share of a text's windows of tokens that occur verbatim in the training text."""
+    ids = tokenizer.encode(text).ids
+    pieces = [str(tokenizer.decode(ids[at : at + window])) for at in range(max(1, len(ids) - window + 1))]
+    return sum(piece in corpus for piece in pieces) / len(pieces)
+
+
 def write_config(folder: Path, config: Config) -> None:
     """Write the JSON files that describe the network and the tokenizer, in Hugging Face form."""
     llama = {
@@ -170,16 +179,19 @@ def main() -> None:
 
     report: dict[str, Any] = {**facts, "parameters": sum(p.numel() for p in model.parameters())}
     report["differences"] = {name: largest_difference(run, rounded) for name, run in runtimes(path).items()}
+    rows = read_rows(args.corpus)
     if not args.skip_held_out:
-        rows = [row["text"] for row in read_rows(args.corpus) if row["split"] == "held_out"]
-        held_out = [[*encoding.ids, 0] for encoding in tokenizer.encode_batch(rows)]
+        texts = [row["text"] for row in rows if row["split"] == "held_out"]
+        held_out = [[*encoding.ids, 0] for encoding in tokenizer.encode_batch(texts)]
         report["held_out_perplexity_float"] = math.exp(held_out_loss(model, held_out, 512))
         report["held_out_perplexity_int8"] = math.exp(held_out_loss(rounded, held_out, 512))
     report["samples"] = {}
+    corpus = "\n".join(row["text"] for row in rows if row["split"] == "train")
     for name, run in runtimes(path).items():
         started = time.monotonic()
-        texts = {prompt: continue_text(run, model.config, tokenizer, prompt, args.tokens) for prompt in PROMPTS}
-        report["samples"][name] = {"seconds": round(time.monotonic() - started, 2), "texts": texts}
+        samples = {p: continue_text(run, model.config, tokenizer, p, args.tokens) for p in (*PROMPTS, UNSEEN)}
+        report["samples"][name] = {"seconds": round(time.monotonic() - started, 2), "texts": samples}
+        report.setdefault("recited", {p: round(recited(tokenizer, t, corpus), 2) for p, t in samples.items()})
     report["bytes"] = {p.name: p.stat().st_size for p in sorted(out.iterdir())}
     print(json.dumps(report, indent=1))
     (args.run / "export.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")

@@ -27,7 +27,7 @@ from tools.train_embedded.ngram import trigram_perplexity
 END_OF_TEXT = "<|endoftext|>"
 SAVE_SECONDS = 150
 SAMPLE_SECONDS = 400
-#: Sources and terms that the last part of the run returns to: what the first prompts are about.
+#: Sources and terms that count more while the text is narrowed: what the first prompts are about.
 FOCUS_SOURCES = ("onnx operator schemas", "own text")
 FOCUS_TERMS = ("TensorScatter", "RMSNormalization", "RotaryEmbedding", "nonpad_kv_seqlen")
 PROMPTS = (
@@ -60,7 +60,7 @@ def train_tokenizer(rows: list[dict[str, Any]], vocab_size: int) -> Tokenizer:
 
 
 def focus_weight(row: dict[str, Any]) -> float:
-    """Return the weight of a document in the last part of the run."""
+    """Return the weight of a document while the text is narrowed."""
     weight = float(row["weight"]) * (1.5 if row["source"] in FOCUS_SOURCES else 0.5)
     return weight * (4 if any(term in row["text"] for term in FOCUS_TERMS) else 1)
 
@@ -141,6 +141,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--short", type=int, default=256, help="tokens per window before that (attention is cheaper)")
     parser.add_argument("--short-until", type=float, default=0.85, help="share of the run with short windows")
     parser.add_argument("--focus-from", type=float, default=0.5, help="share of the run before the text is narrowed")
+    parser.add_argument("--focus-until", type=float, default=0.7, help="share after which all text counts again")
     parser.add_argument("--layers", type=int, default=Config.layers)
     parser.add_argument("--peak", type=float, default=1.5e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=24)
@@ -222,8 +223,9 @@ class Run:
         args, batches = self.args, self.batches
         if progress >= args.short_until and batches.length != args.length:
             batches.length, batches.starts = args.length, batches.starts[:0]
-        if progress >= args.focus_from and not batches.focus:
-            batches.focus, batches.starts = True, batches.starts[:0]
+        focus = args.focus_from <= progress < args.focus_until
+        if focus != batches.focus:
+            batches.focus, batches.starts = focus, batches.starts[:0]
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(progress, self.steps, args.peak)
         ids = batches.next(args.tokens // batches.length)
@@ -242,6 +244,7 @@ class Run:
         args = self.args
         self.write(
             event="start",
+            step=self.steps,
             parameters=sum(p.numel() for p in self.model.parameters()),
             tokens=self.batches.tokens,
             weighted=self.batches.weighted,
