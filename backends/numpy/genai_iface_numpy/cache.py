@@ -238,7 +238,7 @@ class NumpyCache:
             if spec.axis == 2:
                 self._buffers[index][row][:, order] = part
             else:
-                self._buffers[index][row][order] = part.swapaxes(0, 1).reshape(len(order), -1)
+                self._buffers[index][row][order] = part.swapaxes(0, 1).reshape(len(order), spec.row_shape[-1])
         self._lengths[row] = length
 
     # Internal.
@@ -264,4 +264,9 @@ class NumpyCache:
         content: NDArray[Any] = buffer[row]
         if spec.axis == 2:
             return np.take(content, order, axis=1)
-        return np.take(content, order, axis=0).reshape(len(order), spec.num_heads, -1).swapaxes(0, 1).copy()
+        return (
+            np.take(content, order, axis=0)
+            .reshape(len(order), spec.num_heads, spec.row_shape[-1] // spec.num_heads)
+            .swapaxes(0, 1)
+            .copy()
+        )
