@@ -23,6 +23,7 @@ __all__ = [
     "infer_shapes",
     "is_transpose",
     "only_user",
+    "replace_value",
     "same_dims",
 ]
 
@@ -45,6 +46,7 @@ class Editor:
     def __init__(self, graph: ir.Graph, prefix: str) -> None:
         self._graph = graph
         self._prefix = prefix
+        self._ints: dict[tuple[int, ...], ir.Value] = {}
         self._names = {str(value.name) for value in (*graph.inputs, *graph.initializers.values())}
         for node in graph:
             self._names.add(str(node.name))
@@ -84,8 +86,10 @@ class Editor:
         return self.before(self._graph[0], kind, inputs, attributes)[0]
 
     def ints(self, *values: int) -> ir.Value:
-        """A constant int64 vector."""
-        return self.weight("ints", ir.Tensor(np.array(values, np.int64)))
+        """A constant int64 vector; equal ones are one."""
+        if values not in self._ints:
+            self._ints[values] = self.weight("ints", ir.Tensor(np.array(values, np.int64)))
+        return self._ints[values]
 
     def weight(self, stem: str, tensor: ir.TensorProtocol) -> ir.Value:
         """An initializer."""
@@ -129,6 +133,14 @@ def copy_type(source: ir.Value, target: ir.Value) -> None:
     """Gives a value the element type of another, if that is known."""
     if source.dtype is not None:
         target.dtype = source.dtype
+
+
+def replace_value(old: ir.Value, new: ir.Value) -> None:
+    """Everything that read one value reads the other; a graph output keeps its name."""
+    if old.is_graph_output():
+        name, old.name = old.name, f"{old.name}.replaced"
+        new.name = name
+    ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
 
 
 def same_dims(one: ir.Value, other: ir.Value, *, axes: Sequence[int] | None = None) -> bool:

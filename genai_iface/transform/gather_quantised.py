@@ -14,7 +14,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from genai_iface.folder.graph import attribute, input_at, is_op, rank
-from genai_iface.transform.edit import Editor, Lazy, constant_tensor, copy_type, is_transpose
+from genai_iface.transform.edit import Editor, Lazy, constant_tensor, copy_type, is_transpose, replace_value
 from genai_iface.transform.rewrite import Note, Rewrite
 from genai_iface.transform.weights import matrix_of, sizes
 
@@ -167,7 +167,7 @@ def _replace(edit: Editor, found: _Lookup) -> None:
         (result,) = edit.before(place, "Transpose", [result], {"perm": [axes, *range(axes)]})
     copy_type(found.result, result)
     result.shape = found.result.shape
-    ir.convenience.replace_all_uses_with(found.result, result, replace_graph_outputs=True)
+    replace_value(found.result, result)
 
 
 def _unpacked(edit: Editor, place: ir.Node, packed: ir.Value, axes: int) -> ir.Value:

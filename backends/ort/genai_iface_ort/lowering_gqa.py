@@ -9,7 +9,7 @@ import dataclasses
 import onnx_ir as ir
 
 from genai_iface.folder import GraphContract
-from genai_iface.transform.edit import Editor, copy_type
+from genai_iface.transform.edit import Editor, copy_type, replace_value
 from genai_iface.transform.rewrite import Note, Rewrite
 from genai_iface_ort.lowering_layers import Layer, Refused, flat_heads, read_layers
 
@@ -157,10 +157,7 @@ def _renew_cache(graph: ir.Graph, layer: Layer, key: ir.Value, value: ir.Value) 
         (layer.past_key, layer.present_key, key),
         (layer.past_value, layer.present_value, value),
     ):
-        name = present.name
         past.shape = ir.Shape(shape)
         new.shape = ir.Shape(shape)
         copy_type(past, new)
-        present.name = f"{name}.before"
-        ir.convenience.replace_all_uses_with(present, new, replace_graph_outputs=True)
-        new.name = name
+        replace_value(present, new)
