@@ -112,7 +112,9 @@ def test_the_last_token_waits_for_the_next_step() -> None:
 @settings(deadline=None)
 def test_any_history_of_changes_gives_what_the_tokens_give(prompts: list[list[int]], data: st.DataObject) -> None:
     """Append, generate and rewind at random; the sequences must be as if computed from scratch."""
-    capabilities = ALL_CAPABILITIES - data.draw(st.sampled_from([set(), {Capability.RAGGED}]))
+    capabilities = ALL_CAPABILITIES - data.draw(
+        st.sampled_from([set(), {Capability.RAGGED}, {Capability.CHUNKED_PREFILL}])
+    )
     window = data.draw(st.sampled_from([None, 5]))
     model = FakeModel(capabilities=capabilities, window=window)
     chunk = data.draw(st.integers(1, 6))
@@ -264,6 +266,18 @@ def test_a_turn_after_stop_goes_on() -> None:
     assert generator.get_sequence(0) == [1, 50, 50, 99, 7, 50, 50, 99]
 
 
+@pytest.mark.parametrize("without", [Capability.CHUNKED_PREFILL, Capability.RAGGED])
+def test_a_second_turn_without_a_capability(without: str) -> None:
+    model = FakeModel(capabilities=ALL_CAPABILITIES - {without})
+    generator = make(model, [[1, 2], [3]], max_new_tokens=2)
+    run(generator)
+    generator.append_tokens([[5, 6, 7], [8, 9]])
+    run(generator)
+    for index, (first, second) in enumerate([([1, 2], [5, 6, 7]), ([3], [8, 9])]):
+        tokens = [*first, *expected(model, first, 2), *second]
+        assert generator.get_sequence(index) == [*tokens, *expected(model, tokens, 2)]
+
+
 def test_only_the_sequences_that_get_tokens_go_on() -> None:
     model = FakeModel()
     generator = make(model, [[1], [2]], max_new_tokens=2)
@@ -362,6 +376,9 @@ def test_the_logits_given_out_are_a_copy() -> None:
     generator = make(FakeModel(), [[1]])
     generator.get_logits()[:] = 0
     assert generator.get_logits().any()
+    generator.set_logits(np.ones((1, 300)))
+    generator.get_logits()[:] = 0
+    assert generator.get_logits().all()
 
 
 def test_logprobs() -> None:

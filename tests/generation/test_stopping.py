@@ -37,7 +37,7 @@ def test_where_a_text_ends(stops: list[str], text: str, end: int | None, end_inc
         (["STOP"], "STO", 3),
         (["STOP"], "SST", 2),
         (["aab", "b"], "aaa", 2),
-        (["x"], "x", 0),
+        (["xyz", "b"], "ab", 0),
     ],
 )
 def test_what_may_be_the_beginning_of_a_stop_string(stops: list[str], text: str, overlap: int) -> None:
