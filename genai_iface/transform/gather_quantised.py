@@ -152,15 +152,12 @@ def _replace(edit: Editor, found: _Lookup) -> None:
         return edit.before(place, "Gather", [table, indices], {"axis": 0})[0]
 
     is_four = found.integers.dtype in _FOUR_BITS
-    shift = 8 if found.integers.dtype == ir.DataType.INT4 else 0
-    integers = rows_of("integers", found.integers, _Pack(shift) if is_four else _same)
+    integers = rows_of("integers", found.integers, _packed if is_four else _same)
     if is_four:
-        integers = _unpacked(edit, place, integers, rank(indices) or 0)
+        integers = _unpacked(edit, place, integers, found)
     parts = [integers, rows_of("scales", found.scales, _same)]
     if found.zero_points is not None:
-        parts.append(rows_of("zero_points", found.zero_points, _Shift(shift) if is_four else _same))
-    elif shift:
-        parts.append(_filled_like(edit, place, parts[1], shift))
+        parts.append(rows_of("zero_points", found.zero_points, _widened if is_four else _same))
     (result,) = edit.before(place, "DequantizeLinear", parts, {"axis": -1, "block_size": found.block})
     if found.hidden_first:
         axes = rank(indices) or 0
@@ -170,19 +167,15 @@ def _replace(edit: Editor, found: _Lookup) -> None:
     replace_value(found.result, result)
 
 
-def _unpacked(edit: Editor, place: ir.Node, packed: ir.Value, axes: int) -> ir.Value:
+def _unpacked(edit: Editor, place: ir.Node, packed: ir.Value, found: _Lookup) -> ir.Value:
     """Two numbers from each byte, the low half first."""
     every = np.arange(256, dtype=np.uint8)
-    pairs = edit.weight("nibbles", ir.Tensor(np.stack([every & 15, every >> 4], axis=1)))
+    pairs = np.stack([every & 15, every >> 4], axis=1)
+    if found.integers.dtype == ir.DataType.INT4:
+        pairs = ((pairs ^ 8).astype(np.int8) - 8).astype(np.int8)
     (index,) = edit.before(place, "Cast", [packed], {"to": int(ir.DataType.INT32)})
-    (numbers,) = edit.before(place, "Gather", [pairs, index], {"axis": 0})
-    return edit.before(place, "Reshape", [numbers, edit.ints(*[0] * axes, -1)])[0]
-
-
-def _filled_like(edit: Editor, place: ir.Node, scales: ir.Value, number: int) -> ir.Value:
-    (shape,) = edit.before(place, "Shape", [scales])
-    value = ir.Tensor(np.array([number], np.uint8))
-    return edit.before(place, "ConstantOfShape", [shape], {"value": value})[0]
+    (numbers,) = edit.before(place, "Gather", [edit.weight("nibbles", ir.Tensor(pairs)), index], {"axis": 0})
+    return edit.before(place, "Reshape", [numbers, edit.ints(*[0] * (rank(found.indices) or 0), -1)])[0]
 
 
 def _columns(tensor: ir.TensorProtocol, picked: int) -> int:
@@ -204,21 +197,13 @@ class _Rows:
         return self._convert(np.ascontiguousarray(array if self._picked == 0 else array.T))
 
 
-class _Shift:
-    """Four-bit numbers as bytes, shifted to be unsigned."""
-
-    def __init__(self, shift: int) -> None:
-        self._shift = shift
-
-    def __call__(self, array: NDArray[Any]) -> NDArray[Any]:
-        wide = np.int8 if array.dtype == ml_dtypes.int4 else np.uint8
-        return (array.astype(wide).astype(np.int16) + self._shift).astype(np.uint8)
+def _widened(array: NDArray[Any]) -> NDArray[Any]:
+    """Four-bit numbers as bytes of the same value."""
+    return array.astype(np.int8 if array.dtype == ml_dtypes.int4 else np.uint8)
 
 
-class _Pack(_Shift):
-    """Two such numbers in each byte, the first in the low half."""
-
-    def __call__(self, array: NDArray[Any]) -> NDArray[Any]:
-        numbers = super().__call__(array)
-        pairs: NDArray[Any] = numbers[:, 0::2] | (numbers[:, 1::2] << 4)
-        return pairs
+def _packed(array: NDArray[Any]) -> NDArray[Any]:
+    """Two four-bit numbers in each byte, the first in the low half."""
+    halves = _widened(array).astype(np.uint8) & 15
+    pairs: NDArray[Any] = halves[:, 0::2] | (halves[:, 1::2] << 4)
+    return pairs
