@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from genai_iface import (
     UnsupportedCapabilityError,
 )
 from tests.fakes import ALL_CAPABILITIES, ByteTokenizer, FakeModel, speaks
+from tests.generation.tokenizers_for_tests import metaspace
 
 TEXT = "Grüße, 世界! 🙂 done."
 
@@ -232,6 +234,18 @@ def test_a_stream_that_ends_early_joins_to_the_result(fields: dict[str, Any]) ->
     assert len(result.text) < len(TEXT)
 
 
+def test_a_text_goes_on_with_a_space_and_an_answer_begins_anew() -> None:
+    tokenizer = metaspace()
+    words = tokenizer.encode("new keys")
+    model = FakeModel(tokenizer.vocab_size, script=lambda tokens: words[len(tokens) - len(tokenizer.encode("The"))])
+    pipeline = TextGenerationPipeline.from_parts(model, tokenizer)
+    count = len(words)
+    assert pipeline.generate("The", max_new_tokens=count).text == " new keys"
+    assert pipeline.generate(tokenizer.encode("The"), max_new_tokens=count).text == " new keys"
+    answer = pipeline.generate([{"role": "user", "content": "The"}], max_new_tokens=count)
+    assert answer.text == "new keys" == tokenizer.decode(answer.token_ids[0])
+
+
 def test_on_chunk_sees_the_stream() -> None:
     pipeline = speaking()
     seen: list[Chunk] = []
@@ -328,6 +342,31 @@ def test_cancel_during_the_prefill() -> None:
     result = pipeline.generate("x" * 100, max_new_tokens=5)
     assert (result.finish_reasons, result.token_ids, result.text) == (["cancelled"], [[]], "")
     assert len(model.steps) == 2
+
+
+def test_cancel_reaches_a_call_that_waits_for_its_turn() -> None:
+    results: dict[str, Any] = {}
+    pipeline = hashing()
+
+    def generate(prompt: str) -> None:
+        results[prompt] = pipeline.generate(prompt, max_new_tokens=5)
+
+    second = threading.Thread(target=generate, args=("b",))
+
+    def step(number: int) -> None:
+        # Inside the first call's step: the second call begins and has to wait for the model.
+        second.start()
+        deadline = time.monotonic() + 10
+        while len(pipeline._running) < 2 and time.monotonic() < deadline:
+            time.sleep(0.001)
+        pipeline.cancel()
+
+    model_of(pipeline)._on_step = step
+    generate("a")
+    second.join(10)
+    assert [results[prompt].finish_reasons for prompt in "ab"] == [["cancelled"], ["cancelled"]]
+    assert [len(results[prompt].token_ids[0]) for prompt in "ab"] == [1, 0]
+    assert len(model_of(pipeline).steps) == 1
 
 
 def test_progress_of_a_long_prompt() -> None:
@@ -433,7 +472,7 @@ def test_closing_an_async_stream_cancels_and_frees() -> None:
     assert len(model.steps) < 5
 
 
-def test_cancelling_the_task_cancels_the_generation() -> None:
+def test_cancelling_the_task_cancels_the_generation_even_in_the_prefill() -> None:
     in_step, go_on = threading.Event(), threading.Event()
 
     def step(number: int) -> None:
@@ -441,23 +480,25 @@ def test_cancelling_the_task_cancels_the_generation() -> None:
             in_step.set()
             assert go_on.wait(10)
 
-    model = FakeModel(258, script=speaks("x" * 100), on_step=step)
-    pipeline = TextGenerationPipeline.from_parts(model, ByteTokenizer())
+    model = FakeModel(258, on_step=step)
+    pipeline = TextGenerationPipeline.from_parts(model, ByteTokenizer(), prefill_chunk_size=4)
 
     async def read() -> None:
-        async for _ in pipeline.astream("1"):
+        async for _ in pipeline.astream("x" * 100, max_new_tokens=5):
             pass
 
     async def main() -> None:
         task = asyncio.create_task(read())
         await asyncio.to_thread(in_step.wait, 10)
         task.cancel()
+        # The reader notices while the step still runs.
+        await asyncio.sleep(0)
         go_on.set()
         with pytest.raises(asyncio.CancelledError):
             await task
 
     asyncio.run(main())
-    assert len(model.steps) <= 4
+    assert len(model.steps) == 3
     assert model.open_caches == []
 
 

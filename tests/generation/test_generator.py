@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genai_iface import (
@@ -24,6 +24,10 @@ from genai_iface import (
 )
 from genai_iface.generation import ModelGenerator
 from tests.fakes import ALL_CAPABILITIES, ByteTokenizer, FakeModel, speaks
+
+# A busy machine is slow; that is no finding.
+RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
 
 FIELDS = {field.name for field in dataclasses.fields(GenerationConfig)}
 PROMPTS = [[1, 2, 3], [4], [5, 6, 7, 8, 9, 10, 11], [12, 13]]
@@ -108,8 +112,8 @@ def test_the_last_token_waits_for_the_next_step() -> None:
     assert model.caches[0].rows[0] == generator.get_sequence(0)[:-1]
 
 
+@settings(RELAXED)
 @given(prompts=st.lists(st.lists(st.integers(0, 299), min_size=1, max_size=9), min_size=1, max_size=4), data=st.data())
-@settings(deadline=None)
 def test_any_history_of_changes_gives_what_the_tokens_give(prompts: list[list[int]], data: st.DataObject) -> None:
     """Append, generate and rewind at random; the sequences must be as if computed from scratch."""
     capabilities = ALL_CAPABILITIES - data.draw(
@@ -197,6 +201,25 @@ def test_seeds() -> None:
     assert run(make(model, seed=1, **fields)) != run(make(model, seed=2, **fields))
     fresh = make(model, **fields)
     assert run(fresh) == run(make(model, seed=fresh.seed, **fields))
+
+
+def test_rewinding_into_the_prompt_counts_from_there() -> None:
+    model = FakeModel()
+    generator = make(model, [[1, 2, 3, 4, 5]], max_new_tokens=4, frequency_penalty=2.0)
+    run(generator)
+    generator.rewind_to(3)
+    short = make(model, [[1, 2, 3]], max_new_tokens=4, frequency_penalty=2.0)
+    assert run(generator) == run(short)
+
+
+def test_rewinding_forgets_log_probabilities() -> None:
+    generator = make(FakeModel(), [[1, 2]], logprobs=0)
+    run(generator)
+    before = generator.get_logprobs(0)
+    generator.rewind_to(4)
+    assert generator.get_logprobs(0) == before[:2]
+    run(generator)
+    assert generator.get_logprobs(0) == before
 
 
 # How sequences end
