@@ -1,0 +1,123 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""Folders that ONNX Runtime GenAI's model builder wrote: the shared style as it is found in the world."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genai_iface import Capability
+from tests.model_files import write_tokenizer_files
+from tests.ort_backend.cases import ort_model
+from tests.parity.checkpoints import make_checkpoint, torch_greedy
+
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.skipif(find_spec("onnxruntime_genai") is None, reason="onnxruntime-genai is not installed"),
+]
+
+PROMPTS = ([5, 77, 23, 9, 111], [64, 3, 30], [12, 13, 14, 15, 16, 17, 18])
+COUNTS = np.array([len(prompt) for prompt in PROMPTS])
+IDS = np.array([[*prompt, *[0] * (7 - len(prompt))] for prompt in PROMPTS])
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    import transformers
+
+    path = tmp_path_factory.mktemp("checkpoint")
+    model = make_checkpoint("llama", path)
+    write_tokenizer_files(path)
+    # The builder reads the tokenizer's files in the present Transformers form.
+    names = {"bos_token": "<|bos|>", "eos_token": "<|eos|>", "pad_token": "<|pad|>"}
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(path / "tokenizer.json"), **names)
+    tokenizer.save_pretrained(path)
+    return path, model
+
+
+def build(checkpoint: Path, out: Path, precision: str) -> Path:
+    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-m", "tiny", "-i", str(checkpoint)]
+    command += ["-o", str(out), "-p", precision, "-e", "cpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    # The tokenizer is a byte-level one with more ids than the model has.
+    (out / "tokenizer.json").unlink()
+    config = json.loads((out / "genai_config.json").read_text(encoding="utf-8"))
+    config["model"] |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    (out / "genai_config.json").write_text(json.dumps(config), encoding="utf-8")
+    return out
+
+
+@pytest.fixture(scope="module")
+def folders(checkpoint: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    path = tmp_path_factory.mktemp("built")
+    return {precision: build(checkpoint[0], path / precision, precision) for precision in ("fp32", "int4")}
+
+
+@pytest.mark.parametrize("level", ["none", "runtime"])
+def test_ragged_greedy_decoding_equals_torch(
+    checkpoint: tuple[Path, Any], folders: dict[str, Path], level: str
+) -> None:
+    model = ort_model(folders["fp32"], level)
+    assert model.spec.cache.style == "shared"
+    cache = model.create_cache(batch_size=3, capacity=64)
+    logits = [model.forward(IDS, cache, counts=COUNTS)[:, 0]]
+    while len(logits) < 33:
+        logits.append(model.forward(logits[-1].argmax(-1)[:, None], cache)[:, 0])
+    assert cache.update_mode == "in_place"
+    got = np.stack(logits, axis=1)
+    for row, prompt in enumerate(PROMPTS):
+        tokens, expected = torch_greedy(checkpoint[1], prompt, 33)
+        np.testing.assert_allclose(got[row], expected, rtol=0, atol=2e-5 * np.abs(expected).max())
+        assert got[row].argmax(-1).tolist() == tokens
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_greedy_tokens_equal_those_of_onnxruntime_genai(folders: dict[str, Path], precision: str) -> None:
+    import onnxruntime_genai as og
+
+    vendor = og.Model(str(folders[precision]))
+    model = ort_model(folders[precision])
+    for prompt in PROMPTS:
+        parameters = og.GeneratorParams(vendor)
+        parameters.set_search_options(max_length=len(prompt) + 32, do_sample=False)
+        generator = og.Generator(vendor, parameters)
+        generator.append_tokens(np.array([prompt], np.int32))
+        cache = model.create_cache(capacity=64)
+        ids = np.array([prompt])
+        for _ in range(32):
+            expected = np.asarray(generator.get_logits()).reshape(-1)
+            actual = model.forward(ids, cache)[0, 0]
+            np.testing.assert_allclose(actual, expected, rtol=0, atol=1e-4 * np.abs(expected).max())
+            generator.generate_next_token()
+            ids = np.array([[int(generator.get_sequence(0)[-1])]])
+            assert int(actual.argmax()) == ids[0, 0]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_chunks_rewinding_and_idle_rows(folders: dict[str, Path], precision: str) -> None:
+    model = ort_model(folders[precision])
+    assert {Capability.RAGGED, Capability.CHUNKED_PREFILL, Capability.REWIND} <= model.capabilities
+    whole = model.create_cache(batch_size=3, capacity=64)
+    expected = model.forward(IDS, whole, counts=COUNTS, logits="all")
+    pieces = model.create_cache(batch_size=3, capacity=64)
+    model.forward(IDS[:, :2], pieces)
+    model.forward(IDS[::-1, :4], pieces, counts=[4, 1, 2])
+    pieces.rewind_to(2)
+    second = model.forward(IDS[:, 2:], pieces, counts=COUNTS - 2, logits="all")
+    for row, count in enumerate(COUNTS):
+        np.testing.assert_allclose(second[row, : count - 2], expected[row, 2:count], atol=2e-2)
+    assert pieces.lengths.tolist() == COUNTS.tolist()
+    before = [pieces.read(1, row) for row in range(3)]
+    model.forward([[1, 2], [3, 4], [5, 6]], pieces, counts=[0, 2, 1])
+    for old, new in zip(before[0], pieces.read(1, 0), strict=True):
+        assert np.array_equal(old, new)
