@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 
@@ -53,11 +52,11 @@ print(*sorted(names - set(sys.stdlib_module_names)))
 
 
 def test_importing_takes_under_100_ms_beyond_numpy() -> None:
-    def milliseconds() -> float:
-        trace = python("-X", "importtime", "-c", "import numpy; import genai_iface").stderr
-        found = re.search(r"^import time:\s+\d+ \|\s+(\d+) \| genai_iface$", trace, re.MULTILINE)
-        assert found is not None
-        return int(found[1]) / 1000
-
-    # The quickest of several: a busy machine delays the others.
-    assert min(milliseconds() for _ in range(5)) < 100
+    code = """
+import numpy, time
+start = time.process_time()
+import genai_iface
+print(1000 * (time.process_time() - start))
+"""
+    # Processor time, and the best of several: what else the machine does must not count.
+    assert min(float(python("-c", code).stdout) for _ in range(5)) < 100
