@@ -150,7 +150,8 @@ def _print_tables(folder: ModelFolder) -> None:
     ]
     show(table("role", "graph name", "dtype", "why"), list(reasons))
     if later:
-        console.print(f"The other {len(cache.layers) - 1} layers follow the same pattern; --json lists them all.")
+        more = "1 more layer follows" if len(cache.layers) == 2 else f"{len(cache.layers) - 1} more layers follow"
+        console.print(f"{more} the same pattern; --json lists them all.")
 
 
 def _layer_rows(layers: tuple[LayerCacheSpec, ...]) -> list[tuple[object, ...]]:

@@ -12,6 +12,7 @@ from genai_iface.folder.attention import OPERATORS
 from genai_iface.folder.caches import derive_cache
 from genai_iface.folder.contract import CacheTensor, Evidence, GraphContract, InputRole
 from genai_iface.folder.graph import (
+    SAME_ELEMENTS,
     attribute,
     constant_shape,
     describe,
@@ -137,6 +138,13 @@ def _check_lengths(graph: ir.Graph, tensors: tuple[CacheTensor, ...], inputs: di
             raise unsupported(
                 f"No graph input of rank 1 gives write_indices of the {describe(node)}; expected an int64 input (B,)"
             )
+        if is_op(node, "Attention") and input_at(node, 3) is None and input_at(node, 6) is None:
+            buffer = trace_back(input_at(node, 1), SAME_ELEMENTS | {"Expand"})
+            if buffer is not None and is_op(buffer.producer(), "TensorScatter"):
+                raise unsupported(
+                    f"The {describe(node)} reads a buffer with free slots and has neither nonpad_kv_seqlen nor a mask, "
+                    "expected one of them"
+                )
         if is_op(node, "com.microsoft.GroupQueryAttention") and not {"seqlens_k", "attention_mask"} & inputs.keys():
             raise unsupported(
                 f"Neither seqlens_k nor an attention_mask gives the lengths of the {describe(node)}, expected one input"

@@ -135,7 +135,7 @@ def trace_back(value: ir.Value | None, through: Sequence[str] | frozenset[str] =
     return value
 
 
-def is_constant(value: ir.Value | None, depth: int = 12) -> bool:
+def is_constant(value: ir.Value | None, depth: int = 8) -> bool:
     """Whether the value follows from weights alone; shapes of it may follow from inputs."""
     if value is None:
         return False

@@ -207,6 +207,13 @@ def constant_write_indices(model: onnx.ModelProto) -> None:
             node.input[2] = "zero"
 
 
+def no_lengths(model: onnx.ModelProto) -> None:
+    for node in model.graph.node:
+        if node.op_type == "Attention":
+            del node.input[3:]
+    model.graph.input.remove(next(value for value in model.graph.input if value.name == "nonpad_kv_seqlen"))
+
+
 def int32_write_indices(model: onnx.ModelProto) -> None:
     for value in model.graph.input:
         if value.name == "write_indices":
@@ -291,6 +298,7 @@ REFUSED = {
     unused_float_input: "'pixel_values'.*no node uses it",
     no_write_indices: "TensorScatter node 'node_present.0.key' has no write_indices",
     constant_write_indices: "'write_indices' acts as position_ids and has rank 1",
+    no_lengths: "'node_attention_0' reads a buffer with free slots",
     int32_write_indices: "'write_indices' acts as write_indices and has element type int32",
     no_present: "'node_present.1.key' is no graph output",
     one_cache_for_keys_and_values: "both keys and values",

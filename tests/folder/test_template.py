@@ -26,36 +26,45 @@ def render(source: str, **variables: Any) -> str:
     return ChatTemplate(source, "chat_template.jinja").render({"messages": CONVERSATION, **variables})
 
 
-@pytest.mark.parametrize(
-    ("source", "expected"),
-    [
-        ("{% for m in messages %}{{ m.role }}{{ loop.index }}{{ loop.last }} {% endfor %}", TURNS),
-        ("{% for m in messages %}\n  {% if m['role'] == 'user' %}\n{{ m.content }}\n  {% endif %}\n{% endfor %}", USER),
-        ("{% for i in range(9) %}{% if i == 1 %}{% continue %}{% endif %}{{ i }}{% endfor %}", "02345678"),
-        ("{% for i in range(9) %}{% if i == 4 %}{% break %}{% endif %}{{ i }}{% endfor %}", "0123"),
-        ("{% for m in messages if m.role != 'user' %}{{ loop.length }}{{ loop.first }}{% endfor %}", "2True2False"),
-        ("{% generation %}{{ messages|length }} turns{% endgeneration %}.", "3 turns."),
-        ("{{ {'b': 'é<', 'a': [1]}|tojson }}", '{"b": "é<", "a": [1]}'),
-        ("{{ {'b': 1, 'a': 'é'}|tojson(sort_keys=true, ensure_ascii=true) }}", '{"a": "\\u00e9", "b": 1}'),
-        ("{{ [1, {'a': 2}]|tojson(indent=2) }}", '[\n  1,\n  {\n    "a": 2\n  }\n]'),
-        ("{{ [1, 2]|tojson(separators=(',', ':')) }}", "[1,2]"),
-        ("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}", "3"),
-        ("{% macro f(m) %}[{{ m.role }}]{% endmacro %}{{ f(messages[0]) ~ f(messages[1]) }}", "[system][user]"),
-        ("{{ messages[2].content.split('</think>')[-1].strip() }}", "Yes."),
-        ("{{ messages[::-1]|map(attribute='role')|join(', ') }}", "assistant, user, system"),
-        ("{{ messages|selectattr('role', 'equalto', 'user')|list|length }}", "1"),
-        ("{% set a, b = 1, [2, (3,)] %}{{ a }}{{ b }}", "1[2, (3,)]"),
-        ("{% for k, v in {'x': 1}.items() %}{{ k }}={{ v }}{% endfor %}", "x=1"),
-        ("{% set x %}{{ 'a' * 3 }}{% endset %}{{ x|upper }}{{ x + 'b' }}", "AAAaaab"),
-        ("{{ '%s-%03d' % ('a', 7) }}{{ '{:>3}'.format('b') }}{{ 'ab'|replace('a', 'c') }}", "a-007  bcb"),
-        ("{{ dict(a=1) }}{{ 7 // 2 }}{{ 2 ** 10 }}{{ 7 % 4 }}", "{'a': 1}310243"),
-        ("{{ undefined_name }}{{ undefined_name is defined }}{{ messages[0].nothing is none }}", "FalseFalse"),
-        ("{% if tools is not none %}x{% endif %}{{ eos_token }}", "<|eos|>"),
-        ("{{ 'a'|indent(2, true) }}{{ '  b '|trim }}{{ none|default('d', true) }}", "  abd"),
-    ],
-)  # fmt: skip
+WORKING = [
+    ("{% for m in messages %}{{ m.role }}{{ loop.index }}{{ loop.last }} {% endfor %}", TURNS),
+    ("{% for m in messages %}\n  {% if m['role'] == 'user' %}\n{{ m.content }}\n  {% endif %}\n{% endfor %}", USER),
+    ("{% for i in range(9) %}{% if i == 1 %}{% continue %}{% endif %}{{ i }}{% endfor %}", "02345678"),
+    ("{% for i in range(9) %}{% if i == 4 %}{% break %}{% endif %}{{ i }}{% endfor %}", "0123"),
+    ("{% for m in messages if m.role != 'user' %}{{ loop.length }}{{ loop.first }}{% endfor %}", "2True2False"),
+    ("{% generation %}{{ messages|length }} turns{% endgeneration %}.", "3 turns."),
+    ("{{ {'b': 'é<', 'a': [1]}|tojson }}", '{"b": "é<", "a": [1]}'),
+    ("{{ {'b': 1, 'a': 'é'}|tojson(sort_keys=true, ensure_ascii=true) }}", '{"a": "\\u00e9", "b": 1}'),
+    ("{{ [1, {'a': 2}]|tojson(indent=2) }}", '[\n  1,\n  {\n    "a": 2\n  }\n]'),
+    ("{{ [1, 2]|tojson(separators=(',', ':')) }}", "[1,2]"),
+    ("{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{% endfor %}{{ ns.n }}", "3"),
+    ("{% macro f(m) %}[{{ m.role }}]{% endmacro %}{{ f(messages[0]) ~ f(messages[1]) }}", "[system][user]"),
+    ("{{ messages[2].content.split('</think>')[-1].strip() }}", "Yes."),
+    ("{{ messages[::-1]|map(attribute='role')|join(', ') }}", "assistant, user, system"),
+    ("{{ messages|selectattr('role', 'equalto', 'user')|list|length }}", "1"),
+    ("{% set a, b = 1, [2, (3,)] %}{{ a }}{{ b }}", "1[2, (3,)]"),
+    ("{% for k, v in {'x': 1}.items() %}{{ k }}={{ v }}{% endfor %}", "x=1"),
+    ("{% set x %}{{ 'a' * 3 }}{% endset %}{{ x|upper }}{{ x + 'b' }}", "AAAaaab"),
+    ("{{ '%s-%03d' % ('a', 7) }}{{ '{:>3}'.format('b') }}{{ 'ab'|replace('a', 'c') }}", "a-007  bcb"),
+    ("{{ dict(a=1) }}{{ 7 // 2 }}{{ 2 ** 10 }}{{ 7 % 4 }}", "{'a': 1}310243"),
+    ("{{ undefined_name }}{{ undefined_name is defined }}{{ messages[0].nothing is none }}", "FalseFalse"),
+    ("{% if tools is not none %}x{% endif %}{{ eos_token }}", "<|eos|>"),
+    ("{{ 'a'|indent(2, true) }}{{ '  b '|trim }}{{ none|default('d', true) }}", "  abd"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("source", "expected"), WORKING)
 def test_what_templates_use(source: str, expected: str) -> None:
     assert render(source, tools=None, eos_token="<|eos|>") == expected
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("source", [source for source, _ in WORKING])
+def test_transformers_renders_the_same(source: str) -> None:
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    (theirs,), _ = render_jinja_template([CONVERSATION], chat_template=source, eos_token="<|eos|>")
+    assert theirs == render(source, tools=None, eos_token="<|eos|>")
 
 
 def test_the_time_of_day() -> None:
