@@ -8,15 +8,14 @@ import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from os import PathLike
-from typing import Any, Self, TypeAlias, cast
-
-from numpy import integer, ndarray
+from typing import Any, Self, TypeAlias
 
 from genai_iface.capabilities import Capability
 from genai_iface.config import GenerationConfig
 from genai_iface.errors import CacheOverflowError, InvalidInputError
 from genai_iface.generation.generator import DEFAULT_PREFILL_CHUNK_SIZE, ModelGenerator, new_seed
 from genai_iface.generation.metrics import Stopwatch
+from genai_iface.generation.prompts import encode_prompt, is_conversation
 from genai_iface.generation.supported import check_supported
 from genai_iface.protocols import Backend, Model, Prompt, Tokenizer
 from genai_iface.registry import load_model
@@ -211,45 +210,16 @@ class TextGenerationPipeline:
         stopwatch = Stopwatch()
         config = (config or self._generation_config).replace(**overrides)
         check_supported(config)
-        prompts = self._encode(prompt)
+        prompts = encode_prompt(self._tokenizer, prompt)
         capacity = self._capacity(prompts, config)
         return _Run(
             prompts=[ids for ids in prompts for _ in range(config.num_return_sequences)],
             config=config,
             seed=(new_seed() if config.seed is None else config.seed) if config.samples else None,
             capacity=capacity,
-            continues_text=not _is_conversation(prompt),
+            continues_text=not is_conversation(prompt),
             stopwatch=stopwatch,
         )
-
-    def _encode(self, prompt: Prompt) -> list[list[int]]:
-        """Token ids of each prompt."""
-        if isinstance(prompt, str):
-            encoded = [self._tokenizer.encode(prompt)]
-        elif _is_conversation(prompt):
-            text = self._tokenizer.apply_chat_template(cast("Sequence[Mapping[str, Any]]", prompt))
-            # The template writes the special tokens itself.
-            encoded = [self._tokenizer.encode(text, add_special_tokens=False)]
-        elif _is_sequence(prompt) and len(prompt) and all(isinstance(item, str) for item in prompt):
-            encoded = [self._tokenizer.encode(cast("str", item)) for item in prompt]
-        elif _is_token_ids(prompt):
-            encoded = [[int(token) for token in cast("Sequence[int]", prompt)]]
-        elif _is_sequence(prompt) and all(_is_token_ids(item) or _is_empty(item) for item in prompt):
-            encoded = [[int(token) for token in cast("Sequence[int]", item)] for item in prompt]
-        else:
-            raise InvalidInputError(
-                f"A prompt of type {type(prompt).__name__} with such items is not understood",
-                remedy="Pass a text, a list of texts, a list of messages, or one or several lists of token ids.",
-            )
-        if not encoded:
-            raise InvalidInputError("The list of prompts is empty", remedy="Pass at least one prompt.")
-        for index, ids in enumerate(encoded):
-            if not ids:
-                raise InvalidInputError(
-                    f"Prompt {index} is empty and the tokenizer begins it with no token",
-                    remedy="Pass at least one character or token.",
-                )
-        return encoded
 
     def _capacity(self, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> int:
         """The tokens that the caches must hold."""
@@ -293,7 +263,7 @@ class TextGenerationPipeline:
                     has_ended[index] = reason is not None
                     logprobs = None
                     if run.config.logprobs is not None:
-                        logprobs = tuple(generator.get_logprobs(index)[logprobs_given[index] :])
+                        logprobs = tuple(generator.get_logprobs(index, logprobs_given[index]))
                         logprobs_given[index] += len(logprobs)
                     yield Chunk(text, tuple(waiting[index]), logprobs, index, reason)
                     waiting[index].clear()
@@ -398,29 +368,3 @@ class _Run:
                 self.metrics = self.generator.metrics
                 self.generator.close()
                 self.generator = None
-
-
-def _is_sequence(prompt: object) -> bool:
-    return isinstance(prompt, (Sequence, ndarray)) and not isinstance(prompt, (str, bytes))
-
-
-def _is_empty(prompt: object) -> bool:
-    return _is_sequence(prompt) and not len(cast("Sequence[Any]", prompt))
-
-
-def _is_conversation(prompt: object) -> bool:
-    return (
-        _is_sequence(prompt)
-        and not _is_empty(prompt)
-        and all(isinstance(item, Mapping) for item in cast("Sequence[Any]", prompt))
-    )
-
-
-def _is_token_ids(prompt: object) -> bool:
-    return (
-        _is_sequence(prompt)
-        and not _is_empty(prompt)
-        and all(
-            isinstance(item, (int, integer)) and not isinstance(item, bool) for item in cast("Sequence[Any]", prompt)
-        )
-    )

@@ -128,9 +128,9 @@ class ModelGenerator(Generic[CacheT]):
         """All tokens of one sequence, the appended ones included."""
         return cast("list[int]", self._sequences[index].tokens.tolist())
 
-    def get_logprobs(self, index: int, /) -> list[TokenLogprob]:
-        """One entry per token that was generated in this turn; empty unless the configuration asks."""
-        return list(self._sequences[index].logprobs)
+    def get_logprobs(self, index: int, start: int = 0, /) -> list[TokenLogprob]:
+        """One entry per token generated in this turn, from the given one on; empty unless the configuration asks."""
+        return self._sequences[index].logprobs[start:]
 
     def token_count(self, index: int = 0, /) -> int:
         """The length of one sequence."""

@@ -1,0 +1,76 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""What kind of prompt it is follows from its shape."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+from numpy import integer, ndarray
+
+from genai_iface.errors import InvalidInputError
+from genai_iface.protocols import Prompt, Tokenizer
+
+__all__ = ["encode_prompt", "is_conversation"]
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: Prompt, /) -> list[list[int]]:
+    """Token ids of each prompt, one list for a single one.
+
+    Raises:
+        InvalidInputError: The shape means nothing, or a prompt is empty.
+    """
+    if isinstance(prompt, str):
+        encoded = [tokenizer.encode(prompt)]
+    elif is_conversation(prompt):
+        text = tokenizer.apply_chat_template(cast("Sequence[Mapping[str, Any]]", prompt))
+        # The template writes the special tokens itself.
+        encoded = [tokenizer.encode(text, add_special_tokens=False)]
+    elif _is_sequence(prompt) and len(prompt) and all(isinstance(item, str) for item in prompt):
+        encoded = [tokenizer.encode(cast("str", item)) for item in prompt]
+    elif _is_token_ids(prompt):
+        encoded = [[int(token) for token in cast("Sequence[int]", prompt)]]
+    elif _is_sequence(prompt) and all(_is_token_ids(item) or _is_empty(item) for item in prompt):
+        encoded = [[int(token) for token in cast("Sequence[int]", item)] for item in prompt]
+    else:
+        raise InvalidInputError(
+            f"A prompt of type {type(prompt).__name__} with such items is not understood",
+            remedy="Pass a text, a list of texts, a list of messages, or one or several lists of token ids.",
+        )
+    if not encoded:
+        raise InvalidInputError("The list of prompts is empty", remedy="Pass at least one prompt.")
+    for index, ids in enumerate(encoded):
+        if not ids:
+            raise InvalidInputError(
+                f"Prompt {index} is empty and the tokenizer begins it with no token",
+                remedy="Pass at least one character or token.",
+            )
+    return encoded
+
+
+def _is_sequence(prompt: object) -> bool:
+    return isinstance(prompt, (Sequence, ndarray)) and not isinstance(prompt, (str, bytes))
+
+
+def _is_empty(prompt: object) -> bool:
+    return _is_sequence(prompt) and not len(cast("Sequence[Any]", prompt))
+
+
+def is_conversation(prompt: object, /) -> bool:
+    """Whether a prompt is a list of messages."""
+    return (
+        _is_sequence(prompt)
+        and not _is_empty(prompt)
+        and all(isinstance(item, Mapping) for item in cast("Sequence[Any]", prompt))
+    )
+
+
+def _is_token_ids(prompt: object) -> bool:
+    return (
+        _is_sequence(prompt)
+        and not _is_empty(prompt)
+        and all(
+            isinstance(item, (int, integer)) and not isinstance(item, bool) for item in cast("Sequence[Any]", prompt)
+        )
+    )
