@@ -12,24 +12,21 @@ from typing import cast, get_args
 import onnx_ir as ir
 
 from genai_iface.folder.attention import OPERATORS, AttentionUse, Kind, attention_uses
+from genai_iface.folder.cache_shapes import FoundCache, layer_spec
 from genai_iface.folder.contract import CacheTensor, Evidence
 from genai_iface.folder.graph import (
     attribute,
-    constant_ints,
     describe,
-    dim,
     dtype_name,
     input_at,
     is_op,
     op,
     output_at,
     rank,
-    static_dim,
     trace_back,
     unsupported,
-    width,
 )
-from genai_iface.types import CacheLayout, CacheMode, CacheSpec, CacheStyle, DType, LayerCacheSpec
+from genai_iface.types import CacheLayout, CacheMode, CacheSpec, CacheStyle
 
 __all__ = ["DerivedCache", "derive_cache"]
 
@@ -38,20 +35,6 @@ _KNOWN = (
     "TensorScatter into Attention, Attention with past_key and past_value, Concat of a past input and new keys "
     "before attention, or GroupQueryAttention with past_key and past_value"
 )
-
-
-@dataclass(frozen=True, slots=True)
-class _Found:
-    """One cache tensor as found in the graph."""
-
-    style: CacheStyle
-    kind: Kind
-    past: ir.Value
-    present: ir.Value
-    axis: int
-    mode: CacheMode
-    use: AttentionUse
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +59,7 @@ def derive_cache(graph: ir.Graph) -> DerivedCache:
         UnsupportedModelError: No cache follows a known pattern, or one does only in part.
     """
     order = {node: index for index, node in enumerate(graph)}
-    found: list[_Found] = []
+    found: list[FoundCache] = []
     for node in graph:
         if is_op(node, "TensorScatter"):
             found.append(_scatter(node))
@@ -96,7 +79,7 @@ def derive_cache(graph: ir.Graph) -> DerivedCache:
     if len(layouts) > 1:
         raise unsupported("Some cache tensors have rank 3 and some rank 4; expected one layout for all layers")
     layout = layouts.pop()
-    specs = tuple(_layer_spec(index, key, value, layout) for index, (key, value) in enumerate(layers))
+    specs = tuple(layer_spec(index, key, value, layout) for index, (key, value) in enumerate(layers))
     tensors, evidence = [], []
     for index, pair in enumerate(layers):
         for tensor in pair:
@@ -110,7 +93,7 @@ def derive_cache(graph: ir.Graph) -> DerivedCache:
 # The three styles.
 
 
-def _scatter(node: ir.Node) -> _Found:
+def _scatter(node: ir.Node) -> FoundCache:
     """TensorScatter: graph input -> past_cache, output -> graph output and attention."""
     past = _graph_input(input_at(node, 0))
     if past is None:
@@ -129,10 +112,10 @@ def _scatter(node: ir.Node) -> _Found:
     use = _single_use(node.outputs[0], f"the {describe(node)}")
     axis = _axis(past, attribute(node, "axis", -2), node)
     reason = f"{describe(node)} writes it on axis {axis} ({mode}); {_read_by(use)}"
-    return _Found("scatter", use.kind, past, present, axis, cast(CacheMode, mode), use, reason)
+    return FoundCache("scatter", use.kind, past, present, axis, cast(CacheMode, mode), use, reason)
 
 
-def _operator_past(node: ir.Node) -> list[_Found]:
+def _operator_past(node: ir.Node) -> list[FoundCache]:
     """The attention operator's own past inputs and present outputs."""
     operator = OPERATORS[op(node)]
     pasts = [input_at(node, index) for index in operator.past]
@@ -152,11 +135,11 @@ def _operator_past(node: ir.Node) -> list[_Found]:
             )
         reason = f"past_{kind} and present_{kind} of the {describe(node)}"
         use = AttentionUse(kind, node, node, ())
-        found.append(_Found(style, kind, past, present, _axis(past, 2, node), "linear", use, reason))
+        found.append(FoundCache(style, kind, past, present, _axis(past, 2, node), "linear", use, reason))
     return found
 
 
-def _concat(node: ir.Node) -> list[_Found]:
+def _concat(node: ir.Node) -> list[FoundCache]:
     """Concat of a graph input and the new keys or values, read by attention."""
     pasts = [_graph_input(value) for value in node.inputs]
     caches = [past for past in pasts if past is not None and rank(past) in (3, 4, None) and _is_float(past)]
@@ -172,7 +155,7 @@ def _concat(node: ir.Node) -> list[_Found]:
     use = _single_use(node.outputs[0], f"the {describe(node)}")
     axis = _axis(past, attribute(node, "axis", 0), node)
     reason = f"{describe(node)} appends to it on axis {axis}; {_read_by(use)}"
-    return [_Found("concat", use.kind, past, present, axis, "linear", use, reason)]
+    return [FoundCache("concat", use.kind, past, present, axis, "linear", use, reason)]
 
 
 # Helpers of the styles.
@@ -233,12 +216,12 @@ def _axis(past: ir.Value, axis: int, node: ir.Node) -> int:
     return front
 
 
-def _layout(tensor: _Found) -> CacheLayout:
+def _layout(tensor: FoundCache) -> CacheLayout:
     return "bnsh" if rank(tensor.past) == 4 else "bsh"
 
 
-def _no_tensor_twice(found: Iterable[_Found]) -> None:
-    end_of: tuple[Callable[[_Found], ir.Value], ...] = (lambda tensor: tensor.past, lambda tensor: tensor.present)
+def _no_tensor_twice(found: Iterable[FoundCache]) -> None:
+    end_of: tuple[Callable[[FoundCache], ir.Value], ...] = (lambda tensor: tensor.past, lambda tensor: tensor.present)
     tensors = list(found)
     for end in end_of:
         names = [str(end(tensor).name) for tensor in tensors]
@@ -247,9 +230,9 @@ def _no_tensor_twice(found: Iterable[_Found]) -> None:
             raise unsupported(f"{double!r} is the cache of two layers, expected one tensor for each")
 
 
-def _pair(found: list[_Found], order: dict[ir.Node, int]) -> list[tuple[_Found, _Found]]:
+def _pair(found: list[FoundCache], order: dict[ir.Node, int]) -> list[tuple[FoundCache, FoundCache]]:
     """Keys and values of the same attention, in graph order."""
-    by_anchor: dict[ir.Node, dict[Kind, list[_Found]]] = {}
+    by_anchor: dict[ir.Node, dict[Kind, list[FoundCache]]] = {}
     for tensor in found:
         by_anchor.setdefault(tensor.use.anchor, {}).setdefault(tensor.kind, []).append(tensor)
     # Names decide only between layers that the graph does not order.
@@ -268,116 +251,5 @@ def _pair(found: list[_Found], order: dict[ir.Node, int]) -> list[tuple[_Found, 
     return layers
 
 
-def _numbers(tensor: _Found) -> tuple[int, ...]:
+def _numbers(tensor: FoundCache) -> tuple[int, ...]:
     return tuple(int(digits[:9]) for digits in re.findall(r"[0-9]+", str(tensor.past.name)))
-
-
-# Shapes.
-
-
-def _layer_spec(index: int, key: _Found, value: _Found, layout: CacheLayout) -> LayerCacheSpec:
-    key_heads, key_size = _heads(key, layout)
-    value_heads, value_size = _heads(value, layout)
-    if key_heads != value_heads:
-        raise unsupported(f"Layer {index} has {key_heads} key and {value_heads} value heads, expected as many")
-    if key.mode != value.mode:
-        raise unsupported(f"Layer {index} keeps keys {key.mode} and values {value.mode}, expected one mode")
-    dtypes = {dtype_name(tensor) for tensor in (key.past, key.present, value.past, value.present)} - {"unknown"}
-    if len(dtypes) != 1 or not dtypes <= set(get_args(DType)):
-        raise unsupported(
-            f"The cache of layer {index} ({key.past.name!r}) has the element type "
-            f"{' and '.join(sorted(dtypes)) or 'unknown'}, "
-            f"expected one of {', '.join(get_args(DType))}"
-        )
-    capacities = [_capacity(tensor) for tensor in (key, value)]
-    if capacities[0] != capacities[1]:
-        raise unsupported(f"Layer {index} has room for {capacities[0]} keys and {capacities[1]} values, expected equal")
-    return LayerCacheSpec(
-        num_kv_heads=key_heads,
-        key_head_dim=key_size,
-        value_head_dim=value_size,
-        dtype=cast(DType, dtypes.pop()),
-        mode=key.mode,
-        capacity=capacities[0],
-    )
-
-
-def _capacity(tensor: _Found) -> int | None:
-    fixed = static_dim(tensor.past, tensor.axis)
-    if tensor.style == "concat":
-        if fixed is not None:
-            raise unsupported(
-                f"The past {tensor.past.name!r} has the fixed length {fixed}, expected one that grows",
-                "Make that dimension symbolic, or export the model with dynamic shapes.",
-            )
-        return None
-    present = static_dim(tensor.present, tensor.axis)
-    capacity = present if fixed is None else fixed
-    if capacity is not None and capacity <= 0:
-        raise unsupported(f"The cache {tensor.past.name!r} has the capacity {capacity}, expected at least 1")
-    if fixed is not None and present is not None and fixed != present:
-        raise unsupported(f"{tensor.past.name!r} has {fixed} slots and {tensor.present.name!r} has {present}")
-    return capacity
-
-
-def _heads(tensor: _Found, layout: CacheLayout) -> tuple[int, int]:
-    """Number of heads and head size."""
-    if layout == "bnsh":
-        heads, size = _fixed(tensor, 1), _fixed(tensor, 3)
-        heads = heads or _attribute_heads(tensor.use)
-        size = size or _operator_size(tensor.use, heads)
-    else:
-        whole = _fixed(tensor, 2)
-        heads = _attribute_heads(tensor.use) or _reshape_heads(tensor.use, whole)
-        if whole and heads and whole % heads:
-            raise unsupported(f"{tensor.past.name!r} is {whole} wide, which {heads} heads do not divide")
-        size = whole // heads if whole and heads else None
-    if not heads or not size:
-        shape = ", ".join(dim(tensor.past, axis) for axis in range(rank(tensor.past) or 0))
-        raise unsupported(
-            f"The number of heads and the head size of {tensor.past.name!r} are not in the graph: "
-            f"its shape is ({shape})",
-            "Export the model with fixed sizes for heads; only batch and sequence may be symbolic.",
-        )
-    return heads, size
-
-
-def _fixed(tensor: _Found, axis: int) -> int | None:
-    size = static_dim(tensor.past, axis)
-    return static_dim(tensor.present, axis) if size is None else size
-
-
-def _attribute_heads(use: AttentionUse) -> int | None:
-    operator = OPERATORS.get(op(use.reader))
-    heads = attribute(use.reader, operator.heads, 0) if operator is not None else 0
-    return heads if heads > 0 else None
-
-
-def _operator_size(use: AttentionUse, heads: int | None) -> int | None:
-    """The head size from the width of an attention operator's rank-3 input."""
-    operator = OPERATORS.get(op(use.reader))
-    if operator is None or not heads:
-        return None
-    fresh = input_at(use.reader, operator.key if use.kind == "key" else operator.value)
-    packed = input_at(use.reader, 0)
-    if fresh is not None and rank(fresh) in (3, None):
-        size, parts = width(fresh), heads
-    elif fresh is None and packed is not None:
-        # Queries, keys and values side by side.
-        size, parts = width(packed), attribute(use.reader, "num_heads", 0) + 2 * heads
-    else:
-        return None
-    return size // parts if size and size % parts == 0 else None
-
-
-def _reshape_heads(use: AttentionUse, whole: int | None) -> int | None:
-    """From a Reshape to (B, C, Hkv, D) on the way to rank-4 attention."""
-    for node in use.path:
-        target = constant_ints(input_at(node, 1)) if is_op(node, "Reshape") else None
-        if target is not None and len(target) == 4 and whole:
-            heads, size = target[2:]
-            if size > 0 and whole % size == 0 and heads in (-1, whole // size):
-                return whole // size
-            if heads > 0:
-                return heads
-    return None
