@@ -170,8 +170,8 @@ class TextGenerationPipeline:
     def stream(self, prompt: Prompt, config: GenerationConfig | None = None, **overrides: Any) -> Iterator[Chunk]:
         """Generates and yields text as it comes. Arguments and errors as ``generate``.
 
-        Arguments are checked at once; the work begins with the first chunk. Closing the iterator, or
-        dropping it, frees its cache.
+        The prompt is encoded and the parameters are checked at once; the work begins with the first
+        chunk. Closing the iterator, or dropping it, frees its cache.
         """
         return self._chunks(self._prepare(prompt, config, overrides))
 
