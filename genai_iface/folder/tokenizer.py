@@ -49,6 +49,9 @@ class FolderTokenizer:
             what=f"{str(self._root / 'tokenizer.json')!r} is no tokenizer",
             remedy=_REPAIR,
         )
+        # What was saved for training batches would cut prompts short, or fill them up.
+        self._tokenizer.no_truncation()
+        self._tokenizer.no_padding()
         self._config = dict(read_json(self._root, "tokenizer_config.json") or {})
         for name, value in (read_json(self._root, "special_tokens_map.json") or {}).items():
             self._config.setdefault(name, value)
@@ -96,7 +99,7 @@ class FolderTokenizer:
         ids: list[int] = _rust(
             lambda: self._tokenizer.encode(text, add_special_tokens=add_special_tokens).ids,
             what=f"The tokenizer cannot encode {text[:40]!r}",
-            remedy="Pass text without lone surrogates.",
+            remedy=f"Pass text without lone surrogates. {_REPAIR}",
         )
         bos = self.bos_token_id
         if add_special_tokens and self._config.get("add_bos_token") is True and bos is not None and ids[:1] != [bos]:

@@ -173,6 +173,55 @@ def test_broken_tokenizer(folder: Path, content: bytes) -> None:
     assert caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"truncation": {"direction": "Right", "max_length": 2, "strategy": "LongestFirst", "stride": 0}},
+        {
+            "padding": {
+                "strategy": {"Fixed": 10**9},
+                "direction": "Right",
+                "pad_to_multiple_of": None,
+                "pad_id": 0,
+                "pad_type_id": 0,
+                "pad_token": "x",
+            }
+        },
+    ],
+    ids=["truncation", "padding"],
+)
+def test_saved_truncation_and_padding_do_not_count(folder: Path, fields: dict[str, Any]) -> None:
+    saved = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")) | fields
+    (folder / "tokenizer.json").write_text(json.dumps(saved))
+    assert FolderTokenizer(folder).encode("abcd") == [97, 98, 99, 100]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "/////wAAAAA="}},
+        {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAAAAAA"}},
+        {
+            "post_processor": {
+                "type": "TemplateProcessing",
+                "single": [{"SpecialToken": {"id": "X", "type_id": 0}}],
+                "pair": [],
+                "special_tokens": {},
+            }
+        },
+    ],
+    ids=["panic on reading", "panic on encoding", "missing token"],
+)
+def test_a_panic_in_rust_is_an_error_too(
+    folder: Path, fields: dict[str, Any], capfd: pytest.CaptureFixture[str]
+) -> None:
+    saved = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8")) | fields
+    (folder / "tokenizer.json").write_text(json.dumps(saved))
+    with pytest.raises(InvalidInputError, match="checkpoint"):
+        FolderTokenizer(folder).encode("abcd")
+    capfd.readouterr()  # Rust prints a panic by itself
+
+
 def test_a_tokenizer_linked_out_of_the_folder(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     elsewhere = tmp_path_factory.mktemp("elsewhere") / "tokenizer.json"
     (folder / "tokenizer.json").rename(elsewhere)
