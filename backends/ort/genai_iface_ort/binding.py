@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from genai_iface.folder import InputRole
 from genai_iface.types import LogitsMode
+from genai_iface_ort.places import HOST, DeviceIndex, Place
 from genai_iface_ort.runtime import ORT_TYPES
 from genai_iface_ort.session import Session
 
@@ -47,16 +48,18 @@ class StepInputs:
         self.shape = (rows, width)
         contract = session.contract
         shapes: dict[str, tuple[int, ...]] = {"matrix": (rows, width), "vector": (rows,), "scalar": ()}
+        self._places: list[Place] = []
         self._arrays: dict[InputRole, NDArray[Any]] = {}
         for role, name in contract.inputs.items():
             if role in _SHAPES:
                 array = np.zeros(shapes[_SHAPES[role]], contract.input_dtypes[role])
                 self._arrays[role] = array
-                self.bind_input(name, array, contract.input_dtypes[role])
+                # GroupQueryAttention reads the total on the processor, on every device.
+                on_host = role == "total_sequence_length"
+                self._bind_input(name, array, contract.input_dtypes[role], HOST if on_host else session.device)
         self._steps = np.arange(width)
         self._mask: NDArray[Any] | None = None
         if "attention_mask" in contract.inputs:
-            # One row's mask is all ones, whatever its length.
             self._mask = np.ones(rows * total, contract.input_dtypes["attention_mask"])
         self._options: onnxruntime.RunOptions | None = None
         self._logits_dtype = np.dtype("uint16" if contract.logits_dtype == "bfloat16" else contract.logits_dtype)
@@ -66,20 +69,34 @@ class StepInputs:
         self._positions = np.zeros((rows, self._num_logits), np.int64)
         if session.logits_positions is not None:
             self._positions[...] = np.arange(self._num_logits)
-            self.bind_input(session.logits_positions, self._positions, "int64")
+            self._bind_input(session.logits_positions, self._positions, "int64", session.device)
         self._counts = np.zeros(rows, np.int32)
         if session.query_seqlens is not None:
-            self.bind_input(session.query_seqlens, self._counts, "int32")
+            self._bind_input(session.query_seqlens, self._counts, "int32", session.device)
         self._picks_last = session.logits_positions is not None and logits == "last" and width > 1
         self._wants_logits = logits != "none"
         if not self._wants_logits:
             # What only leads to the logits, the LM head above all, is left out.
             self._options = onnxruntime.RunOptions()
             self._options.only_execute_path_to_fetches = True
+        self._device_logits: Place | None = None
+        if session.device != HOST and self._wants_logits:
+            self._device_logits = Place(self._new_logits(), session.device)
+            self._bind_logits(self._device_logits)
 
-    def bind_input(self, name: str, array: NDArray[Any], dtype: str) -> None:
-        """Binds an array of the processor's memory; the caller keeps it alive."""
-        self.binding.bind_input(name, "cpu", 0, ORT_TYPES[dtype], array.shape, array.ctypes.data)
+    def _bind_input(self, name: str, array: NDArray[Any], dtype: str, device: DeviceIndex) -> None:
+        place = Place(array, device)
+        self._places.append(place)
+        self.binding.bind_input(name, *device, ORT_TYPES[dtype], array.shape, place.address)
+
+    def _bind_logits(self, place: Place) -> None:
+        contract = self.session.contract
+        self.binding.bind_output(
+            contract.logits, *place.device, ORT_TYPES[contract.logits_dtype], place.array.shape, place.address
+        )
+
+    def _new_logits(self) -> NDArray[Any]:
+        return np.empty((self.shape[0], self._num_logits, self.session.contract.vocab_size), self._logits_dtype)
 
     def set(
         self,
@@ -124,9 +141,10 @@ class StepInputs:
         if self._mask is not None:
             contract = self.session.contract
             mask = self._mask[: self.shape[0] * mask_width].reshape(self.shape[0], mask_width)
-            if self.shape[0] > 1 or int(valid[0]) != mask_width:
-                mask[...] = np.arange(mask_width) < valid[:, None]
-            self.bind_input(contract.inputs["attention_mask"], mask, contract.input_dtypes["attention_mask"])
+            mask[...] = np.arange(mask_width) < valid[:, None]
+            # Its shape follows the lengths, so it has no place of its own.
+            dtype = ORT_TYPES[contract.input_dtypes["attention_mask"]]
+            self.binding.bind_input(contract.inputs["attention_mask"], *HOST, dtype, mask.shape, mask.ctypes.data)
 
     def run(self) -> NDArray[Any]:
         """Runs the graph.
@@ -137,25 +155,32 @@ class StepInputs:
         Raises:
             BackendError: ONNX Runtime failed.
         """
-        if not self._wants_logits:
-            self.session.run(self.binding, self._options)
-            return np.empty((self.shape[0], 0, self.session.contract.vocab_size), np.float32)
-        contract = self.session.contract
-        logits = np.empty((self.shape[0], self._num_logits, contract.vocab_size), self._logits_dtype)
-        self.binding.bind_output(
-            contract.logits, "cpu", 0, ORT_TYPES[contract.logits_dtype], logits.shape, logits.ctypes.data
-        )
+        if self.session.device != HOST:
+            for place in self._places:
+                place.send()
+            self.binding.synchronize_inputs()
+        logits = self._device_logits
+        if logits is None and self._wants_logits:
+            # The one allocation per step: the array that the caller gets.
+            logits = Place(self._new_logits(), HOST)
+            self._bind_logits(logits)
         self.session.run(self.binding, self._options)
-        if contract.logits_dtype == "bfloat16":
-            return (logits.astype(np.uint32) << 16).view(np.float32)
-        return logits
+        if logits is None:
+            return np.empty((self.shape[0], 0, self.session.contract.vocab_size), np.float32)
+        values = logits.fetched()
+        if self.session.contract.logits_dtype == "bfloat16":
+            return (values.astype(np.uint32) << 16).view(np.float32)
+        return values
 
 
 def view_of(value: onnxruntime.OrtValue, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """The memory of an OrtValue on the processor as an array, of any element type of that size.
+    """The memory of an OrtValue as an array, of any element type of that size.
 
-    The caller keeps the OrtValue alive.
+    On the processor it is the memory itself, which the caller keeps alive; elsewhere a copy.
     """
+    if value.device_name().lower() != "cpu":
+        copied: NDArray[Any] = value.numpy()
+        return copied
     shape = tuple(value.shape())
     count = int(np.prod(shape))
     if not count:

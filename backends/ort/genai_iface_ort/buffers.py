@@ -140,7 +140,7 @@ class HostBuffer:
     @property
     def row_nbytes(self) -> int:
         """Bytes from one row to the next."""
-        return self.spec.blocks * self.slots * self.spec.slot_size * self._flat.itemsize
+        return self.slots * self.spec.slot_nbytes
 
     @property
     def address(self) -> int:

@@ -4,7 +4,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+from numpy.typing import NDArray
 
 from genai_iface_ort.buffers import HostBuffer
 
@@ -25,24 +28,24 @@ class Probe:
     """
 
     def __init__(self, buffers: list[HostBuffer], row: int, start: int, width: int) -> None:
-        self._marks = []
+        self._marks: list[tuple[HostBuffer, int, NDArray[np.int64], NDArray[Any]]] = []
         for buffer in buffers:
-            blocks = buffer.blocks[row]
-            if start + width <= buffer.slots:
-                written = blocks[:, start]
-                spared = blocks[:, start + width] if start + width < buffer.slots else None
-                for slot in (written, spared):
-                    if slot is not None:
-                        slot[...] = np.full(slot.nbytes, _PATTERN, np.uint8).view(slot.dtype).reshape(slot.shape)
-                self._marks.append((written, spared))
+            slots = np.array([start, start + width])
+            slots = slots[slots < buffer.slots]
+            if start + width > buffer.slots:
+                continue
+            spec = buffer.spec
+            mark = np.full((spec.num_heads, len(slots), spec.head_dim * spec.storage.itemsize), _PATTERN, np.uint8)
+            self._marks.append((buffer, row, slots, mark.view(spec.storage)))
+            buffer.write(row, slots, mark.view(spec.storage))
 
     def passed(self) -> bool:
         """Whether every buffer has the new token and kept the other mark; removes the marks."""
         passed = True
-        for written, spared in self._marks:
-            mark = np.full(written.nbytes, _PATTERN, np.uint8).view(written.dtype).reshape(written.shape)
-            passed &= not np.array_equal(written, mark)
-            if spared is not None:
-                passed &= np.array_equal(spared, mark)
-                spared[...] = 0
+        for buffer, row, slots, mark in self._marks:
+            now = buffer.read(row, slots)
+            passed &= not np.array_equal(now[:, 0], mark[:, 0])
+            if len(slots) == 2:
+                passed &= np.array_equal(now[:, 1], mark[:, 1])
+                buffer.write(row, slots[1:], np.zeros_like(mark[:, 1:]))
         return passed

@@ -15,6 +15,7 @@ from genai_iface.errors import BackendError, InvalidInputError
 from genai_iface.folder import GraphContract, ModelFolder
 from genai_iface.types import Device
 from genai_iface_ort.options import LoadOptions
+from genai_iface_ort.places import HOST, DeviceIndex, device_index
 from genai_iface_ort.prepare import prepare
 from genai_iface_ort.runtime import ORT_ERRORS
 
@@ -43,6 +44,7 @@ class Session:
             logits are computed; None where it gives all of them.
         query_seqlens: An input of the lowered graph, int32 (B,): real tokens of each row; None where
             padding is run like tokens.
+        device: Where it runs, as the runtime names it.
         notes: What was done to the graph at load and why, one line each.
         weights: Weights that the session uses and does not own.
     """
@@ -52,6 +54,7 @@ class Session:
     last_only: bool
     logits_positions: str | None = None
     query_seqlens: str | None = None
+    device: DeviceIndex = HOST
     notes: tuple[str, ...] = ()
     weights: tuple[Any, ...] = ()
 
@@ -101,6 +104,7 @@ def open_session(folder: ModelFolder, options: LoadOptions, device: Device) -> S
         last_only=shape[1] == 1 and prepared.logits_positions is None,
         logits_positions=prepared.logits_positions,
         query_seqlens=prepared.query_seqlens,
+        device=device_index(device),
         notes=prepared.notes,
         weights=weights,
     )

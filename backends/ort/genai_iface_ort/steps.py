@@ -6,17 +6,21 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from genai_iface.errors import BackendError
 from genai_iface.steps import Step
 from genai_iface.types import ModelSpec, UpdateMode
 from genai_iface_ort.binding import StepInputs, view_of
-from genai_iface_ort.buffers import BufferSpec, buffer_specs
+from genai_iface_ort.buffers import BufferSpec, HostBuffer, buffer_specs
 from genai_iface_ort.cache import OrtCache
+from genai_iface_ort.device_buffers import DeviceBuffer
 from genai_iface_ort.options import LoadOptions
+from genai_iface_ort.places import HOST
 from genai_iface_ort.proof import Probe
 from genai_iface_ort.runs import Run, joined_rows, single_run, store_logits
 from genai_iface_ort.session import Session
@@ -46,6 +50,7 @@ class BufferSteps:
         self._options = options
         self._specs = buffer_specs(session.contract)
         self._is_shared = session.contract.cache.style == "shared"
+        self._on_host = session.device == HOST
         windows = {buffer.window for buffer in self._specs}
         self._window = min((window for window in windows if window is not None), default=None)
         # With linear layers beside them, the graph itself must bound the valid length of the rings.
@@ -61,7 +66,7 @@ class BufferSteps:
     @property
     def grows(self) -> bool:
         """Whether the buffers follow the rows' lengths."""
-        return any(spec.fixed is None for spec in self._specs)
+        return self._on_host and any(spec.fixed is None for spec in self._specs)
 
     def create_cache(self, batch_size: int, capacity: int) -> OrtCache:
         """An empty cache."""
@@ -70,8 +75,9 @@ class BufferSteps:
             self._specs,
             batch_size=batch_size,
             capacity=capacity,
-            slots=fixed if fixed is not None else self._bucket(1, capacity),
+            slots=fixed if fixed is not None else self._bucket(1, capacity) if self._on_host else capacity,
             bytes_per_token=self._spec.cache.bytes_per_token,
+            allocate=HostBuffer if self._on_host else partial(DeviceBuffer, device=self._session.device),
         )
 
     def run(self, step: Step, cache: OrtCache) -> NDArray[np.float32]:
@@ -154,6 +160,9 @@ class BufferSteps:
     def make_room(self, cache: OrtCache, needed: int) -> bool:
         """Fits the buffers to a step; short rows get short buffers back, for the kernels cost by length."""
         slots = cache.slots
+        if not self._on_host:
+            # Kernels there cost by the valid length, and captured graphs need fixed addresses.
+            return needed <= slots
         if slots // 4 < needed <= slots:
             return True
         target = self._bucket(needed, cache.capacity)
@@ -188,7 +197,10 @@ class BufferSteps:
         probe = None
         if not cache.is_proven and self._options.share_buffers:
             row = int(run.counts.argmax())
-            probe = Probe(cache.buffers, run.begin + row, int(starts[row]), width)
+            # By way of the processor, the first layer has to do.
+            probe = Probe(
+                cache.buffers if self._on_host else cache.buffers[:2], run.begin + row, int(starts[row]), width
+            )
         logits = bound.run()
         copied = bound.copy_back()
         if probe is not None:
@@ -235,11 +247,12 @@ class BoundStep(StepInputs):
         self._addresses = [buffer.address + run.begin * buffer.row_nbytes for buffer in cache.buffers]
         for buffer, address in zip(cache.buffers, self._addresses, strict=True):
             spec, shape = buffer.spec, buffer.spec.shape(rows, buffer.slots)
-            self.binding.bind_input(spec.past, "cpu", 0, spec.onnx_type, shape, address)
+            self.binding.bind_input(spec.past, *session.device, spec.onnx_type, shape, address)
             if shares:
-                self.binding.bind_output(spec.present, "cpu", 0, spec.onnx_type, shape, address)
+                self.binding.bind_output(spec.present, *session.device, spec.onnx_type, shape, address)
             else:
-                self.binding.bind_output(spec.present, "cpu")
+                self.binding.bind_output(spec.present, *session.device)
+        self._on_host = session.device == HOST
         self._is_checked = False
         self._copies = False
 
@@ -253,12 +266,18 @@ class BoundStep(StepInputs):
         """
         if self._is_checked and not self._copies:
             return False
-        # In the order of binding: the cache came first, the logits later.
-        outputs = self.binding.get_outputs()[: len(self._buffers)]
+        outputs = self.binding.get_outputs()
+        # In the order of binding: on the processor the logits came last, elsewhere first.
+        outputs = outputs[: len(self._buffers)] if self._on_host else outputs[-len(self._buffers) :]
         self._is_checked = True
         self._copies = False
         for buffer, address, output in zip(self._buffers, self._addresses, outputs, strict=True):
             if output.data_ptr() != address:
+                if not self._on_host:
+                    raise BackendError(
+                        f"ONNX Runtime put {buffer.spec.present!r} elsewhere than it was bound to",
+                        remedy='Try options={"optimize": "none"}; please report the model.',
+                    )
                 self._copies = True
                 target = buffer.blocks[self._rows]
                 target[...] = view_of(output, buffer.spec.storage).reshape(target.shape)
