@@ -142,6 +142,20 @@ def test_a_tied_table_is_fused_where_it_is_multiplied(tmp_path):
     assert not [node for node in fused.node if node.op_type == "DequantizeLinear" and node.input[0] in constants]
 
 
+@pytest.mark.parametrize("window", [1, 3, 100])
+def test_a_sliding_window_of_opset_25_moves_into_the_operator(window):
+    proto = build_model(ModelOptions(head_dim=16))
+    proto.opset_import[0].version = 25
+    for node in proto.graph.node:
+        if node.op_type == "Attention":
+            node.attribute.append(onnx.helper.make_attribute("left_window_size", window - 1))
+    before, contract = load(proto)
+    lowered = lower(*load(proto), level="runtime")
+    assert _notes(lowered)["group-query-attention"].applied
+    wanted = Drive(on_reference(before), contract, batch_size=3, capacity=40)
+    assert same_steps(wanted, _drive(lowered)) < 2e-5
+
+
 # Falling back.
 
 
