@@ -81,7 +81,8 @@ class Decoder:
         tables = [self.weight(f.__name__, f(angles).astype(np.float32)) for f in (np.cos, np.sin)]
         table = self.random.standard_normal((o.vocab, o.hidden), np.float32)
         x = self.op("Gather", self.weight("embedding", table), "input_ids")
-        pasts, presents = [], []
+        pasts: list[Any] = []
+        presents: list[Any] = []
         for layer in range(o.layers):
             y = self.norm(f"{layer}.n1", x)
             q = self.heads(self.linear(f"{layer}.q", y, o.hidden, o.hidden), o.heads, size)
@@ -165,7 +166,8 @@ def task_runner(session: ort.InferenceSession, lowered: Lowered, begin: int, wid
 
     def run() -> np.ndarray:
         session.run_with_iobinding(binding)
-        return binding.get_outputs()[-1].numpy()[:, -1]
+        logits: np.ndarray = binding.get_outputs()[-1].numpy()
+        return logits[:, -1]
 
     run.kept = (kept, feeds)  # type: ignore[attr-defined]
     return run

@@ -57,7 +57,8 @@ class PerfMetrics:
         num_reused_tokens: Prompt tokens that were already in the cache.
         prefill_seconds: Time of the prompt's steps.
         decode_seconds: Time of the steps after each sequence's first token.
-        num_decode_tokens: Tokens that those steps generated.
+        num_decode_tokens: Tokens that those steps generated, over all sequences.
+        num_decode_steps: Those steps.
         time_to_first_token: From the call to the first generated token (TTFT); 0 if there is none.
         cache_bytes: Bytes that the cache held at the end.
     """
@@ -68,13 +69,14 @@ class PerfMetrics:
     prefill_seconds: float = 0.0
     decode_seconds: float = 0.0
     num_decode_tokens: int = 0
+    num_decode_steps: int = 0
     time_to_first_token: float = 0.0
     cache_bytes: int = 0
 
     @property
     def time_per_output_token(self) -> float:
-        """Mean seconds per token after the first (TPOT); 0 if there are none."""
-        return self.decode_seconds / self.num_decode_tokens if self.num_decode_tokens else 0.0
+        """Mean seconds between two tokens of a sequence (TPOT); 0 if there are none."""
+        return self.decode_seconds / self.num_decode_steps if self.num_decode_steps else 0.0
 
     @property
     def decode_tokens_per_second(self) -> float:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+from genai_iface.cli.arguments import parse_options
 from genai_iface.cli.progress import Progress
 from genai_iface.config import GenerationConfig
 from genai_iface.errors import InvalidInputError
@@ -79,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     text = _read_prompt(arguments.prompt)
     prompt: Prompt = _as_messages(text, arguments.system) if arguments.chat or arguments.system else text
-    options = _parse_options(arguments.option)
+    options = parse_options(arguments.option)
     overrides = _overrides(arguments)
     progress = Progress()
     with progress.loading():
@@ -178,20 +179,6 @@ def _read_prompt(argument: str) -> str:
 def _as_messages(text: str, system: str | None) -> list[dict[str, str]]:
     messages = [] if system is None else [{"role": "system", "content": system}]
     return [*messages, {"role": "user", "content": text}]
-
-
-def _parse_options(pairs: list[str]) -> dict[str, Any]:
-    """Options by name; a value that is JSON is read as such, any other is text."""
-    options: dict[str, Any] = {}
-    for pair in pairs:
-        key, separator, value = pair.partition("=")
-        if not separator or not key:
-            raise InvalidInputError(f"--option {pair!r} is not KEY=VALUE", remedy="For example: --option threads=2")
-        try:
-            options[key] = json.loads(value)
-        except ValueError:
-            options[key] = value
-    return options
 
 
 def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -25,6 +25,7 @@ class Stopwatch:
         self._first_token_seconds = 0.0
         self._num_generated = 0
         self._num_decoded = 0
+        self._num_decode_steps = 0
 
     @property
     def elapsed(self) -> float:
@@ -36,6 +37,7 @@ class Stopwatch:
         if self._num_generated:
             self._decode_seconds += seconds
             self._num_decoded += num_tokens
+            self._num_decode_steps += bool(num_tokens)
         else:
             self._prefill_seconds += seconds
             if num_tokens:
@@ -50,6 +52,7 @@ class Stopwatch:
             prefill_seconds=self._prefill_seconds,
             decode_seconds=self._decode_seconds,
             num_decode_tokens=self._num_decoded,
+            num_decode_steps=self._num_decode_steps,
             time_to_first_token=self._first_token_seconds,
             cache_bytes=cache_bytes,
         )

@@ -45,7 +45,7 @@ def backends(monkeypatch: pytest.MonkeyPatch) -> None:
         EntryPoint("works", "a_package_for_this_test:Works", ENTRY_POINT_GROUP),
         EntryPoint("broken", "a_package_that_is_missing:Backend", ENTRY_POINT_GROUP),
     ]
-    monkeypatch.setattr("genai_iface.registry.entry_points", lambda group: entries)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: entries)
 
 
 @pytest.mark.usefixtures("backends")
@@ -77,7 +77,7 @@ def test_json(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_nothing_registered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("genai_iface.registry.entry_points", lambda group: [])
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda group: [])
     assert main(["devices"]) == 0
     assert "No backend is registered" in capsys.readouterr().out
     main(["devices", "--json"])

@@ -220,11 +220,12 @@ def _softmax(scores: _Array, bias: _Array | None) -> _Array:
     if scores.shape[-1] == 0:
         return scores
     if bias is None:
-        scores = np.exp(scores - scores.max(axis=-1, keepdims=True))
-        return scores / scores.sum(axis=-1, keepdims=True)
+        weights: _Array = np.exp(scores - scores.max(axis=-1, keepdims=True))
+        weights /= weights.sum(axis=-1, keepdims=True)
+        return weights
     is_masked = np.isneginf(bias.max(axis=-1, keepdims=True))
     peak = np.where(is_masked, np.zeros((), scores.dtype), scores.max(axis=-1, keepdims=True))
     weights = np.where(is_masked, np.zeros((), scores.dtype), np.exp(scores - peak))
     total = weights.sum(axis=-1, keepdims=True)
-    normalised: _Array = weights / np.where(total == 0, np.ones((), scores.dtype), total)
-    return normalised
+    weights /= np.where(total == 0, np.ones((), scores.dtype), total)
+    return weights

@@ -326,7 +326,8 @@ def _asked_positions(run: _Run, step: Step) -> NDArray[np.int64]:
         return np.broadcast_to(np.arange(width), (len(counts), width))
     if step.logits == "last":
         # Rows that do not end in this run get some column; it is not stored.
-        return np.clip(counts - 1 - run.columns.start, 0, width - 1)[:, None]
+        last: NDArray[np.int64] = np.clip(counts - 1 - run.columns.start, 0, width - 1)
+        return last[:, None]
     return np.zeros((len(counts), 0), np.int64)
 
 
