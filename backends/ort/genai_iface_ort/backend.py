@@ -51,5 +51,5 @@ class OrtBackend:
     ) -> OrtModel:
         """Loads a model folder. For the options see ``genai_iface_ort.options.LoadOptions``."""
         chosen = find_device(device)
-        parsed = parse_options(options)
+        parsed = parse_options(options, chosen.kind)
         return OrtModel(open_folder(folder), device=chosen, options=parsed)

@@ -17,6 +17,7 @@ from genai_iface.steps import check_indices, check_lengths, check_rows
 from genai_iface.types import UpdateMode
 from genai_iface_ort.binding import view_of
 from genai_iface_ort.buffers import BufferSpec
+from genai_iface_ort.places import HOST, DeviceIndex
 
 __all__ = ["OrtConcatCache", "Segment"]
 
@@ -49,10 +50,18 @@ class OrtConcatCache:
         batch_size: B.
         capacity: Most tokens per row.
         bytes_per_token: As the model's spec says.
+        device: Where the tensors are.
     """
 
     def __init__(
-        self, specs: tuple[BufferSpec, ...], /, *, batch_size: int, capacity: int, bytes_per_token: int
+        self,
+        specs: tuple[BufferSpec, ...],
+        /,
+        *,
+        batch_size: int,
+        capacity: int,
+        bytes_per_token: int,
+        device: DeviceIndex = HOST,
     ) -> None:
         self._specs = specs
         self._capacity = capacity
@@ -60,6 +69,7 @@ class OrtConcatCache:
         self._lengths = np.zeros(batch_size, np.int64)
         self._places: list[tuple[Segment, int] | None] = [None] * batch_size
         self._closed = False
+        self._device = device
 
     # What the protocol asks for.
 
@@ -181,7 +191,7 @@ class OrtConcatCache:
             present = []
             for spec, part in zip(self._specs, tokens, strict=True):
                 array = np.ascontiguousarray(spec.by_block(part.view(spec.storage))).reshape(spec.shape(1, length))
-                present.append(_value(array, spec))
+                present.append(self._value(array, spec))
             self.replace([row], tuple(present), length)
         self._lengths[row] = length
 
@@ -211,9 +221,10 @@ class OrtConcatCache:
         array = np.empty((len(rows), spec.blocks, length, spec.slot_size), spec.storage)
         for target, row in enumerate(rows):
             array[target] = self._tokens(index, row, length)
-        return _value(array.reshape(spec.shape(len(rows), length)), spec)
+        return self._value(array.reshape(spec.shape(len(rows), length)), spec)
 
-
-def _value(array: NDArray[Any], spec: BufferSpec) -> onnxruntime.OrtValue:
-    """An OrtValue over the array's memory, which it keeps alive."""
-    return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, spec.onnx_type)
+    def _value(self, array: NDArray[Any], spec: BufferSpec) -> onnxruntime.OrtValue:
+        """On the processor, an OrtValue over the array's memory, which it keeps alive; elsewhere a copy."""
+        if self._device == HOST:
+            return onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(array, spec.onnx_type)
+        return onnxruntime.OrtValue.ortvalue_from_numpy(array, *self._device)

@@ -12,6 +12,7 @@ from genai_iface.types import ModelSpec
 from genai_iface_ort.binding import StepInputs
 from genai_iface_ort.buffers import BufferSpec, buffer_specs
 from genai_iface_ort.concat_cache import OrtConcatCache
+from genai_iface_ort.places import HOST
 from genai_iface_ort.runs import Run, store_logits
 from genai_iface_ort.session import Session
 
@@ -51,6 +52,7 @@ class ConcatSteps:
             batch_size=batch_size,
             capacity=capacity,
             bytes_per_token=self._spec.cache.bytes_per_token,
+            device=self._session.device,
         )
 
     def make_room(self, cache: OrtConcatCache, needed: int) -> bool:
@@ -105,7 +107,7 @@ class ConcatSteps:
         inputs = StepInputs(self._session, len(rows), run.width, total, step.logits)
         for spec, tensor in zip(self._specs, cache.past(rows, past), strict=True):
             inputs.binding.bind_ortvalue_input(spec.past, tensor)
-            inputs.binding.bind_output(spec.present, "cpu")
+            inputs.binding.bind_output(spec.present, *self._session.device)
         inputs.set(
             step.input_ids[rows, run.first : run.last],
             run.starts,
@@ -115,7 +117,9 @@ class ConcatSteps:
             mask_width=total,
         )
         values = inputs.run()
-        # In the order of binding: the cache came first, the logits later.
-        cache.replace(rows, tuple(inputs.binding.get_outputs()[: len(self._specs)]), total)
+        outputs = inputs.binding.get_outputs()
+        # On the processor the logits came last, elsewhere first.
+        outputs = outputs[: len(self._specs)] if self._session.device == HOST else outputs[-len(self._specs) :]
+        cache.replace(rows, tuple(outputs), total)
         if result.shape[1]:
             store_logits(result, values, np.array(rows), run, step)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genai_iface.capabilities import Capability
-from genai_iface.errors import InvalidInputError
+from genai_iface.errors import InvalidInputError, UnsupportedCapabilityError
 from genai_iface.folder import ModelFolder, load_saved_cache, save_cache_file
 from genai_iface.steps import check_batch_and_capacity, check_step
 from genai_iface.types import Device, LogitsMode, ModelSpec
@@ -54,6 +54,12 @@ class OrtModel:
         self._notes = session.notes
         self._steps: ConcatSteps | BufferSteps | None
         if session.contract.cache.style == "concat":
+            if options.cuda_graph:
+                raise UnsupportedCapabilityError(
+                    "CUDA graphs need buffers at fixed addresses, but this model's cache tensors grow (style concat)",
+                    capability=Capability.IN_PLACE,
+                    remedy="Convert the folder to TensorScatter, or leave cuda_graph out.",
+                )
             self._steps = ConcatSteps(session, self._spec)
         else:
             self._steps = BufferSteps(session, self._spec, options)

@@ -46,11 +46,15 @@ class LoadOptions:
     cpu_fallback: bool = True
 
 
-def parse_options(options: Mapping[str, Any] | None) -> LoadOptions:
+def parse_options(options: Mapping[str, Any] | None, kind: str) -> LoadOptions:
     """Checks the options of a caller.
 
+    Args:
+        options: As given to ``Backend.load``.
+        kind: "cpu" or "cuda".
+
     Raises:
-        InvalidInputError: A name is unknown or a value has the wrong type.
+        InvalidInputError: A name is unknown, a value has the wrong type, or the device lacks the option.
     """
     given = dict(options or {})
     known = {entry.name for entry in fields(LoadOptions)}
@@ -61,7 +65,14 @@ def parse_options(options: Mapping[str, Any] | None) -> LoadOptions:
             )
     for name, value in given.items():
         given[name] = _checked(name, value)
-    return LoadOptions(**given)
+    parsed = LoadOptions(**given)
+    if kind == "cpu" and parsed.cuda_graph:
+        raise InvalidInputError("There are no CUDA graphs on the processor", remedy='Load with device="cuda".')
+    if kind == "cuda" and not parsed.share_buffers:
+        raise InvalidInputError(
+            "On CUDA past and present always share a buffer", remedy="Leave the option share_buffers out."
+        )
+    return parsed
 
 
 def _checked(name: str, value: Any) -> Any:

@@ -6,14 +6,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from pathlib import Path
 
 import onnx_ir as ir
 
+from genai_iface.errors import UnsupportedModelError
 from genai_iface.folder import GraphContract, ModelFolder, derive_contract
 from genai_iface.transform import SymbolicCapacity
 from genai_iface.types import Device
 from genai_iface_ort.lowering import lower
 from genai_iface_ort.options import LoadOptions
+from genai_iface_ort.store import find_stored, store
 from genai_iface_ort.upcast import upcast_bfloat16
 
 __all__ = ["Prepared", "prepare"]
@@ -24,7 +27,8 @@ class Prepared:
     """A graph ready to load.
 
     Attributes:
-        model: The rewritten graph, or None where the file is used as it is.
+        model: The rewritten graph, or None where a file is used as it is.
+        path: That file.
         contract: How to drive it.
         notes: What was done and why, one line each.
         logits_positions: See ``Session``.
@@ -32,6 +36,7 @@ class Prepared:
     """
 
     model: ir.Model | None
+    path: Path
     contract: GraphContract
     notes: tuple[str, ...] = ()
     logits_positions: str | None = None
@@ -39,14 +44,44 @@ class Prepared:
 
 
 def prepare(folder: ModelFolder, options: LoadOptions, device: Device) -> Prepared:
-    """Rewrites the graph as the options and the device ask for.
+    """Rewrites the graph as the options and the device ask for, or finds it where an earlier process left it.
 
     Raises:
         UnsupportedModelError: The device cannot run it.
+        InvalidInputError: ``cache_dir`` cannot be used.
     """
+    root = options.cache_dir
+    stored = find_stored(root, folder, options, device) if root is not None else None
+    if stored is None:
+        prepared = _rewrite(folder, options, device)
+        if prepared.model is None or root is None:
+            return prepared
+        facts = {
+            "notes": prepared.notes,
+            "logits_positions": prepared.logits_positions,
+            "query_seqlens": prepared.query_seqlens,
+        }
+        stored = store(root, prepared.model, prepared.contract, facts, folder, options, device)
+    return Prepared(
+        None,
+        stored.path,
+        stored.contract,
+        tuple(stored.facts["notes"]),
+        stored.facts["logits_positions"],
+        stored.facts["query_seqlens"],
+    )
+
+
+def _rewrite(folder: ModelFolder, options: LoadOptions, device: Device) -> Prepared:
+    path = folder.path / "model.onnx"
     contract, notes = folder.contract, list[str]()
     model: ir.Model | None = None
     on_cpu = device.kind == "cpu"
+    if not on_cpu and contract.cache.style == "concat" and any(x.dtype == "bfloat16" for x in contract.cache.layers):
+        raise UnsupportedModelError(
+            "On CUDA, past and present tensors of bfloat16 cannot be brought to the processor and back",
+            remedy="Convert the folder to TensorScatter, or build it in float16.",
+        )
     if on_cpu and any(layer.dtype == "bfloat16" for layer in contract.cache.layers):
         model = folder.load_ir()
         notes.append(upcast_bfloat16(model, contract))
@@ -58,9 +93,11 @@ def prepare(folder: ModelFolder, options: LoadOptions, device: Device) -> Prepar
         notes.append(str(free.note))
         contract = derive_contract(model)
     if options.optimize == "none":
-        return Prepared(model, contract, tuple(notes))
+        return Prepared(model, path, contract, tuple(notes))
     lowered = lower(
         folder.load_ir() if model is None else model, contract, level=options.optimize, device_kind=device.kind
     )
     notes += [str(note) for note in lowered.notes]
-    return Prepared(lowered.model, lowered.contract, tuple(notes), lowered.logits_positions, lowered.query_seqlens)
+    return Prepared(
+        lowered.model, path, lowered.contract, tuple(notes), lowered.logits_positions, lowered.query_seqlens
+    )

@@ -63,6 +63,9 @@ def find_device(identifier: str | None) -> Device:
     wanted = "cuda:0" if identifier == "cuda" else identifier
     for device in devices:
         if device.identifier == wanted:
+            if device.kind == "cuda" and hasattr(onnxruntime, "preload_dlls"):
+                # The pip packages of CUDA and cuDNN lie where the system's loader does not look.
+                onnxruntime.preload_dlls()
             return device
     names = ", ".join(device.identifier for device in devices)
     if wanted.startswith("cuda:") and _CUDA not in onnxruntime.get_available_providers():

@@ -83,7 +83,7 @@ def open_session(folder: ModelFolder, options: LoadOptions, device: Device) -> S
     """
     settings = _settings(options, device)
     prepared = prepare(folder, options, device)
-    source: str | bytes = str(folder.path / "model.onnx")
+    source: str | bytes = str(prepared.path)
     weights: tuple[Any, ...] = ()
     if prepared.model is not None:
         settings.add_session_config_entry(_FOLDER_ENTRY, str(folder.path))

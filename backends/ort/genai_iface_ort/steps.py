@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import warnings
 from collections.abc import Iterator
 from functools import partial
@@ -12,10 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genai_iface.errors import BackendError
+from genai_iface.errors import UnsupportedCapabilityError
 from genai_iface.steps import Step
 from genai_iface.types import ModelSpec, UpdateMode
-from genai_iface_ort.binding import StepInputs, view_of
+from genai_iface_ort.bound_step import BoundStep
 from genai_iface_ort.buffers import BufferSpec, HostBuffer, buffer_specs
 from genai_iface_ort.cache import OrtCache
 from genai_iface_ort.device_buffers import DeviceBuffer
@@ -51,10 +52,16 @@ class BufferSteps:
         self._specs = buffer_specs(session.contract)
         self._is_shared = session.contract.cache.style == "shared"
         self._on_host = session.device == HOST
+        if options.cuda_graph and "attention_mask" in session.contract.inputs:
+            raise UnsupportedCapabilityError(
+                "CUDA graphs need inputs of one shape, but this model's attention mask grows with the rows",
+                remedy="Leave cuda_graph out, or build the folder with lengths instead of a mask.",
+            )
         windows = {buffer.window for buffer in self._specs}
         self._window = min((window for window in windows if window is not None), default=None)
         # With linear layers beside them, the graph itself must bound the valid length of the rings.
         self._valid_limit = self._window if len(windows) == 1 else None
+        self._graph_numbers = itertools.count(1)
         # Only where positions are an input can those of padding be moved out of harm's way.
         self._moves_padding = "position_ids" in session.contract.inputs and not self._is_shared
 
@@ -183,6 +190,9 @@ class BufferSteps:
         else:
             valid = starts + width
         total = max(width, int(valid.max())) if self._session.query_seqlens is None else int(valid.max())
+        if self._options.cuda_graph and width == 1:
+            # Read on the processor, so a captured graph would keep the first one: the bound serves all.
+            total = cache.slots
         if self._valid_limit is not None:
             valid = np.minimum(valid, self._valid_limit)
         bound.set(
@@ -222,63 +232,10 @@ class BufferSteps:
         if bound is None:
             if len(cache.bound) >= _MOST_BOUND:
                 del cache.bound[next(iter(cache.bound))]
-            bound = BoundStep(self._session, cache, run, step, shares=self._options.share_buffers)
+            captures = None
+            if self._options.cuda_graph:
+                # Decode is worth it; a graph of its own for every set of addresses.
+                captures = str(next(self._graph_numbers)) if run.width == 1 and step.logits != "none" else "-1"
+            bound = BoundStep(self._session, cache, run, step, shares=self._options.share_buffers, captures=captures)
             cache.bound[key] = bound
         return bound
-
-
-class BoundStep(StepInputs):
-    """Steps of one shape on some rows of one cache.
-
-    Args:
-        session: The graph.
-        cache: The cache; its buffers must stay where they are.
-        run: The first run.
-        step: Its step.
-        shares: Bind each buffer as past and as present.
-    """
-
-    def __init__(self, session: Session, cache: OrtCache, run: Run, step: Step, *, shares: bool) -> None:
-        rows = run.stop - run.begin
-        total = max(cache.slots, cache.buffers[0].slots)
-        super().__init__(session, rows, run.width, total, step.logits)
-        self._buffers = cache.buffers
-        self._rows = slice(run.begin, run.stop)
-        self._addresses = [buffer.address + run.begin * buffer.row_nbytes for buffer in cache.buffers]
-        for buffer, address in zip(cache.buffers, self._addresses, strict=True):
-            spec, shape = buffer.spec, buffer.spec.shape(rows, buffer.slots)
-            self.binding.bind_input(spec.past, *session.device, spec.onnx_type, shape, address)
-            if shares:
-                self.binding.bind_output(spec.present, *session.device, spec.onnx_type, shape, address)
-            else:
-                self.binding.bind_output(spec.present, *session.device)
-        self._on_host = session.device == HOST
-        self._is_checked = False
-        self._copies = False
-
-    def copy_back(self) -> bool:
-        """Compares where the runtime put the cache with where it was; fetches it if it is elsewhere.
-
-        Outputs are bound to fixed addresses, so one look after the first run is enough.
-
-        Returns:
-            Whether anything had to be copied.
-        """
-        if self._is_checked and not self._copies:
-            return False
-        outputs = self.binding.get_outputs()
-        # In the order of binding: on the processor the logits came last, elsewhere first.
-        outputs = outputs[: len(self._buffers)] if self._on_host else outputs[-len(self._buffers) :]
-        self._is_checked = True
-        self._copies = False
-        for buffer, address, output in zip(self._buffers, self._addresses, outputs, strict=True):
-            if output.data_ptr() != address:
-                if not self._on_host:
-                    raise BackendError(
-                        f"ONNX Runtime put {buffer.spec.present!r} elsewhere than it was bound to",
-                        remedy='Try options={"optimize": "none"}; please report the model.',
-                    )
-                self._copies = True
-                target = buffer.blocks[self._rows]
-                target[...] = view_of(output, buffer.spec.storage).reshape(target.shape)
-        return self._copies
