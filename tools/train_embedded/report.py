@@ -21,6 +21,8 @@ SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 SPDX-License-Identifier: Apache-2.0
 -->
 """
+#: Documents that the corpus has for each operator.
+PHRASINGS = 5
 COMMANDS = """```console
 python -m tools.train_embedded.corpus --out work
 python -m tools.train_embedded.train --corpus work --out work/run
@@ -84,7 +86,9 @@ class Facts:
 of eight tokens in these texts, {100 * mean:.0f} % stand verbatim in the training text. After a prompt about an
 operator that training never saw, it is {100 * shares[UNSEEN]:.0f} %:
 
-{quoted({UNSEEN: self.samples[UNSEEN]})}"""
+{quoted({UNSEEN: self.samples[UNSEEN]})}
+
+Prompts that have nothing to do with its text (such as "Hello") give nonsense that repeats itself."""
 
     def shown(self) -> str:
         """Return the sample texts of the prompts about known subjects."""
@@ -100,7 +104,8 @@ def provenance(facts: Facts, note: str) -> str:
     end, export, config = facts.end, facts.export, facts.starts[0]["config"]
     held_out = sum(s["held_out_documents"] for s in facts.sources)
     resumed = len(facts.starts) - 1
-    pause = f" The run was interrupted {resumed} time(s) and went on from its checkpoint." if resumed else ""
+    pause = f" Interruptions, each resumed from the last checkpoint: {resumed}." if resumed else ""
+    remark = f"\n- {note}" if note else ""
     return f"""{HEADER}
 # Where this model comes from
 
@@ -119,8 +124,8 @@ Copyright of the texts: the ONNX Project Contributors (ONNX, ONNX IR), the NumPy
 Foundation, the PyTorch contributors, the Pallets project (Jinja).
 
 Held out for evaluation: every operator whose name hashes to a multiple of ten (never TensorScatter, Attention,
-RMSNormalization, RotaryEmbedding), {held_out} documents, {facts.starts[0]["held_out"]} tokens. No rendering of
-these operators was used in training.
+RMSNormalization, RotaryEmbedding): {held_out // PHRASINGS} operators, {held_out} documents,
+{facts.starts[0]["held_out"]} tokens. No rendering of these operators was used in training.
 
 ## Recipe
 
@@ -134,7 +139,7 @@ these operators was used in training.
   of the time 512. From 50 % to 70 % of the time the operators of ONNX and our own text count 1.5 times, all other
   text half, and documents that name the operators of the cache interface 4 times as much.
   Bfloat16 autocast, seed 24, PyTorch on two CPU cores that were shared with other work.
-- {end["steps"]} steps, {end["visits"]} token visits, {end["seconds"] / 60:.0f} minutes.{pause}{note}
+- {end["steps"]} steps, {end["visits"]} token visits, {end["seconds"] / 60:.0f} minutes.{pause}{remark}
 - Weights rounded to int8, symmetric, one float32 scale for each block of 32 rows and each column.
 
 The schedule follows the clock, so a second run gives a model of the same kind and not the same bits.
@@ -241,7 +246,7 @@ def main() -> None:
     parser.add_argument("--note", default="", help="a remark on the run for the recipe")
     args = parser.parse_args()
     facts = Facts(args.corpus, args.run, args.model)
-    (args.model / "PROVENANCE.md").write_text(provenance(facts, f" {args.note}" if args.note else ""), encoding="utf-8")
+    (args.model / "PROVENANCE.md").write_text(provenance(facts, args.note), encoding="utf-8")
     if args.docs:
         args.docs.write_text(page(facts), encoding="utf-8")
 
