@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from genai_iface import (
     load_backend,
     load_model,
 )
-from genai_iface_ort import prepare
+from genai_iface_ort import prepare, session
 from tests.ort_backend.cases import close, numpy_model, ort_model, write
 
 
@@ -204,6 +205,33 @@ def test_a_closed_model_says_so(folder: Path) -> None:
     for call in (lambda: model.forward(np.array([[1]]), cache), model.create_cache):
         with pytest.raises(InvalidInputError, match="closed"):
             call()
+
+
+@pytest.mark.parametrize("name", ["scatter-fixed", "scatter-bfloat16", "scatter-external-data", "scatter-int4"])
+def test_large_rewritten_graphs_go_by_way_of_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    folder, temporary = write(tmp_path, name), tmp_path / "temporary"
+    temporary.mkdir()
+    expected = logits(ort_model(folder))
+    monkeypatch.setattr(session, "_INLINE_LIMIT", 0)
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    written: list[Path] = []
+    real = session.write_graph
+
+    def spy(model: Any, place: Path) -> Path:
+        written.append(place)
+        return real(model, place)
+
+    monkeypatch.setattr(session, "write_graph", spy)
+    close(logits(ort_model(folder)), expected, name)
+    assert [place.parent for place in written] == [temporary]
+    assert not list(temporary.iterdir())
+
+    def full(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(session, "write_graph", full)
+    with pytest.raises(BackendError, match="no room on disk: No space left"):
+        ort_model(folder)
 
 
 @pytest.mark.parametrize("name", ["scatter-fixed", "scatter-bfloat16", "scatter-external-data", "concat", "shared"])

@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
 
 import onnx_ir as ir
 import onnxruntime
@@ -16,15 +17,16 @@ from genai_iface.folder import GraphContract, ModelFolder
 from genai_iface.types import Device
 from genai_iface_ort.options import LoadOptions
 from genai_iface_ort.places import HOST, DeviceIndex, device_index
-from genai_iface_ort.prepare import prepare
+from genai_iface_ort.prepare import Prepared, prepare
 from genai_iface_ort.runtime import ORT_ERRORS
+from genai_iface_ort.store import write_graph
 
 __all__ = ["Session", "open_session"]
 
 _FOLDER_ENTRY = "session.model_external_initializers_file_folder_path"
 _NO_FALLBACK_ENTRY = "session.disable_cpu_ep_fallback"
-# Protobuf messages end at 2 GiB; weights beyond this are handed over in memory.
-_INLINE_LIMIT = 1 << 30
+# New weights up to this many bytes travel inside the graph, larger ones by way of a file.
+_INLINE_LIMIT = 16 << 20
 # Smaller constants go inline: the runtime's shape inference does not read files.
 _SMALL = 1 << 16
 # Failed runs raise, and copies warn, with the same words; the runtime's own log would repeat them.
@@ -46,7 +48,6 @@ class Session:
             padding is run like tokens.
         device: Where it runs, as the runtime names it.
         notes: What was done to the graph at load and why, one line each.
-        weights: Weights that the session uses and does not own.
     """
 
     runtime: onnxruntime.InferenceSession
@@ -56,7 +57,6 @@ class Session:
     query_seqlens: str | None = None
     device: DeviceIndex = HOST
     notes: tuple[str, ...] = ()
-    weights: tuple[Any, ...] = ()
 
     def run(self, binding: onnxruntime.IOBinding, run_options: onnxruntime.RunOptions | None = None) -> None:
         """Runs the graph once. The interpreter lock is free meanwhile.
@@ -83,14 +83,14 @@ def open_session(folder: ModelFolder, options: LoadOptions, device: Device) -> S
     """
     settings = _settings(options, device)
     prepared = prepare(folder, options, device)
-    source: str | bytes = str(prepared.path)
-    weights: tuple[Any, ...] = ()
-    if prepared.model is not None:
-        settings.add_session_config_entry(_FOLDER_ENTRY, str(folder.path))
-        source, weights = _serialise(prepared.model, settings)
     contract = prepared.contract
     try:
-        runtime = onnxruntime.InferenceSession(source, settings, providers=_providers(options, device))
+        runtime = _created(prepared, folder, settings, options, device)
+    except OSError as error:
+        raise BackendError(
+            f"The rewritten graph of {folder.path} finds no room on disk: {error}",
+            remedy='Point TMPDIR to a larger place, or load with options={"optimize": "none"}.',
+        ) from error
     except ORT_ERRORS as error:
         raise BackendError(
             f"ONNX Runtime {onnxruntime.__version__} cannot load {folder.path}: {_first_line(error)}",
@@ -106,7 +106,6 @@ def open_session(folder: ModelFolder, options: LoadOptions, device: Device) -> S
         query_seqlens=prepared.query_seqlens,
         device=device_index(device),
         notes=prepared.notes,
-        weights=weights,
     )
 
 
@@ -143,29 +142,36 @@ def _providers(options: LoadOptions, device: Device) -> list[tuple[str, Mapping[
     return providers if not options.cpu_fallback else [*providers, ("CPUExecutionProvider", {})]
 
 
-def _serialise(model: ir.Model, settings: onnxruntime.SessionOptions) -> tuple[bytes, tuple[Any, ...]]:
-    """The graph as bytes. Weights in files stay there; others go along, large ones as arrays."""
-    inside = []
+def _created(
+    prepared: Prepared, folder: ModelFolder, settings: onnxruntime.SessionOptions, options: LoadOptions, device: Device
+) -> onnxruntime.InferenceSession:
+    """The session of a file, or of a rewritten graph."""
+    providers = _providers(options, device)
+    if prepared.model is None:
+        return onnxruntime.InferenceSession(prepared.path, settings, providers=providers)
+    new = [
+        tensor.nbytes
+        for value in prepared.model.graph.initializers.values()
+        if (tensor := value.const_value) is not None and not isinstance(tensor, ir.ExternalTensor)
+    ]
+    if sum(new) > _INLINE_LIMIT:
+        # From a file the runtime maps the weights and lets them go once it has packed them; of a model given
+        # as bytes it keeps everything.
+        with tempfile.TemporaryDirectory(prefix="genai-iface-", ignore_cleanup_errors=True) as place:
+            path = write_graph(prepared.model, Path(place))
+            return onnxruntime.InferenceSession(path, settings, providers=providers)
+    settings.add_session_config_entry(_FOLDER_ENTRY, str(folder.path))
+    return onnxruntime.InferenceSession(_serialised(prepared.model), settings, providers=providers)
+
+
+def _serialised(model: ir.Model) -> bytes:
+    """The graph as bytes; large weights stay in the folder's files."""
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes < _SMALL:
             value.const_value = ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
-        elif tensor is not None and not isinstance(tensor, ir.ExternalTensor):
-            inside.append(value)
-    handed: dict[str, onnxruntime.OrtValue] = {}
-    if sum(value.const_value.nbytes for value in inside if value.const_value is not None) > _INLINE_LIMIT:
-        for value in inside:
-            tensor = value.const_value
-            if tensor is not None and tensor.nbytes >= _SMALL:
-                array = tensor.numpy()
-                handed[str(value.name)] = onnxruntime.OrtValue.ortvalue_from_numpy_with_onnx_type(
-                    array, int(tensor.dtype)
-                )
-                value.const_value = ir.ExternalTensor(
-                    "in_memory", 0, tensor.nbytes, tensor.dtype, shape=ir.Shape(list(array.shape)), name=str(value.name)
-                )
-        settings.add_external_initializers(list(handed), list(handed.values()))
-    return ir.to_proto(model).SerializeToString(), tuple(handed.values())
+    serialised: bytes = ir.to_proto(model).SerializeToString()
+    return serialised
 
 
 def _first_line(error: BaseException) -> str:

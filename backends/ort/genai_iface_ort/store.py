@@ -9,19 +9,19 @@ import hashlib
 import json
 import secrets
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
 import onnxruntime
 
-import genai_iface
 from genai_iface.errors import InvalidInputError
 from genai_iface.folder import CacheTensor, GraphContract, ModelFolder
 from genai_iface.types import CacheSpec, Device, LayerCacheSpec
 from genai_iface_ort.options import LoadOptions
 
-__all__ = ["StoredGraph", "find_stored", "store"]
+__all__ = ["StoredGraph", "find_stored", "store", "write_graph"]
 
 _FORMAT = 1
 # Smaller constants go inline: the runtime's shape inference does not read files.
@@ -41,6 +41,16 @@ class StoredGraph:
     path: Path
     contract: GraphContract
     facts: dict[str, Any]
+
+
+def write_graph(model: ir.Model, place: Path) -> Path:
+    """Writes a graph and all its weights into a directory and returns the path of its model.onnx.
+
+    Raises:
+        OSError: There is no room.
+    """
+    ir.save(model, place / "model.onnx", external_data="model.onnx.data", size_threshold_bytes=_SMALL)
+    return place / "model.onnx"
 
 
 def find_stored(root: Path, folder: ModelFolder, options: LoadOptions, device: Device) -> StoredGraph | None:
@@ -81,7 +91,7 @@ def store(
     try:
         try:
             temporary.mkdir(parents=True)
-            ir.save(model, temporary / "model.onnx", external_data="model.onnx.data", size_threshold_bytes=_SMALL)
+            write_graph(model, temporary)
             text = json.dumps({"contract": described, "facts": facts})
             (temporary / "graph.json").write_text(text, encoding="utf-8")
             if not place.exists():
@@ -102,7 +112,7 @@ def _place(root: Path, folder: ModelFolder, options: LoadOptions, device: Device
     parts = [
         _FORMAT,
         folder.fingerprint,
-        genai_iface.__version__,
+        version("genai-iface"),
         onnxruntime.__version__,
         ir.__version__,
         options.optimize,
