@@ -1,0 +1,92 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""``genai-iface conformance``: runs the conformance kit on a backend or an adapter."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+from genai_iface.errors import InvalidInputError
+
+if TYPE_CHECKING:
+    from genai_iface.conformance import Outcome, Run
+
+__all__ = ["add_parser", "run"]
+
+_SHOWN = {"failed": "FAILED", "deviation": "deviation"}
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Adds the command to the parser."""
+    parser = commands.add_parser(
+        "conformance",
+        help="check a runtime against the interface",
+        description="Runs the conformance kit and gives a verdict per level. Exit code: 0 if the level was reached, "
+        "1 if it was not or there is no verdict, 2 for a usage error.",
+    )
+    parser.add_argument("adapter", nargs="?", help="a registered backend, or module:attribute of an adapter")
+    parser.add_argument("--level", type=int, default=4, help="the level to reach, 0 to 4 (default: 4)")
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        choices=("float32", "float16", "bfloat16"),
+        help="element type of the golden models (default: float32)",
+    )
+    parser.add_argument("--deviations", metavar="FILE", help="JSON list of known deviations")
+    parser.add_argument("--report", metavar="DIR", help="write report.json, report.md and report.html there")
+    parser.add_argument("--only", metavar="ID", action="append", default=[], help="run this check alone (repeatable)")
+    parser.add_argument(
+        "--tolerance-factor", type=float, default=1.0, metavar="F", help="tighten tolerances: above 0, at most 1"
+    )
+    parser.add_argument("--list", action="store_true", help="list the checks and run nothing")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command."""
+    # The kit is not needed for --help.
+    from genai_iface import conformance as kit  # noqa: PLC0415
+
+    if arguments.list:
+        for item in kit.all_checks(level=arguments.level):
+            needs = f" [{', '.join(sorted(item.requires))}]" if item.requires else ""
+            print(f"{item.id}  {item.title}{needs}")
+        return 0
+    if arguments.adapter is None:
+        raise InvalidInputError("No adapter is named", remedy="Name a backend, or module:attribute; or give --list.")
+    adapter = kit.load_adapter(arguments.adapter)
+    known = kit.read_deviations(arguments.deviations, dtype=arguments.dtype) if arguments.deviations else None
+    result = kit.run_checks(
+        adapter,
+        level=arguments.level,
+        dtype=arguments.dtype,
+        only=arguments.only,
+        deviations=known,
+        factor=arguments.tolerance_factor,
+        on_outcome=_print_outcome,
+    )
+    _print_verdict(result)
+    if arguments.report:
+        for path in kit.write_report(result, arguments.report):
+            print(f"wrote {path}", file=sys.stderr)
+    return 0 if result.verdict == "reached" else 1
+
+
+def _print_outcome(outcome: Outcome) -> None:
+    if outcome.status not in _SHOWN:
+        return
+    print(f"{_SHOWN[outcome.status]} {outcome.check.id}: {outcome.message}")
+    for name, value in outcome.numbers.items():
+        print(f"    {name}: {value}")
+
+
+def _print_verdict(result: Run) -> None:
+    for level in result.levels:
+        counts = ", ".join(f"{number} {status.replace('_', ' ')}" for status, number in level.counts.items())
+        print(f"level {level.level}: {level.verdict.replace('_', ' ')} ({counts})")
+        if level.missing:
+            print(f"    not declared, but asked for at this level: {', '.join(level.missing)}")
+    deviations = f", with {result.num_deviations} known deviations" if result.num_deviations else ""
+    print(f"{result.adapter}, {result.dtype}: level {result.level} {result.verdict.replace('_', ' ')}{deviations}")

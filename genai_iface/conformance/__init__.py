@@ -1,0 +1,57 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The conformance kit: point it at a runtime and get a verdict per level, with numbers.
+
+    genai-iface conformance mine --level 4 --report out
+    genai-iface conformance my_package:MyAdapter --list
+
+or in a test suite of the vendor's own:
+
+    from genai_iface.conformance import parametrize_checks
+
+    @parametrize_checks(MyAdapter(), level=4)
+    def test_conformance(run):
+        run()
+"""
+
+from genai_iface.conformance.adapter import (
+    Adapter,
+    BackendAdapter,
+    SupportsLoading,
+    SupportsOperators,
+    SupportsPipeline,
+    load_adapter,
+)
+from genai_iface.conformance.deviations import Deviation, read_deviations
+from genai_iface.conformance.failure import ConformanceFailure, NotApplicable
+from genai_iface.conformance.pytest_entry import parametrize_checks
+from genai_iface.conformance.registry import LEVELS, Check, all_checks, check
+from genai_iface.conformance.report import as_html, as_json, as_markdown, write_report
+from genai_iface.conformance.results import LevelVerdict, Outcome, Run
+from genai_iface.conformance.runner import run_checks
+
+__all__ = [
+    "LEVELS",
+    "Adapter",
+    "BackendAdapter",
+    "Check",
+    "ConformanceFailure",
+    "Deviation",
+    "LevelVerdict",
+    "NotApplicable",
+    "Outcome",
+    "Run",
+    "SupportsLoading",
+    "SupportsOperators",
+    "SupportsPipeline",
+    "all_checks",
+    "as_html",
+    "as_json",
+    "as_markdown",
+    "check",
+    "load_adapter",
+    "parametrize_checks",
+    "read_deviations",
+    "run_checks",
+    "write_report",
+]

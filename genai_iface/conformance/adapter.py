@@ -1,0 +1,155 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a vendor gives the kit: an adapter. A registered backend is one by its name alone."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+from numpy.typing import NDArray
+
+from genai_iface.errors import InvalidInputError
+from genai_iface.protocols import Backend, Model, Pipeline
+from genai_iface.registry import list_backends, load_backend
+
+__all__ = ["Adapter", "BackendAdapter", "SupportsLoading", "SupportsOperators", "SupportsPipeline", "load_adapter"]
+
+
+class Adapter(Protocol):
+    """The least that the kit needs.
+
+    Since: 1
+    Stability: preview
+    """
+
+    @property
+    def name(self) -> str:
+        """The name that reports show.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def backend(self) -> Backend:
+        """A new backend object.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsLoading(Protocol):
+    """An adapter that chooses the form of the golden folders, or loads them in its own way.
+
+    Since: 1
+    Stability: preview
+    """
+
+    def golden_form(self) -> str:
+        """The form: "scatter" (opset 24), "concat" (opset 18, growing tensors) or "checkpoint" (Hugging Face).
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def load(self, folder: Path, /) -> Model[Any]:
+        """Loads a golden folder.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsOperators(Protocol):
+    """An adapter that can run a single node, for level 1.
+
+    Since: 1
+    Stability: preview
+    """
+
+    def run_node(self, model: bytes, inputs: Mapping[str, NDArray[Any]], /) -> Sequence[NDArray[Any]]:
+        """Runs a serialized ONNX model of one node and returns its outputs in order.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsPipeline(Protocol):
+    """An adapter of a stack that owns its loop: level 4 then judges that stack's pipeline.
+
+    Since: 1
+    Stability: preview
+    """
+
+    def pipeline(self, folder: Path, /) -> Pipeline:
+        """The stack's own pipeline over a golden folder.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+
+class BackendAdapter:
+    """The adapter of a registered backend.
+
+    Args:
+        name: A name of ``list_backends()``.
+    """
+
+    def __init__(self, name: str, /) -> None:
+        self._name = name
+
+    @property
+    def name(self) -> str:
+        """The backend's name."""
+        return self._name
+
+    def backend(self) -> Backend:
+        """The backend, loaded by its entry point."""
+        return load_backend(self._name)
+
+
+def load_adapter(name: str, /) -> Adapter:
+    """Finds an adapter.
+
+    Args:
+        name: A registered backend, or "module:attribute" of an adapter or of a class of adapters.
+
+    Raises:
+        InvalidInputError: There is no such thing.
+        BackendNotFoundError: The backend's runtime is not installed.
+    """
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        if name not in list_backends():
+            raise InvalidInputError(
+                f"{name!r} is no registered backend",
+                remedy=f"Registered: {', '.join(list_backends())}; or module:attribute.",
+            )
+        return BackendAdapter(name)
+    try:
+        found: Any = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise InvalidInputError(
+            f"The adapter {name!r} cannot be imported: {error}", remedy="Give module:attribute of something importable."
+        ) from error
+    adapter: Adapter = found() if isinstance(found, type) else found
+    if not isinstance(getattr(adapter, "name", None), str) or not callable(getattr(adapter, "backend", None)):
+        raise InvalidInputError(
+            f"{name!r} is a {type(adapter).__name__} without name and backend()",
+            remedy="See docs/conformance.md: an adapter has a name and a method backend().",
+        )
+    return adapter

@@ -1,0 +1,172 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Level 4: random draws. Equal logits give equal tokens on every runtime."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from genai_iface.conformance.checks.l4_stop import TEXT_TOKENS
+from genai_iface.conformance.context import Context
+from genai_iface.conformance.failure import ConformanceFailure, equal, expect
+from genai_iface.conformance.registry import Run, check
+from genai_iface.conformance.sampling_reference import Settings, expected_token, law, uniform
+
+__all__ = ["CASES"]
+
+_SPEC = ("Generator.generate_next_token.1",)
+_DRAWS = 48
+_PROMPT = [72]
+
+CASES = {
+    "temperature": ("Temperature", Settings(temperature=4.0)),
+    "top_k": ("Top-k keeps the k likeliest", Settings(temperature=6.0, top_k=5)),
+    "top_p": ("Top-p keeps the smallest set that reaches p", Settings(temperature=5.0, top_p=0.7)),
+    "min_p": ("Min-p drops what is less likely than p times the best", Settings(temperature=5.0, min_p=0.2)),
+    "all_filters": (
+        "Temperature, then top-k, top-p, min-p, in this order",
+        Settings(temperature=6.0, top_k=40, top_p=0.8, min_p=0.02),
+    ),
+    "repetition_penalty": (
+        "The repetition penalty comes before the temperature",
+        Settings(temperature=4.0, repetition_penalty=3.0),
+    ),
+    "logit_bias": ("Biases are added to single logits", Settings(temperature=4.0, bias={7: 20.0, 105: -12.0})),
+}
+"""Settings by check."""
+
+
+def _arguments(settings: Settings) -> dict[str, Any]:
+    values = asdict(settings)
+    values["logit_bias"] = values.pop("bias")
+    return {**values, "do_sample": True}
+
+
+def _runner(settings: Settings) -> Run:
+    def run(context: Context) -> None:
+        golden = context.golden("text")
+        # Row 0 of the golden tokens begins with the prompt.
+        logits = golden.after(0, 1).astype(np.float64)
+        probabilities = law(logits, _PROMPT, settings)
+        # How far the sum of probabilities may move if every logit moves by the tolerance.
+        slack = 2 * golden.tolerance / settings.temperature
+        result = context.pipeline().generate(
+            [_PROMPT], max_new_tokens=1, seed=11, num_return_sequences=_DRAWS, **_arguments(settings)
+        )
+        got = [tokens[0] for tokens in result.token_ids]
+        possible = np.flatnonzero(probabilities > 0)
+        outside = sorted(set(got) - set(possible.tolist()))
+        firm = [expected_token(probabilities, uniform(11, index, 1), slack) for index in range(_DRAWS)]
+        wrong = [index for index, token in enumerate(firm) if token is not None and token != got[index]]
+        if wrong or outside:
+            raise ConformanceFailure(
+                "draws differ from the normative ones",
+                num_wrong=len(wrong),
+                num_draws=_DRAWS,
+                first=wrong[:1],
+                expected=[firm[index] for index in wrong[:8]],
+                got=[got[index] for index in wrong[:8]],
+                outside_the_filters=outside,
+            )
+        if context.dtype == "float32":
+            expect(sum(token is not None for token in firm) > _DRAWS // 2, "the references are too close to call")
+
+    return run
+
+
+for _name, (_title, _settings) in CASES.items():
+    check(f"L4.sampling.{_name}", spec=_SPEC, title=f"{_title}: the drawn tokens are the normative ones")(
+        _runner(_settings)
+    )
+
+
+@check("L4.sampling.same_seed", spec=_SPEC)
+def same_seed(context: Context) -> None:
+    """The same seed gives the same tokens, run after run; another seed gives others."""
+    pipeline = context.pipeline()
+    runs = [
+        pipeline.generate("H", max_new_tokens=12, temperature=8.0, seed=seed, ignore_eos=True).token_ids
+        for seed in (5, 5, 6)
+    ]
+    equal(runs[1], runs[0], "the tokens of a second run with the same seed")
+    expect(runs[2] != runs[0], "another seed gives the same tokens", token_ids=runs[0])
+
+
+@check("L4.sampling.reported_seed")
+def reported_seed(context: Context) -> None:
+    """The seed that was used without one given is reported, and gives the same tokens again."""
+    pipeline = context.pipeline()
+    first = pipeline.generate("H", max_new_tokens=8, temperature=8.0, ignore_eos=True)
+    expect(isinstance(first.seed, int), "no seed is reported", got=first.seed)
+    second = pipeline.generate("H", max_new_tokens=8, temperature=8.0, ignore_eos=True, seed=first.seed)
+    equal(second.token_ids, first.token_ids, "the tokens with the reported seed")
+
+
+@check("L4.sampling.batch_composition", spec=[*_SPEC, "Pipeline.generate.1"])
+def batch_composition(context: Context) -> None:
+    """A sequence's draws do not depend on what else is in the batch."""
+    pipeline = context.pipeline()
+    settings: dict[str, Any] = {"max_new_tokens": 8, "temperature": 6.0, "seed": 3, "ignore_eos": True}
+    alone = pipeline.generate(["H"], **settings).token_ids
+    beside = pipeline.generate(["H", "a much longer neighbour", "!"], **settings).token_ids
+    others = pipeline.generate(["H", "x"], **settings).token_ids
+    if context.dtype == "float32":
+        equal(beside[0], alone[0], "the tokens of the first of three sequences, against alone")
+        equal(others[0], alone[0], "the tokens of the first of two sequences, against alone")
+    else:
+        # In half precision a later draw may fall on the other side of a border.
+        equal(beside[0][0], alone[0][0], "the first token of the first of three sequences, against alone")
+
+
+@check("L4.sampling.rows_differ", spec=_SPEC)
+def rows_differ(context: Context) -> None:
+    """Several sequences of one prompt are drawn independently of each other."""
+    result = context.pipeline().generate(
+        "H", max_new_tokens=6, temperature=8.0, seed=1, num_return_sequences=4, ignore_eos=True
+    )
+    equal(len(result.token_ids), 4, "the number of sequences")
+    distinct = len({tuple(tokens) for tokens in result.token_ids})
+    equal(distinct, 4, "the number of different sequences among 4 hot ones")
+
+
+@check("L4.sampling.greedy_is_not_random", spec=_SPEC)
+def greedy_is_not_random(context: Context) -> None:
+    """Temperature 0 and do_sample=False are greedy, whatever the seed."""
+    pipeline = context.pipeline()
+    cases: tuple[dict[str, Any], ...] = ({"temperature": 0.0, "seed": 9}, {"do_sample": False, "temperature": 5.0})
+    for arguments in cases:
+        got = pipeline.generate("H", max_new_tokens=6, **arguments).token_ids
+        equal(got, [TEXT_TOKENS[:6]], f"greedy tokens with {arguments}")
+
+
+@check("L4.sampling.spread", spec=_SPEC)
+def spread(context: Context) -> None:
+    """Draws follow their law: many tokens, none of them too often."""
+    result = context.pipeline().generate(
+        "H", max_new_tokens=1, temperature=50.0, seed=2, num_return_sequences=64, do_sample=True
+    )
+    counts = Counter(tokens[0] for tokens in result.token_ids)
+    # At this temperature no token is likelier than 2 percent; six or more of 64 are all but impossible.
+    expect(len(counts) > 40 and max(counts.values()) < 6, "draws do not follow their law", most=counts.most_common(3))
+
+
+@check("L4.sampling.logprobs")
+def logprobs(context: Context) -> None:
+    """Log-probabilities are those of the unprocessed logits."""
+    golden = context.golden("text")
+    result = context.pipeline().generate([_PROMPT], max_new_tokens=1, logprobs=2)
+    expect(result.logprobs is not None, "no log-probabilities are returned")
+    entry = result.logprobs[0][0]  # type: ignore[index]
+    scores = golden.after(0, 1).astype(np.float64)
+    exact = scores - scores.max() - np.log(np.exp(scores - scores.max()).sum())
+    equal(entry.token_id, TEXT_TOKENS[0], "the token of the first log-probability")
+    order = [int(token) for token in np.argsort(-exact, kind="stable")[:2]]
+    for token, value in [(entry.token_id, entry.logprob), *entry.top]:
+        error = abs(value - exact[token])
+        expect(error <= 2 * golden.tolerance, f"the log-probability of token {token} is wrong", max_error=float(error))
+    equal(entry.top[0][0], order[0], "the likeliest token")
+    equal(len(entry.top), 2, "the number of alternatives")

@@ -1,0 +1,155 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Level 4: why a sequence ends, and what is left of what ended it."""
+
+from __future__ import annotations
+
+from genai_iface.conformance.context import Context
+from genai_iface.conformance.failure import equal, expect
+from genai_iface.conformance.registry import check
+
+__all__ = ["EOS", "PROMPT", "TEXT", "TEXT_TOKENS"]
+
+PROMPT = "H"
+"""What makes the text model say TEXT."""
+
+TEXT = "i \U0001f642!é."
+"""No byte of it occurs twice, so each byte names the next; then the model ends."""
+
+TEXT_TOKENS = list(TEXT.encode())
+"""The tokenizer's ids are the bytes."""
+
+EOS = 257
+
+
+@check("L4.stop.eos")
+def eos(context: Context) -> None:
+    """The end-of-sequence token ends a sequence with "stop"."""
+    result = context.pipeline().generate(PROMPT, max_new_tokens=30)
+    equal(result.finish_reasons, ["stop"], "finish_reasons")
+    equal(result.texts, [TEXT], "the text, without the end-of-sequence token")
+
+
+@check("L4.stop.eos_once")
+def eos_once(context: Context) -> None:
+    """The end-of-sequence token is reported once, and nothing after it."""
+    result = context.pipeline().generate(PROMPT, max_new_tokens=30)
+    equal(result.token_ids, [[*TEXT_TOKENS, EOS]], "token_ids of a sequence that ends itself")
+
+
+@check("L4.stop.batch")
+def batch(context: Context) -> None:
+    """A sequence that has ended stays as it is while others go on."""
+    result = context.pipeline().generate(["Hi \U0001f642!é", PROMPT, "!"], max_new_tokens=30)
+    equal(result.finish_reasons, ["stop"] * 3, "finish_reasons")
+    expected = [list(b"."), TEXT_TOKENS, list("é.".encode())]
+    equal(result.token_ids, [[*tokens, EOS] for tokens in expected], "token_ids of sequences of different lengths")
+    equal(result.texts, [".", TEXT, "é."], "texts of sequences of different lengths")
+
+
+@check("L4.stop.ignore_eos")
+def ignore_eos(context: Context) -> None:
+    """With ignore_eos generation goes on to its limit."""
+    result = context.pipeline().generate(PROMPT, max_new_tokens=15, ignore_eos=True)
+    equal(result.finish_reasons, ["length"], "finish_reasons")
+    equal(len(result.token_ids[0]), 15, "the number of tokens")
+    equal(result.token_ids[0][: len(TEXT_TOKENS) + 1], [*TEXT_TOKENS, EOS], "the tokens up to the one ignored")
+
+
+@check("L4.stop.max_new_tokens")
+def max_new_tokens(context: Context) -> None:
+    """max_new_tokens ends a sequence with "length" after exactly so many tokens."""
+    pipeline = context.pipeline()
+    for limit in (1, 2, 7):
+        result = pipeline.generate(PROMPT, max_new_tokens=limit)
+        equal(result.finish_reasons, ["length"], f"finish_reasons with max_new_tokens={limit}")
+        equal(result.token_ids, [TEXT_TOKENS[:limit]], f"token_ids with max_new_tokens={limit}")
+
+
+@check("L4.stop.max_length")
+def max_length(context: Context) -> None:
+    """max_length counts the prompt too."""
+    result = context.pipeline().generate("Hi ", max_length=5)
+    equal(result.finish_reasons, ["length"], "finish_reasons")
+    equal(result.token_ids, [TEXT_TOKENS[2:4]], "token_ids with max_length=5 after a prompt of 3")
+
+
+@check("L4.stop.min_new_tokens")
+def min_new_tokens(context: Context) -> None:
+    """Before min_new_tokens no end-of-sequence token is chosen."""
+    result = context.pipeline().generate(PROMPT, max_new_tokens=14, min_new_tokens=13)
+    expect(EOS not in result.token_ids[0][:13], "an end-of-sequence token came too early", token_ids=result.token_ids)
+    equal(result.token_ids[0][: len(TEXT_TOKENS)], TEXT_TOKENS, "the tokens before the ban mattered")
+
+
+@check("L4.stop.token")
+def token(context: Context) -> None:
+    """A stop token ends a sequence with "stop"; its text is left out."""
+    result = context.pipeline().generate(PROMPT, max_new_tokens=30, stop_token_ids=[ord("!")])
+    equal(result.finish_reasons, ["stop"], "finish_reasons")
+    equal(result.token_ids, [TEXT_TOKENS[:7]], "token_ids up to the stop token")
+    equal(result.texts, ["i \U0001f642"], "the text before the stop token")
+
+
+@check("L4.stop.string")
+def string(context: Context) -> None:
+    """A stop string ends a sequence with "stop" and is not part of the text."""
+    result = context.pipeline().generate(PROMPT, max_new_tokens=30, stop_strings=["!"])
+    equal(result.finish_reasons, ["stop"], "finish_reasons")
+    equal(result.texts, ["i \U0001f642"], "the text before the stop string")
+
+
+@check("L4.stop.string_across_tokens")
+def string_across_tokens(context: Context) -> None:
+    """A stop string may span tokens, characters of several tokens among them."""
+    pipeline = context.pipeline()
+    for stop, text in ((" \U0001f642", "i"), ("\U0001f642!é", "i "), ("i \U0001f642", ""), ("é.", "i \U0001f642!")):
+        result = pipeline.generate(PROMPT, max_new_tokens=30, stop_strings=[stop])
+        equal((result.texts, result.finish_reasons), ([text], ["stop"]), f"the outcome with the stop string {stop!r}")
+
+
+@check("L4.stop.string_included")
+def string_included(context: Context) -> None:
+    """With include_stop_str_in_output the stop string stays, and nothing after it."""
+    result = context.pipeline().generate(
+        PROMPT, max_new_tokens=30, stop_strings=["\U0001f642!"], include_stop_str_in_output=True
+    )
+    equal(result.texts, ["i \U0001f642!"], "the text with its stop string")
+
+
+@check("L4.stop.string_near_miss")
+def string_near_miss(context: Context) -> None:
+    """The beginning of a stop string that is not completed is part of the text."""
+    result = context.pipeline().generate(PROMPT, max_new_tokens=30, stop_strings=["\U0001f642?", "é.é", ". "])
+    equal((result.texts, result.finish_reasons), ([TEXT], ["stop"]), "the outcome without a match")
+
+
+@check("L4.stop.first_of_several")
+def first_of_several(context: Context) -> None:
+    """Of several stop strings the one that is complete first ends the text."""
+    result = context.pipeline().generate(PROMPT, max_new_tokens=30, stop_strings=["é", "\U0001f642!é.", "!"])
+    equal(result.texts, ["i \U0001f642"], "the text before the first stop string")
+
+
+@check("L4.stop.prompt_is_not_searched")
+def prompt_is_not_searched(context: Context) -> None:
+    """A stop string in the prompt stops nothing."""
+    result = context.pipeline().generate("Hi ", max_new_tokens=30, stop_strings=["Hi", "i "])
+    equal(result.texts, ["\U0001f642!é."], "the text after a prompt that holds a stop string")
+
+
+@check("L4.stop.time")
+def time_limit(context: Context) -> None:
+    """max_time ends a sequence with "time"."""
+    result = context.pipeline().generate(PROMPT, max_new_tokens=60, ignore_eos=True, max_time=1e-6)
+    equal(result.finish_reasons, ["time"], "finish_reasons with max_time=1e-6")
+    expect(len(result.token_ids[0]) < 60, "the time limit ended nothing", num_tokens=len(result.token_ids[0]))
+
+
+@check("L4.stop.context_full")
+def context_full(context: Context) -> None:
+    """The model's context ends a sequence with "length"."""
+    golden = context.golden("text")
+    result = context.pipeline().generate(PROMPT, ignore_eos=True)
+    equal(result.finish_reasons, ["length"], "finish_reasons")
+    equal(1 + len(result.token_ids[0]), golden.context_length, "tokens of prompt and output")

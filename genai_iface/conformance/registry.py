@@ -1,0 +1,109 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The registry: every check with its public id. Ids are never renamed; a check that changes gets a new one."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from genai_iface.conformance.context import Context
+
+__all__ = ["LEVELS", "Check", "all_checks", "check"]
+
+LEVELS = {0: "interface", 1: "operators", 2: "cache", 3: "logits", 4: "generation"}
+"""What each level is about."""
+
+_MODULES = (
+    "l0_backend",
+    "l0_model",
+    "l0_errors",
+    "l1_operators",
+    "l2_write",
+    "l2_overflow",
+    "l2_rewind",
+    "l2_reorder",
+    "l2_reset",
+    "l2_cache",
+    "l2_optional",
+    "l2_circular",
+    "l3_golden",
+    "l3_metamorphic",
+    "l4_generator",
+    "l4_stop",
+    "l4_stream",
+    "l4_sampling",
+    "l4_pipeline",
+    "l4_tokenizer",
+)
+_ID = re.compile(r"L[0-4](\.[a-z0-9_]+){2,}")
+
+Run: TypeAlias = "Callable[[Context], None]"
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One check.
+
+    Attributes:
+        id: Public name, "L2.write.per_row_indices".
+        level: 0 to 4.
+        title: One line.
+        requires: Capabilities without which it has no subject.
+        since: The interface version that it belongs to.
+        spec: The contracts that it checks, "Model.forward.5".
+        run: Returns, or raises ConformanceFailure or NotApplicable.
+    """
+
+    id: str
+    level: int
+    title: str
+    requires: frozenset[str]
+    since: int
+    spec: tuple[str, ...]
+    run: Run
+
+
+_CHECKS: dict[str, Check] = {}
+
+
+def check(
+    identifier: str, *, requires: Iterable[str] = (), spec: Iterable[str] = (), since: int = 1, title: str = ""
+) -> Callable[[Run], Run]:
+    """Registers a function as a check; its docstring's first line is the title.
+
+    Args:
+        identifier: "L<level>.<subject>.<case>".
+        requires: Capabilities.
+        spec: Contracts.
+        since: Interface version.
+        title: Instead of the docstring, for checks that are made in a loop.
+
+    Raises:
+        ValueError: The id is malformed or taken.
+    """
+    if not _ID.fullmatch(identifier):
+        raise ValueError(f"{identifier!r} is no check id")
+    if identifier in _CHECKS:
+        raise ValueError(f"the check id {identifier!r} is taken")
+
+    def register(run: Run) -> Run:
+        line = title or (run.__doc__ or "").strip().partition("\n")[0]
+        _CHECKS[identifier] = Check(
+            identifier, int(identifier[1]), line.rstrip("."), frozenset(map(str, requires)), since, tuple(spec), run
+        )
+        return run
+
+    return register
+
+
+def all_checks(*, level: int = 4) -> list[Check]:
+    """All checks up to a level, in the order of levels and ids."""
+    for module in _MODULES:
+        importlib.import_module(f"genai_iface.conformance.checks.{module}")
+    # By level; within it in the order of the files.
+    return sorted((item for item in _CHECKS.values() if item.level <= level), key=lambda item: item.level)

@@ -1,0 +1,106 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a run of the kit gives: an outcome per check, a verdict per level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from genai_iface.capabilities import LEVEL_PROFILES
+from genai_iface.conformance.registry import LEVELS, Check
+
+__all__ = ["LevelVerdict", "Outcome", "Run", "Status", "Verdict", "judge"]
+
+Status: TypeAlias = Literal["passed", "failed", "deviation", "not_applicable", "not_executed"]
+"""not_applicable: the check has no subject here, and its level does not ask for one."""
+
+Verdict: TypeAlias = Literal["reached", "not_reached", "no_verdict"]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """One check.
+
+    Attributes:
+        check: Which.
+        status: How it ended.
+        message: What was wrong, or why there was nothing to check.
+        numbers: What was measured, as JSON values.
+        seconds: How long it took.
+        link: Of a deviation.
+    """
+
+    check: Check
+    status: Status
+    message: str = ""
+    numbers: Mapping[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+    link: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class LevelVerdict:
+    """One level.
+
+    Attributes:
+        level: 0 to 4.
+        verdict: "no_verdict" if something was not executed; level 1 also if the adapter shows no operators.
+        counts: Number of checks by status.
+        missing: Capabilities that the level asks for and the backend does not declare.
+    """
+
+    level: int
+    verdict: Verdict
+    counts: Mapping[Status, int]
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A run of the kit on one adapter with one dtype."""
+
+    adapter: str
+    backend: Mapping[str, Any]
+    dtype: str
+    form: str
+    level: int
+    factor: float
+    outcomes: tuple[Outcome, ...]
+    levels: tuple[LevelVerdict, ...]
+    seconds: float
+
+    @property
+    def verdict(self) -> Verdict:
+        """Of the level that was asked for: every level up to it counts, level 1 only if it was judged."""
+        verdicts = {item.level: item.verdict for item in self.levels}
+        needed = [verdicts[level] for level in verdicts if level != 1 or verdicts[level] != "no_verdict"]
+        if "not_reached" in needed:
+            return "not_reached"
+        return "no_verdict" if "no_verdict" in needed or not needed else "reached"
+
+    @property
+    def num_deviations(self) -> int:
+        """Known deviations, without which the level would not be reached."""
+        return sum(outcome.status == "deviation" for outcome in self.outcomes)
+
+
+def judge(level: int, outcomes: Sequence[Outcome], capabilities: frozenset[str]) -> LevelVerdict:
+    """The verdict of one level.
+
+    Args:
+        level: 0 to 4.
+        outcomes: Of this level's checks, every one of them.
+        capabilities: What the backend declares.
+    """
+    counts: dict[Status, int] = {}
+    for outcome in outcomes:
+        counts[outcome.status] = counts.get(outcome.status, 0) + 1
+    missing = tuple(sorted(str(name) for name in LEVEL_PROFILES[level] if name not in capabilities))
+    verdict: Verdict = "reached"
+    if counts.get("failed") or missing:
+        verdict = "not_reached"
+    elif counts.get("not_executed") or not counts.get("passed") or level not in LEVELS:
+        verdict = "no_verdict"
+    return LevelVerdict(level, verdict, counts, missing)

@@ -1,0 +1,158 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Which golden models there are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["DTYPES", "PLANS", "Plan"]
+
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """One decoder in the manner of Llama.
+
+    Attributes:
+        name: Name of its folders.
+        rotary_dim: Rotated part of each head; None for all of it.
+        window: Slots of a circular cache; None for a linear one.
+        layout: "bnsh" or "bsh", of the scatter form.
+        fixed_capacity: Slots that the scatter graph names; None for any number.
+        attention_scale: Multiplies the query and key weights; above 1 makes attention sharper.
+        num_tokens: Tokens of the teacher-forced sequence.
+        num_rows: How many such sequences.
+        keep: How many of its last positions the reference keeps; None for all.
+        num_greedy: Greedy steps of the reference.
+        is_text: Has a byte tokenizer, and weights that say a text.
+        has_concat: Also has the form with growing tensors.
+        checkpoint: Hugging Face model type that the weights are also written for, or "".
+        seed: Of the weights; chosen by ``search.py`` so that every greedy step has its margin.
+    """
+
+    name: str
+    layers: int = 1
+    hidden: int = 16
+    num_heads: int = 4
+    num_kv_heads: int = 2
+    head_dim: int = 8
+    intermediate: int = 24
+    vocab_size: int = 40
+    context_length: int = 48
+    rotary_dim: int | None = None
+    softcap: float = 0.0
+    window: int | None = None
+    layout: str = "bnsh"
+    fixed_capacity: int | None = None
+    attention_scale: float = 1.0
+    num_tokens: int = 24
+    num_rows: int = 1
+    keep: int | None = None
+    num_greedy: int = 6
+    is_text: bool = False
+    has_concat: bool = True
+    checkpoint: str = "llama"
+    seed: int = 0
+
+    @property
+    def reduction_length(self) -> int:
+        """Terms that are summed on the longest way from a token to a logit; see the kit's tolerance.py."""
+        keys = min(self.num_tokens + self.num_greedy, self.window or self.num_tokens + self.num_greedy)
+        attention = self.hidden + self.head_dim + keys + self.num_heads * self.head_dim
+        return self.layers * (attention + self.hidden + self.intermediate) + self.hidden
+
+    @property
+    def num_stores(self) -> int:
+        """Tensors that are stored on that way: twelve in a layer, and embedding, norm, logits."""
+        return 12 * self.layers + 3
+
+
+PLANS: tuple[Plan, ...] = (
+    Plan(name="base", num_rows=3, seed=26684, layers=2),
+    Plan(
+        name="rank3", num_rows=3, seed=26684, layers=2, layout="bsh", fixed_capacity=32, checkpoint="", has_concat=False
+    ),
+    Plan(name="group1", seed=92, num_heads=3, num_kv_heads=3, has_concat=False),
+    Plan(name="group3", seed=52, num_heads=6, num_kv_heads=2),
+    Plan(name="group8", seed=308, num_heads=8, num_kv_heads=1),
+    Plan(
+        name="head64",
+        seed=105,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=64,
+        context_length=20,
+        num_tokens=16,
+        hidden=8,
+        intermediate=16,
+    ),
+    Plan(
+        name="head80",
+        seed=922,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=80,
+        context_length=20,
+        num_tokens=16,
+        hidden=8,
+        intermediate=16,
+        has_concat=False,
+    ),
+    Plan(
+        name="head128",
+        seed=1113,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=128,
+        context_length=20,
+        num_tokens=16,
+        hidden=8,
+        intermediate=16,
+        has_concat=False,
+    ),
+    Plan(
+        name="head256",
+        seed=42,
+        num_heads=1,
+        num_kv_heads=1,
+        head_dim=256,
+        context_length=20,
+        num_tokens=16,
+        hidden=8,
+        intermediate=16,
+        has_concat=False,
+    ),
+    Plan(name="partial", seed=137, head_dim=16, rotary_dim=8, checkpoint="phi3"),
+    Plan(name="softcap", seed=916, softcap=1.5, attention_scale=3.0, checkpoint=""),
+    Plan(name="ring", num_rows=3, seed=21367, layers=2, window=8, fixed_capacity=8, checkpoint="", has_concat=False),
+    Plan(
+        name="long",
+        seed=14,
+        hidden=8,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=8,
+        rotary_dim=4,
+        intermediate=16,
+        vocab_size=32,
+        context_length=4112,
+        attention_scale=3.0,
+        num_tokens=4096,
+        keep=4,
+        num_greedy=3,
+        checkpoint="phi3",
+    ),
+    Plan(
+        name="text",
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=16,
+        vocab_size=261,
+        context_length=64,
+        num_tokens=8,
+        num_greedy=11,
+        is_text=True,
+    ),
+)

@@ -1,0 +1,99 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The reference: the decoder in float64, one row, without a cache. It shares no code with any backend."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tools.golden_models.plan import Plan
+from tools.golden_models.weights import rotary_tables
+
+__all__ = ["EPSILON", "greedy", "logits_of"]
+
+EPSILON = float(np.float32(1e-5))
+
+_Array = NDArray[np.float64]
+_BLOCK = 512
+
+
+def logits_of(
+    plan: Plan, weights: Mapping[str, _Array], dtype: str, tokens: Sequence[int] | NDArray[np.int64], keep: int | None
+) -> _Array:
+    """The logits (keep, V) after the last ``keep`` tokens of a row; None keeps all.
+
+    Args:
+        plan: The decoder.
+        weights: From ``weights_of``.
+        dtype: Whose rounding the rotary tables have; nothing else is rounded.
+        tokens: (T,).
+        keep: How many positions.
+    """
+    cos, sin = (table.astype(np.float64)[: len(tokens)] for table in rotary_tables(plan, dtype))
+    hidden = weights["embedding"][np.asarray(tokens)]
+    for layer in range(plan.layers):
+        x = _norm(hidden, weights[f"{layer}.norm1"])
+        q, k, v = (_heads(x @ weights[f"{layer}.{name}"], plan.head_dim) for name in "qkv")
+        mixed = _attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v, plan)
+        hidden = hidden + mixed @ weights[f"{layer}.o"]
+        x = _norm(hidden, weights[f"{layer}.norm2"])
+        gate = x @ weights[f"{layer}.gate"]
+        hidden = hidden + (gate / (1 + np.exp(-gate)) * (x @ weights[f"{layer}.up"])) @ weights[f"{layer}.down"]
+    kept = hidden if keep is None else hidden[-keep:]
+    return np.asarray(_norm(kept, weights["norm"]) @ weights["head"])
+
+
+def greedy(
+    plan: Plan, weights: Mapping[str, _Array], dtype: str, prompt: Sequence[int], steps: int
+) -> tuple[list[int], list[float], float]:
+    """Greedy decoding.
+
+    Returns:
+        The tokens, the distance of the two highest logits at each step, and the largest magnitude
+        of all logits seen.
+    """
+    tokens, margins, largest = list(prompt), [], 0.0
+    for _ in range(steps):
+        logits = logits_of(plan, weights, dtype, tokens, 1)[0]
+        second, first = np.sort(logits)[-2:]
+        margins.append(float(first - second))
+        largest = max(largest, float(np.abs(logits).max()))
+        tokens.append(int(logits.argmax()))
+    return tokens[len(prompt) :], margins, largest
+
+
+def _norm(x: _Array, scale: _Array) -> _Array:
+    return np.asarray(x / np.sqrt((x * x).mean(-1, keepdims=True) + EPSILON) * scale)
+
+
+def _heads(x: _Array, size: int) -> _Array:
+    """(T, H * D) to (H, T, D)."""
+    return x.reshape(len(x), -1, size).swapaxes(0, 1)
+
+
+def _rotate(x: _Array, cos: _Array, sin: _Array) -> _Array:
+    half = cos.shape[1]
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    return np.concatenate((first * cos - second * sin, second * cos + first * sin, rest), axis=-1)
+
+
+def _attention(q: _Array, k: _Array, v: _Array, plan: Plan) -> _Array:
+    """(T, H * D): query i sees the keys up to i, within the window where there is one."""
+    num_tokens = q.shape[1]
+    group = plan.num_heads // plan.num_kv_heads
+    result = np.empty((num_tokens, plan.num_heads, plan.head_dim))
+    for begin in range(0, num_tokens, _BLOCK):
+        queries = np.arange(begin, min(begin + _BLOCK, num_tokens))
+        distance = queries[:, None] - np.arange(num_tokens)
+        hidden = (distance < 0) | (distance >= (plan.window or num_tokens))
+        for head in range(plan.num_heads):
+            scores = q[head, queries] @ k[head // group].T * plan.head_dim**-0.5
+            if plan.softcap:
+                scores = np.tanh(scores / plan.softcap) * plan.softcap
+            scores[hidden] = -np.inf
+            scores = np.exp(scores - scores.max(-1, keepdims=True))
+            result[queries, head] = scores / scores.sum(-1, keepdims=True) @ v[head // group]
+    return result.reshape(num_tokens, -1)

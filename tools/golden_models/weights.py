@@ -1,0 +1,76 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Weights that float32, float16 and bfloat16 all hold exactly: 7-bit integers times a power of two."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import NDArray
+
+from tools.golden_models.plan import Plan
+
+__all__ = ["NUMPY_DTYPES", "TEXT", "TEXT_TOKENS", "rotary_tables", "weights_of"]
+
+NUMPY_DTYPES: Mapping[str, np.dtype[np.generic]] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+
+TEXT = "Hi \U0001f642!é."
+"""What the text model says: no byte occurs twice, so each byte names the next."""
+
+EOS = 257
+TEXT_TOKENS = (*TEXT.encode(), EOS)
+
+Weights = dict[str, NDArray[np.float64]]
+
+
+def weights_of(plan: Plan) -> Weights:
+    """All weights of a plan by name; matrices are (inputs, outputs)."""
+    random = np.random.default_rng(plan.seed)
+
+    def matrix(inputs: int, outputs: int, scale: float = 1.0) -> NDArray[np.float64]:
+        return _representable(random.standard_normal((inputs, outputs)), scale * inputs**-0.5)
+
+    def norm() -> NDArray[np.float64]:
+        return 1 + random.integers(-8, 9, plan.hidden) / 32
+
+    weights: Weights = {"embedding": _representable(random.standard_normal((plan.vocab_size, plan.hidden)), 1.0)}
+    q_size, kv_size = plan.num_heads * plan.head_dim, plan.num_kv_heads * plan.head_dim
+    # The text model's attention and MLP may only disturb what the embedding says.
+    strength = 0.25 if plan.is_text else 1.0
+    for layer in range(plan.layers):
+        weights[f"{layer}.norm1"] = norm()
+        weights[f"{layer}.q"] = matrix(plan.hidden, q_size, plan.attention_scale)
+        weights[f"{layer}.k"] = matrix(plan.hidden, kv_size, plan.attention_scale)
+        weights[f"{layer}.v"] = matrix(plan.hidden, kv_size)
+        weights[f"{layer}.o"] = matrix(q_size, plan.hidden, strength)
+        weights[f"{layer}.norm2"] = norm()
+        weights[f"{layer}.gate"] = matrix(plan.hidden, plan.intermediate)
+        weights[f"{layer}.up"] = matrix(plan.hidden, plan.intermediate)
+        weights[f"{layer}.down"] = matrix(plan.intermediate, plan.hidden, strength)
+    weights["norm"] = norm()
+    weights["head"] = matrix(plan.hidden, plan.vocab_size, 0.25 if plan.is_text else 2.0)
+    if plan.is_text:
+        for token, following in pairwise(TEXT_TOKENS):
+            weights["head"][:, following] = weights["embedding"][token] / 4
+    return weights
+
+
+def rotary_tables(plan: Plan, dtype: str) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    """Cos and sin (context_length, rotary_dim / 2), rounded to the dtype."""
+    size = plan.rotary_dim or plan.head_dim
+    angles = np.arange(plan.context_length)[:, None] * 10000.0 ** (-np.arange(0, size, 2) / size)
+    # Frameworks compute the tables in float32 first.
+    return tuple(f(angles).astype(np.float32).astype(NUMPY_DTYPES[dtype]) for f in (np.cos, np.sin))  # type: ignore[return-value]
+
+
+def _representable(values: NDArray[np.float64], scale: float) -> NDArray[np.float64]:
+    """Rounds values * scale to multiples of a power of two, at most 127 of them."""
+    step = 2.0 ** np.round(np.log2(scale / 32))
+    return np.asarray(np.clip(np.rint(values * scale / step), -127, 127) * step)
