@@ -31,6 +31,7 @@ class LoadOptions:
         share_buffers: Bind past and present of the cache to one buffer. Off, ONNX Runtime copies the
             cache in every step: for measurements.
         growth_slots: The smallest step, in tokens, by which the buffers of a cache grow on the processor.
+            0 for 64 where attention costs by buffer length, and 256 where it costs by valid length.
         cuda_graph: Capture decode steps as CUDA graphs.
         cpu_fallback: Whether nodes without a CUDA kernel may run on the processor.
     """
@@ -41,7 +42,7 @@ class LoadOptions:
     provider_options: Mapping[str, str] = field(default_factory=dict)
     cache_dir: Path | None = None
     share_buffers: bool = True
-    growth_slots: int = 128
+    growth_slots: int = 0
     cuda_graph: bool = False
     cpu_fallback: bool = True
 
@@ -81,9 +82,8 @@ def _checked(name: str, value: Any) -> Any:
         case "optimize":
             legal = "" if value in get_args(OptimizeLevel) else f"one of {', '.join(get_args(OptimizeLevel))}"
         case "num_threads" | "growth_slots":
-            least = 1 if name == "growth_slots" else 0
             is_integer = isinstance(value, int) and not isinstance(value, bool)
-            legal = "" if is_integer and value >= least else f"an integer from {least} on"
+            legal = "" if is_integer and value >= 0 else "an integer from 0 on"
         case "session_options" | "provider_options":
             is_mapping = isinstance(value, Mapping) and all(isinstance(key, str) for key in value)
             legal = "" if is_mapping else "a mapping with strings as keys"
