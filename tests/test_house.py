@@ -29,6 +29,7 @@ CODE_FOLDERS = ("genai_iface", "backends", "benchmarks", "docs", "examples", "te
 ALLOWED_IMPORTS = {
     "genai_iface": {"numpy", "typing_extensions"},
     "genai_iface/cli": {"numpy", "onnx", "onnx_ir", "rich"},
+    "genai_iface/conformance": {"numpy", "pytest"},
     "genai_iface/folder": {"google", "jinja2", "ml_dtypes", "numpy", "onnx", "onnx_ir", "safetensors", "tokenizers"},
     "genai_iface/transform": {"ml_dtypes", "numpy", "onnx", "onnx_ir"},
     "backends/numpy": {"ml_dtypes", "numpy", "onnx", "onnx_ir", "typing_extensions"},
