@@ -42,6 +42,8 @@ HEAVY_PARTS = ("genai_iface.cli", "genai_iface.folder", "genai_iface.transform")
 MAX_LINES = 500
 LONG_FILES = {
     "genai_iface/protocols.py": "the contracts are one document and are cited by number",
+    "tests/generation/test_generator.py": "every rule of the decode loop, on one fake model",
+    "tests/test_pipeline.py": "every rule of one class with one public surface",
 }
 
 PARTS = [path for path in ALLOWED_IMPORTS if (ROOT / path).is_dir()]
@@ -237,7 +239,7 @@ def test_the_readme_table_matches_what_backends_declare(column: str) -> None:
 
 def test_every_page_is_in_the_navigation() -> None:
     text = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
-    listed = re.findall(r"^ +- (?:[^:]+: )?(\S+\.md)$", text, re.MULTILINE)
+    listed = re.findall(r"^ +- (?:[^:\n]+: )?(\S+\.md)$", text, re.MULTILINE)
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
     assert set(listed) == {*pages, "changelog.md", "contributing.md"}
 
