@@ -67,16 +67,19 @@ class Attention(OpRun):
             visible = _visible_keys(num_valid, num_queries, offset, bool(is_causal), left_window_size)
             if scores is not None:
                 visible = slice(0, num_keys)  # the fourth output shows all columns
-            bias = _bias(
-                np.arange(visible.start, visible.stop),
-                num_queries,
-                offset,
-                num_valid=num_valid,
-                is_causal=bool(is_causal),
-                left=-1 if left_window_size is None else left_window_size,
-                right=-1 if right_window_size is None else right_window_size,
-                mask=_mask_of_row(attn_mask, row, num_keys),
-            )
+            bias = None
+            # The range of keys alone says everything about a single causal query without a mask.
+            if num_queries > 1 or not is_causal or attn_mask is not None or scores is not None:
+                bias = _bias(
+                    np.arange(visible.start, visible.stop),
+                    num_queries,
+                    offset,
+                    num_valid=num_valid,
+                    is_causal=bool(is_causal),
+                    left=-1 if left_window_size is None else left_window_size,
+                    right=-1 if right_window_size is None else right_window_size,
+                    mask=_mask_of_row(attn_mask, row, num_keys),
+                )
             output[row], shown = _attend(
                 query[row],
                 key[row, :, visible],

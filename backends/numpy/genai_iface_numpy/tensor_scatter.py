@@ -38,8 +38,8 @@ def scatter_in_place(
     if axis == 0 or num_new > capacity or cache.shape != (*update.shape[:axis], capacity, *update.shape[axis + 1 :]):
         raise ValueError(f"update of shape {update.shape} does not fit a cache of shape {cache.shape} on axis {axis}")
 
-    # From here on the sequence axis is axis 1 of the whole and axis 0 of a row.
-    cache, update = np.moveaxis(cache, axis, 1), np.moveaxis(update, axis, 1)
+    # Views in which the sequence is axis 1 of the whole and axis 0 of a row.
+    cache, update = cache.swapaxes(axis, 1), update.swapaxes(axis, 1)
     for row in range(cache.shape[0]):
         start = 0 if write_indices is None else int(write_indices[row])
         if mode == "circular":
