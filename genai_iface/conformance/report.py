@@ -21,6 +21,13 @@ __all__ = ["SCHEMA", "as_html", "as_json", "as_markdown", "verdict_in_words", "w
 SCHEMA = Path(__file__).parent / "report.schema.json"
 """The JSON Schema of report.json."""
 
+# The header of the reports that are written, not of this file.
+# REUSE-IgnoreStart
+_LICENCE = (
+    "<!-- SPDX-FileCopyrightText: The ONNX generative-AI interface authors -->",
+    "<!-- SPDX-License-Identifier: Apache-2.0 -->",
+)
+# REUSE-IgnoreEnd
 _WORDS = {"reached": "reached", "not_reached": "not reached", "no_verdict": "no verdict"}
 _STYLE = """
 body {font-family: sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em}
@@ -102,8 +109,7 @@ def as_markdown(data: Mapping[str, Any]) -> str:
     """The report for a pull request."""
     backend = data["backend"]
     lines = [
-        "<!-- SPDX-FileCopyrightText: The ONNX generative-AI interface authors -->",
-        "<!-- SPDX-License-Identifier: Apache-2.0 -->",
+        *_LICENCE,
         "",
         f"# Conformance of {data['adapter']}, {data['dtype']}: {verdict_in_words(data)}",
         "",
@@ -172,8 +178,7 @@ def _html_lines(data: Mapping[str, Any]) -> Iterator[str]:
     backend = data["backend"]
     yield "<!doctype html>"
     yield '<html lang="en"><head><meta charset="utf-8">'
-    yield "<!-- SPDX-FileCopyrightText: The ONNX generative-AI interface authors -->"
-    yield "<!-- SPDX-License-Identifier: Apache-2.0 -->"
+    yield from _LICENCE
     yield f"<title>{title}</title>"
     yield f"<style>{_STYLE}</style></head><body>"
     yield f"<h1>{title}</h1>"
