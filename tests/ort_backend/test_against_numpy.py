@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 
 from genai_iface import CacheOverflowError, Capability, InvalidInputError
@@ -242,3 +244,28 @@ def test_capabilities_are_those_of_the_style(pair: tuple[str, Any, Any]) -> None
     _, model, _ = pair
     assert {Capability.BATCH, Capability.RAGGED, Capability.CHUNKED_PREFILL, Capability.SAVE} <= model.capabilities
     assert f"cache_{model.spec.cache.style}" in model.capabilities
+
+
+@pytest.mark.parametrize("name", ["scatter", "concat", "shared", "circular"])
+def test_a_graph_that_gives_the_last_position_only(tmp_path: Path, name: str) -> None:
+    """Ragged steps and logits="all" need more than one run of such a graph."""
+    folder = write(tmp_path, name)
+    graph = onnx.load(folder / "model.onnx")
+    last = graph.graph.node[-1]
+    last.output[0] = "all_logits"
+    numbers = {"begin": [-1], "end": [2**31 - 1], "axis": [1]}
+    for key, value in numbers.items():
+        graph.graph.initializer.append(onnx.numpy_helper.from_array(np.array(value), key))
+    graph.graph.node.append(onnx.helper.make_node("Slice", ["all_logits", *numbers], ["logits"]))
+    output = next(value for value in graph.graph.output if value.name == "logits")
+    output.type.tensor_type.shape.dim[1].dim_value = 1
+    onnx.save(graph, folder / "model.onnx")
+    for level in ("none", "runtime"):
+        pair = (name, ort_model(folder, level), numpy_model(tmp_path, name))
+        caches = both(pair)
+        compare(pair, caches, tokens(40, 3, 7), counts=COUNTS)
+        compare(pair, caches, tokens(41, 3, 3), logits="all")
+        compare(pair, caches, tokens(42, 3, 3), counts=np.array([0, 3, 2]), logits="all")
+        compare(pair, caches, tokens(43, 3, 4), counts=np.array([4, 0, 1]))
+        compare(pair, caches, tokens(44, 3, 1), logits="none")
+        compare(pair, caches, tokens(45, 3, 1))
