@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import onnx_ir as ir
+from onnx_ir.passes.common import IdentityEliminationPass
 
 from genai_iface.folder.contract import GraphContract
 from genai_iface.transform.edit import infer_shapes
@@ -42,6 +43,8 @@ def apply_standard(model: ir.Model, contract: GraphContract, *, pack: bool = Tru
         contract: Its contract.
         pack: Join the matrices of products that read the same value.
     """
+    # An Identity before a cache output or the logits would hide what gives them.
+    IdentityEliminationPass()(model)
     infer_shapes(model)
     select = SelectLogits(contract)
     passes: list[Rewrite] = [GatherQuantised(), SeparateDequantisation(), select]

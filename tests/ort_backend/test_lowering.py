@@ -156,6 +156,24 @@ def test_a_sliding_window_of_opset_25_moves_into_the_operator(window):
     assert same_steps(wanted, _drive(lowered)) < 2e-5
 
 
+def test_identities_before_outputs_do_not_hide_the_cache():
+    proto = build_model(ModelOptions(head_dim=16))
+    for node in list(proto.graph.node):
+        if node.op_type == "TensorScatter":
+            present = node.output[0]
+            node.output[0] = f"{present}.inner"
+            proto.graph.node.append(onnx.helper.make_node("Identity", [node.output[0]], [present]))
+            for reader in proto.graph.node:
+                if reader.op_type == "Attention":
+                    reader.input[:] = [node.output[0] if name == present else name for name in reader.input]
+    before, contract = load(proto)
+    lowered = lower(*load(proto), level="runtime")
+    assert _notes(lowered)["group-query-attention"].applied
+    assert {value.name for value in lowered.model.graph.outputs} == {value.name for value in before.graph.outputs}
+    wanted = Drive(on_reference(before), contract, batch_size=3, capacity=40)
+    assert same_steps(wanted, _drive(lowered)) < 2e-5
+
+
 # Falling back.
 
 
