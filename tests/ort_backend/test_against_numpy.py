@@ -10,9 +10,10 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 
-from genai_iface import CacheOverflowError, Capability, InvalidInputError
+from genai_iface import BackendError, CacheOverflowError, Capability, InvalidInputError
 from tests.ort_backend.cases import CASES, close, is_circular, numpy_model, ort_model, write
 
 # Every case as it runs by default, and one of each style as the file has it.
@@ -174,19 +175,69 @@ def test_reorder_with_duplicates(pair: tuple[str, Any, Any], order: list[int]) -
         compare(pair, caches, tokens(seed, len(order), 2))
 
 
+def test_batches_may_grow_and_shrink(pair: tuple[str, Any, Any]) -> None:
+    caches = both(pair)
+    compare(pair, caches, tokens(46, 3, 7), counts=COUNTS)
+    compare(pair, caches, tokens(47, 3, 1))
+    for order in ([0, 1, 2, 2, 1], [3, 1, 0], [2, 0], [1, 1, 0]):
+        for _, cache in caches:
+            cache.reorder(order)
+        compare(pair, caches, tokens(48, len(order), 1))
+
+
+def test_rows_that_have_wrapped_stay_as_they_are_while_idle(pair: tuple[str, Any, Any]) -> None:
+    caches = both(pair)
+    compare(pair, caches, tokens(49, 3, 21), logits="none")
+    before = [caches[0][1].read(layer, 0) for layer in range(2)]
+    compare(pair, caches, tokens(50, 3, 1), counts=np.array([0, 1, 1]))
+    compare(pair, caches, tokens(51, 3, 3), counts=np.array([0, 3, 2]))
+    for layer in range(2):
+        for old, new in zip(before[layer], caches[0][1].read(layer, 0), strict=True):
+            assert np.array_equal(old, new)
+    compare(pair, caches, tokens(52, 3, 1))
+
+
+def test_a_step_that_fails_half_way_can_be_repeated(
+    pair: tuple[str, Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    caches = both(pair)
+    compare(pair, caches, tokens(53, 3, 7), counts=COUNTS)
+    ids, counts = tokens(54, 3, 4), np.array([2, 4, 1])
+    content = [caches[0][1].read(0, row) for row in range(3)]
+    real, runs = onnxruntime.InferenceSession.run_with_iobinding, 0
+
+    def fail(*arguments: Any) -> None:
+        nonlocal runs
+        runs += 1
+        if runs > 1 or "concat" not in pair[0]:
+            raise RuntimeError("injected")
+        real(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(onnxruntime.InferenceSession, "run_with_iobinding", fail)
+        with pytest.raises(BackendError, match="injected"):
+            pair[1].forward(ids, caches[0][1], counts=counts)
+    assert caches[0][1].lengths.tolist() == COUNTS.tolist()
+    for row in range(3):
+        for old, new in zip(content[row], caches[0][1].read(0, row), strict=True):
+            assert np.array_equal(old, new)
+    compare(pair, caches, ids, counts=counts)
+
+
 def test_a_fork_is_independent(pair: tuple[str, Any, Any]) -> None:
-    _, model, _ = pair
     caches = both(pair)
     compare(pair, caches, tokens(21, 3, 7), counts=COUNTS)
-    fork = caches[0][1].fork()
-    expected = [fork.read(0, row) for row in range(3)]
-    compare(pair, caches, tokens(22, 3, 3))
-    assert fork.lengths.tolist() == COUNTS.tolist()
+    compare(pair, caches, tokens(22, 3, 1))
+    forks = [(model, cache.fork()) for model, cache in caches]
+    expected = [forks[0][1].read(0, row) for row in range(3)]
+    compare(pair, caches, tokens(23, 3, 1))
+    assert forks[0][1].lengths.tolist() == (COUNTS + 1).tolist()
     for row in range(3):
-        for old, new in zip(expected[row], fork.read(0, row), strict=True):
+        for old, new in zip(expected[row], forks[0][1].read(0, row), strict=True):
             assert np.array_equal(old, new)
-    model.forward(tokens(23, 3, 4), fork)
-    compare(pair, caches, tokens(24, 3, 1))
+    for seed in (24, 26):
+        compare(pair, forks, tokens(seed, 3, 1))
+        compare(pair, caches, tokens(seed + 1, 3, 1))
 
 
 def test_reset_rows_begin_anew(pair: tuple[str, Any, Any]) -> None:
