@@ -35,7 +35,7 @@ from genai_iface.protocols import (
     Tokenizer,
 )
 from genai_iface.registry import list_backends, load_backend, load_model
-from genai_iface.results import Chunk, FinishReason, GenerationResult, PerfMetrics, TokenLogprob
+from genai_iface.results import Chunk, FinishReason, GenerationResult, PerfMetrics, Score, TokenLogprob
 from genai_iface.types import BackendInfo, CacheSpec, Device, LayerCacheSpec, ModelSpec
 from genai_iface.version import INTERFACE_VERSION, SUPPORTED_INTERFACE_VERSIONS, negotiate_version
 
@@ -70,6 +70,7 @@ __all__ = [
     "PerfMetrics",
     "Pipeline",
     "Prompt",
+    "Score",
     "SupportsFork",
     "SupportsInspect",
     "SupportsSave",

@@ -12,19 +12,27 @@ from typing import Any, Self, TypeAlias
 
 from genai_iface.capabilities import Capability
 from genai_iface.config import GenerationConfig
-from genai_iface.errors import CacheOverflowError, InvalidInputError
-from genai_iface.generation.generator import DEFAULT_PREFILL_CHUNK_SIZE, ModelGenerator, new_seed
+from genai_iface.errors import InvalidInputError
+from genai_iface.generation.call import Call, capacity_for, context_of, with_seeds
+from genai_iface.generation.generator import DEFAULT_PREFILL_CHUNK_SIZE, ModelGenerator
 from genai_iface.generation.metrics import Stopwatch
-from genai_iface.generation.prompts import encode_prompt, is_conversation
+from genai_iface.generation.plan import one_per_sequence
+from genai_iface.generation.processors import LogitsHook
+from genai_iface.generation.prompts import decode_prompt, encode_prompt, is_conversation
+from genai_iface.generation.scoring import as_score, perplexity, score_tokens, split_continuation
+from genai_iface.generation.stopping import StopHook
 from genai_iface.generation.supported import check_supported
 from genai_iface.protocols import Backend, Model, Prompt, Tokenizer
 from genai_iface.registry import load_model
-from genai_iface.results import Chunk, FinishReason, GenerationResult, PerfMetrics, TokenLogprob
+from genai_iface.results import Chunk, FinishReason, GenerationResult, Score, TokenLogprob
 
 __all__ = ["TextGenerationPipeline"]
 
 PrefillProgress: TypeAlias = Callable[[int, int], None]
 """Told how many prompt tokens are done, and of how many."""
+
+Configs: TypeAlias = GenerationConfig | Sequence[GenerationConfig] | None
+"""One configuration for all prompts, or one for each."""
 
 
 class TextGenerationPipeline:
@@ -96,7 +104,7 @@ class TextGenerationPipeline:
         self._generation_config = generation_config or GenerationConfig()
         self._prefill_chunk_size = prefill_chunk_size
         self._on_prefill = on_prefill
-        self._running: set[_Run] = set()
+        self._running: set[Call] = set()
         self._is_closed = False
         self._model_lock = nullcontext() if Capability.THREADS in model.capabilities else threading.RLock()
 
@@ -122,9 +130,11 @@ class TextGenerationPipeline:
     def generate(
         self,
         prompt: Prompt,
-        config: GenerationConfig | None = None,
+        config: Configs = None,
         *,
         on_chunk: Callable[[Chunk], object] | None = None,
+        logits_processors: Sequence[LogitsHook] = (),
+        stopping_criteria: Sequence[StopHook] = (),
         **overrides: Any,
     ) -> GenerationResult:
         """Generates until every sequence is done.
@@ -132,8 +142,11 @@ class TextGenerationPipeline:
         Args:
             prompt: A text, a list of texts, a conversation (a list of messages), a list of token ids, or
                 a list of such lists.
-            config: Replaces ``generation_config`` for this call.
+            config: Replaces ``generation_config`` for this call: one, or a list with one for each prompt.
             on_chunk: Called with each piece as it comes.
+            logits_processors: Functions on (tokens (T,), scores (V,)) that return new scores, or change
+                them in place and return None. They run after all other processors.
+            stopping_criteria: Functions on (tokens (T,), generated text); True ends the sequence.
             **overrides: Single fields of ``GenerationConfig``, over either.
 
         Returns:
@@ -144,7 +157,7 @@ class TextGenerationPipeline:
             UnsupportedCapabilityError: A parameter asks for what cannot be done.
             CacheOverflowError: A prompt is longer than the model's context.
         """
-        run = self._prepare(prompt, config, overrides)
+        run = self._prepare(prompt, config, overrides, logits_processors, stopping_criteria)
         texts: list[list[str]] = [[] for _ in run.prompts]
         token_ids: list[list[int]] = [[] for _ in run.prompts]
         logprobs: list[list[TokenLogprob]] = [[] for _ in run.prompts]
@@ -160,27 +173,76 @@ class TextGenerationPipeline:
             texts=["".join(pieces) for pieces in texts],
             token_ids=token_ids,
             finish_reasons=reasons,
-            logprobs=logprobs if run.config.logprobs is not None else None,
+            logprobs=logprobs if any(config.logprobs is not None for config in run.configs) else None,
             perf_metrics=run.metrics,
             seed=run.seed,
         )
 
     __call__ = generate
 
-    def stream(self, prompt: Prompt, config: GenerationConfig | None = None, **overrides: Any) -> Iterator[Chunk]:
+    def stream(
+        self,
+        prompt: Prompt,
+        config: Configs = None,
+        *,
+        logits_processors: Sequence[LogitsHook] = (),
+        stopping_criteria: Sequence[StopHook] = (),
+        **overrides: Any,
+    ) -> Iterator[Chunk]:
         """Generates and yields text as it comes. Arguments and errors as ``generate``.
 
         The prompt is encoded and the parameters are checked at once; the work begins with the first
         chunk. Closing the iterator, or dropping it, frees its cache.
         """
-        return self._chunks(self._prepare(prompt, config, overrides))
+        return self._chunks(self._prepare(prompt, config, overrides, logits_processors, stopping_criteria))
 
-    def astream(self, prompt: Prompt, config: GenerationConfig | None = None, **overrides: Any) -> AsyncIterator[Chunk]:
+    def astream(
+        self,
+        prompt: Prompt,
+        config: Configs = None,
+        *,
+        logits_processors: Sequence[LogitsHook] = (),
+        stopping_criteria: Sequence[StopHook] = (),
+        **overrides: Any,
+    ) -> AsyncIterator[Chunk]:
         """As ``stream``, for asyncio: the steps run in a worker thread.
 
         Closing the iterator, or cancelling the task that reads it, cancels the generation.
         """
-        return self._async_chunks(self._prepare(prompt, config, overrides))
+        return self._async_chunks(self._prepare(prompt, config, overrides, logits_processors, stopping_criteria))
+
+    def score(self, prompt: str, continuation: str, /) -> Score:
+        """How likely a continuation of a prompt is, under the model's own logits.
+
+        Both are tokenized as one text; a token that reaches over the border counts for the continuation.
+
+        Raises:
+            InvalidInputError: The prompt gives no token.
+            CacheOverflowError: Together they are longer than the model's context.
+        """
+        tokens, start = split_continuation(self._tokenizer, prompt, continuation)
+        with self._model_lock:
+            self._check_open()
+            entries = score_tokens(self._model, tokens, start, num_top=1, chunk_size=self._prefill_chunk_size)
+        return as_score(entries)
+
+    def perplexity(self, text: str, /, *, stride: int | None = None) -> float:
+        """The exponential of the mean negative log-probability of a text's tokens, all but the first.
+
+        A text beyond the model's context is scored in windows of that length.
+
+        Args:
+            text: The text; at least two tokens.
+            stride: How many tokens further each window begins; None for half a window.
+
+        Raises:
+            InvalidInputError: The text is too short, or the stride is not legal.
+        """
+        tokens = self._tokenizer.encode(text)
+        with self._model_lock:
+            self._check_open()
+            window = context_of(self._model.spec)
+            return perplexity(self._model, tokens, window=window, stride=stride, chunk_size=self._prefill_chunk_size)
 
     def cancel(self) -> None:
         """Ends every running call with what it has, reason "cancelled". May be called from any thread."""
@@ -205,46 +267,40 @@ class TextGenerationPipeline:
 
     # Parts of a call
 
-    def _prepare(self, prompt: Prompt, config: GenerationConfig | None, overrides: Mapping[str, Any]) -> _Run:
+    def _prepare(
+        self,
+        prompt: Prompt,
+        config: Configs,
+        overrides: Mapping[str, Any],
+        logits_processors: Sequence[LogitsHook],
+        stopping_criteria: Sequence[StopHook],
+    ) -> Call:
         self._check_open()
         stopwatch = Stopwatch()
-        config = (config or self._generation_config).replace(**overrides)
-        check_supported(config)
-        prompts = encode_prompt(self._tokenizer, prompt)
-        capacity = self._capacity(prompts, config)
-        return _Run(
-            prompts=[ids for ids in prompts for _ in range(config.num_return_sequences)],
-            config=config,
-            seed=(new_seed() if config.seed is None else config.seed) if config.samples else None,
-            capacity=capacity,
+        encoded = encode_prompt(self._tokenizer, prompt)
+        given = one_per_sequence(config or self._generation_config, len(encoded))
+        replaced = [one.replace(**overrides) for one in given]
+        for one in replaced:
+            check_supported(one)
+        seeded, seed = with_seeds(replaced)
+        pairs = [(ids, one) for ids, one in zip(encoded, seeded, strict=True) for _ in range(one.num_return_sequences)]
+        prompts, configs = [ids for ids, _ in pairs], [one for _, one in pairs]
+        return Call(
+            prompts=prompts,
+            configs=configs,
+            seed=seed,
+            capacity=capacity_for(self._model.spec, prompts, configs),
             continues_text=not is_conversation(prompt),
             stopwatch=stopwatch,
+            logits_processors=tuple(logits_processors),
+            stopping_criteria=tuple(stopping_criteria),
         )
 
-    def _capacity(self, prompts: Sequence[Sequence[int]], config: GenerationConfig) -> int:
-        """The tokens that the caches must hold."""
-        spec = self._model.spec
-        bounds = [bound for bound in (spec.context_length, spec.cache.fixed_capacity) if bound is not None]
-        context = min(bounds, default=None)
-        longest = max(map(len, prompts))
-        if context is not None and longest > context:
-            row = next(index for index, ids in enumerate(prompts) if len(ids) > context)
-            raise CacheOverflowError(row, len(prompts[row]), context)
-        if config.max_new_tokens is not None:
-            bounds.append(longest + config.max_new_tokens)
-        if config.max_length is not None:
-            bounds.append(max(longest, config.max_length))
-        if not bounds:
-            raise InvalidInputError(
-                "Nothing bounds the length of the output: the model has no context length",
-                remedy="Give max_new_tokens or max_length.",
-            )
-        return min(bounds)
-
-    def _chunks(self, run: _Run) -> Generator[Chunk, None, None]:
+    def _chunks(self, run: Call) -> Generator[Chunk, None, None]:
         """Runs the steps of a call and yields what they give."""
         self._check_open()
-        waiting: list[list[int]] = [[] for _ in run.prompts]
+        waiting = [list(ids) if one.echo else [] for ids, one in zip(run.prompts, run.configs, strict=True)]
+        echoes = [one.echo for one in run.configs]
         logprobs_given = [0] * len(run.prompts)
         has_ended = [False] * len(run.prompts)
         self._running.add(run)
@@ -257,21 +313,25 @@ class TextGenerationPipeline:
                         continue
                     if token is not None:
                         waiting[index].append(token)
-                    text, reason = generator.take_text(index), reasons[index]
+                    reason = reasons[index]
+                    text = generator.take_text(index)
+                    if has_echo := echoes[index] and (bool(text) or reason is not None):
+                        text, echoes[index] = decode_prompt(self._tokenizer, run.prompts[index]) + text, False
                     if not text and reason is None:
                         continue
                     has_ended[index] = reason is not None
                     logprobs = None
-                    if run.config.logprobs is not None:
-                        logprobs = tuple(generator.get_logprobs(index, logprobs_given[index]))
-                        logprobs_given[index] += len(logprobs)
+                    if run.configs[index].logprobs is not None:
+                        new = generator.get_logprobs(index, logprobs_given[index])
+                        logprobs_given[index] += len(new)
+                        logprobs = (*(generator.get_prompt_logprobs(index) if has_echo else ()), *new)
                     yield Chunk(text, tuple(waiting[index]), logprobs, index, reason)
                     waiting[index].clear()
         finally:
             self._running.discard(run)
             run.close()
 
-    def _step(self, run: _Run) -> ModelGenerator[Any]:
+    def _step(self, run: Call) -> ModelGenerator[Any]:
         with run.lock, self._model_lock:
             self._check_open()
             generator = run.generator
@@ -280,23 +340,27 @@ class TextGenerationPipeline:
                 if run.is_cancelled:
                     generator.cancel()
                 if generator.is_done():
+                    if not run.is_cancelled:
+                        generator.run_prompts()
                     return generator
             generator.generate_next_token()
             return generator
 
-    def _open_generator(self, run: _Run) -> ModelGenerator[Any]:
+    def _open_generator(self, run: Call) -> ModelGenerator[Any]:
         eos = self._generation_config.eos_token_ids
         if not eos and self._tokenizer.eos_token_id is not None:
             eos = (self._tokenizer.eos_token_id,)
         generator = ModelGenerator(
             self._model,
-            run.config,
+            run.configs,
             num_sequences=len(run.prompts),
             capacity=run.capacity,
             eos_token_ids=eos,
             tokenizer=self._tokenizer,
-            continues_text=run.continues_text,
-            seed=run.seed,
+            continues_text=run.continues_text or run.configs[0].echo,
+            logits_processors=run.logits_processors,
+            stopping_criteria=run.stopping_criteria,
+            drops_finished=True,
             prefill_chunk_size=self._prefill_chunk_size,
             on_prefill=self._on_prefill,
             stopwatch=run.stopwatch,
@@ -308,7 +372,7 @@ class TextGenerationPipeline:
             raise
         return generator
 
-    async def _async_chunks(self, run: _Run) -> AsyncIterator[Chunk]:
+    async def _async_chunks(self, run: Call) -> AsyncIterator[Chunk]:
         import asyncio  # noqa: PLC0415
         from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
 
@@ -327,44 +391,3 @@ class TextGenerationPipeline:
     def _check_open(self) -> None:
         if self._is_closed:
             raise InvalidInputError("The pipeline is closed", remedy="Make a new one.")
-
-
-class _Run:
-    """One call: what was asked, and the generator that does it once it has begun."""
-
-    def __init__(
-        self,
-        *,
-        prompts: list[list[int]],
-        config: GenerationConfig,
-        seed: int | None,
-        capacity: int,
-        continues_text: bool,
-        stopwatch: Stopwatch,
-    ) -> None:
-        self.prompts = prompts
-        self.config = config
-        self.seed = seed
-        self.capacity = capacity
-        self.continues_text = continues_text
-        self.stopwatch = stopwatch
-        self.generator: ModelGenerator[Any] | None = None
-        self.metrics = PerfMetrics()
-        self.is_cancelled = False
-        # Held during a step, so that another thread cannot free the cache under it.
-        self.lock = threading.RLock()
-
-    def cancel(self) -> None:
-        """Ends it with what it has."""
-        self.is_cancelled = True
-        generator = self.generator
-        if generator is not None:
-            generator.cancel()
-
-    def close(self) -> None:
-        """Frees the cache and keeps the measurements."""
-        with self.lock:
-            if self.generator is not None:
-                self.metrics = self.generator.metrics
-                self.generator.close()
-                self.generator = None

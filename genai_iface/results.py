@@ -7,7 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
-__all__ = ["Chunk", "FinishReason", "GenerationResult", "PerfMetrics", "TokenLogprob"]
+__all__ = ["Chunk", "FinishReason", "GenerationResult", "PerfMetrics", "Score", "TokenLogprob"]
 
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "time"]
 """Why a sequence ended: a stop token or string, a length limit, cancel(), or max_time."""
@@ -19,7 +19,8 @@ class TokenLogprob:
 
     Attributes:
         token_id: The token.
-        logprob: Natural log of its probability under the model, before any processor.
+        logprob: Natural log of its probability under the model, before any processor; NaN for a token
+            of the prompt that follows nothing.
         top: The likeliest tokens with their log-probabilities, highest first.
     """
 
@@ -96,7 +97,7 @@ class GenerationResult:
 
     Attributes:
         texts: Generated text of each sequence.
-        token_ids: Generated tokens of each sequence, without the prompt.
+        token_ids: Generated tokens of each sequence, without the prompt unless ``echo`` asks for it.
         finish_reasons: Why each sequence ended.
         logprobs: Per sequence, one entry per token, or None when not asked for.
         perf_metrics: Measurements over the whole call.
@@ -114,3 +115,20 @@ class GenerationResult:
     def text(self) -> str:
         """The first sequence's text."""
         return self.texts[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """How likely a continuation is.
+
+    Attributes:
+        token_ids: Its tokens.
+        token_logprobs: Natural log of the probability of each, given all before it.
+        logprob: Their sum.
+        is_greedy: Whether each is the likeliest token, so that greedy decoding gives this continuation.
+    """
+
+    token_ids: list[int]
+    token_logprobs: list[float]
+    logprob: float
+    is_greedy: bool

@@ -196,7 +196,14 @@ class FakeModel:
             cache.rows[row].extend(ids[row, :count].tolist())
         if logits == "none":
             return np.empty((len(ids), 0, self._spec.vocab_size), np.float32)
-        assert logits == "last", "the loop needs no other logits"
+        if logits == "all":
+            self._need(Capability.LOGITS_ALL)
+            every = np.full((len(ids), width, self._spec.vocab_size), np.nan, np.float32)
+            for row, count in enumerate(real.tolist()):
+                tokens = cache.rows[row]
+                for position in range(count):
+                    every[row, position] = self.logits_after(tokens[: len(tokens) - count + position + 1])
+            return every
         # Rows without a real token hold unspecified values: NaN shows whoever reads them.
         result = np.full((len(ids), 1, self._spec.vocab_size), np.nan, np.float32)
         for row, count in enumerate(real.tolist()):

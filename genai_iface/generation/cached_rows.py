@@ -10,16 +10,24 @@ appending, choosing and rewinding are changes to the sequence alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Generic
+from typing import Generic, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genai_iface.capabilities import Capability
 from genai_iface.generation.sequence import TokenSequence
-from genai_iface.protocols import CacheT, Model
+from genai_iface.protocols import CacheT, KVCache, Model
 
-__all__ = ["CachedRows"]
+__all__ = ["CachedRows", "Observer"]
+
+Observer: TypeAlias = Callable[[int, int, NDArray[np.float32]], None]
+"""Told a sequence, the position of the first of n of its tokens, and the logits (n, V) that follow them."""
+
+# Logits of every position are large: 64 positions of 150k tokens are 38 MB per row.
+_OBSERVED_CHUNK_SIZE = 64
+# Moving rows costs once, idle rows cost in every step: rows are dropped once a quarter of them is idle.
+_IDLE_SHARE = 4
 
 
 class CachedRows(Generic[CacheT]):
@@ -33,12 +41,24 @@ class CachedRows(Generic[CacheT]):
         num_sequences: N.
         capacity: Of each row; None for the most that the model allows.
         chunk_size: Most tokens of a row in one step.
+        drops_idle: Whether rows that are idle may be dropped from the cache, so that they cost nothing.
+            A sequence that goes on after that runs again from its beginning.
     """
 
-    def __init__(self, model: Model[CacheT], num_sequences: int, capacity: int | None, chunk_size: int) -> None:
+    def __init__(
+        self,
+        model: Model[CacheT],
+        num_sequences: int,
+        capacity: int | None,
+        chunk_size: int,
+        *,
+        drops_idle: bool = False,
+    ) -> None:
         self._model = model
         self._chunk_size = chunk_size
         can = model.capabilities
+        self._drops_idle = drops_idle and Capability.REORDER in can
+        self._gives_all = Capability.LOGITS_ALL in can
         self._can_chunk = Capability.CHUNKED_PREFILL in can
         together = Capability.BATCH in can and Capability.RAGGED in can and not model.spec.cache.is_circular
         rows = [list(range(num_sequences))] if together else [[index] for index in range(num_sequences)]
@@ -68,6 +88,7 @@ class CachedRows(Generic[CacheT]):
         *,
         is_interrupted: Callable[[], bool],
         on_progress: Callable[[int, int], None] | None = None,
+        observe: Observer | None = None,
     ) -> bool:
         """Runs all pending tokens of the active sequences and sets their ``logits``.
 
@@ -76,11 +97,17 @@ class CachedRows(Generic[CacheT]):
             active: Which of them; the others stay as they are.
             is_interrupted: Asked before every step but the first.
             on_progress: Told the tokens that are done and all of them, after every step of a prompt.
+            observe: Told the logits of every position that runs; one token runs at a time if the model
+                gives only the last logits of a step.
 
         Returns:
             False if it was interrupted; what has run stays in the caches.
         """
         done = 0
+        for cache, members in self._groups:
+            self._take_in(cache, members, active)
+            if self._drops_idle:
+                _drop_idle(cache, members, active)
         total = sum(
             len(sequences[index]) - length
             for cache, members in self._groups
@@ -88,7 +115,7 @@ class CachedRows(Generic[CacheT]):
             if active[index]
         )
         for cache, members in self._groups:
-            while (counts := self._step(cache, members, sequences, active)) is not None:
+            while (counts := self._step(cache, members, sequences, active, observe)) is not None:
                 done += counts
                 if on_progress is not None and total > len(sequences):
                     on_progress(done, total)
@@ -96,8 +123,24 @@ class CachedRows(Generic[CacheT]):
                     return False
         return True
 
+    def _take_in(self, cache: CacheT, members: list[int], active: Sequence[bool]) -> None:
+        """Gives sequences that were dropped and go on an empty row again."""
+        if len(self._groups) > 1:
+            return
+        missing = [index for index, is_active in enumerate(active) if is_active and index not in members]
+        if missing:
+            size = len(members)
+            cache.reorder([*range(size), *[0] * len(missing)])
+            cache.reset(range(size, size + len(missing)))
+            members.extend(missing)
+
     def _step(
-        self, cache: CacheT, members: list[int], sequences: Sequence[TokenSequence], active: Sequence[bool]
+        self,
+        cache: CacheT,
+        members: list[int],
+        sequences: Sequence[TokenSequence],
+        active: Sequence[bool],
+        observe: Observer | None,
     ) -> int | None:
         """Runs the next chunk of one cache and returns its tokens; None if nothing was pending."""
         lengths = cache.lengths
@@ -111,6 +154,11 @@ class CachedRows(Generic[CacheT]):
             width = min(width, self._chunk_size)
         elif width > 1 and lengths.any():
             width = 1
+        if observe is not None and self._can_chunk:
+            width = min(width, _OBSERVED_CHUNK_SIZE)
+        takes_all = observe is not None and self._gives_all
+        if observe is not None and not self._gives_all:
+            width = 1
         counts = np.minimum(pending, width)
         ids = np.zeros((len(members), width), dtype=np.int64)
         for row, i in enumerate(members):
@@ -120,10 +168,14 @@ class CachedRows(Generic[CacheT]):
             ids,
             cache,
             counts=None if (counts == width).all() else counts,
-            logits="last" if complete.any() else "none",
+            logits="all" if takes_all else "last" if complete.any() or observe is not None else "none",
         )
+        if observe is not None:
+            for row in np.flatnonzero(counts).tolist():
+                observe(members[row], int(lengths[row]), logits[row, : counts[row]])
         for row in np.flatnonzero(complete).tolist():
-            sequences[members[row]].logits = logits[row, 0]
+            # A copy of one row of many, or it would keep all of them.
+            sequences[members[row]].logits = logits[row, counts[row] - 1].copy() if takes_all else logits[row, 0]
         return int(counts.sum())
 
     def rewind(self, sequences: Sequence[TokenSequence]) -> None:
@@ -150,6 +202,14 @@ class CachedRows(Generic[CacheT]):
         """Frees the caches."""
         for cache, _ in self._groups:
             cache.close()
+
+
+def _drop_idle(cache: KVCache, members: list[int], active: Sequence[bool]) -> None:
+    """Drops the rows of sequences that are not active, if enough of them are."""
+    kept = [row for row, index in enumerate(members) if active[index]]
+    if kept and (len(members) - len(kept)) * _IDLE_SHARE >= len(members) > len(kept):
+        cache.reorder(kept)
+        members[:] = [members[row] for row in kept]
 
 
 def _only(lengths: NDArray[np.int64], wanted: NDArray[np.int64], row: int) -> NDArray[np.int64]:

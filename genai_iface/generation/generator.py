@@ -4,10 +4,9 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, cast
+from typing import Generic, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,15 +15,17 @@ from genai_iface.config import GenerationConfig
 from genai_iface.errors import CacheOverflowError, InvalidInputError
 from genai_iface.generation.cached_rows import CachedRows
 from genai_iface.generation.metrics import Stopwatch
-from genai_iface.generation.sampling import Sampler, log_probability
+from genai_iface.generation.plan import SequencePlan, new_seed, one_per_sequence
+from genai_iface.generation.processors import LogitsHook
+from genai_iface.generation.sampling import log_probability
 from genai_iface.generation.sequence import TokenSequence
-from genai_iface.generation.stopping import StopStrings, length_limit
+from genai_iface.generation.stopping import StopHook, length_limit
 from genai_iface.generation.streaming import TextStream
-from genai_iface.generation.supported import check_supported
+from genai_iface.generation.token_ids import as_ids, as_rows
 from genai_iface.protocols import CacheT, Model, Tokenizer
 from genai_iface.results import FinishReason, PerfMetrics, TokenLogprob
 
-__all__ = ["DEFAULT_PREFILL_CHUNK_SIZE", "ModelGenerator", "new_seed"]
+__all__ = ["DEFAULT_PREFILL_CHUNK_SIZE", "ModelGenerator"]
 
 DEFAULT_PREFILL_CHUNK_SIZE = 512
 
@@ -37,20 +38,25 @@ class ModelGenerator(Generic[CacheT]):
 
     Args:
         model: The model.
-        config: How to generate; ``num_return_sequences`` is the caller's business.
+        config: How to generate, for all sequences or one for each; ``num_return_sequences`` is the
+            caller's business.
         num_sequences: N.
         capacity: Tokens that a sequence may have; None for the most that the model allows.
         eos_token_ids: What ends a sequence if the configuration itself names nothing.
         tokenizer: Makes text for ``take_text`` and stop strings; without it there is neither.
         continues_text: Whether the text goes on where the appended text ends (a prompt), with the
             space that this may need, or begins anew (a reply).
-        seed: Of the draws, over ``config.seed``; None for a new one if that has none.
+        seed: Of the draws, over ``config.seed``; None for a new one where that has none.
+        logits_processors: The caller's functions on (tokens, scores), after the built-in processors.
+        stopping_criteria: The caller's functions on (tokens, text); one that says True ends the sequence.
+        drops_finished: Whether a sequence that has ended may lose its part of the cache, so that it costs
+            nothing while others go on. If it goes on later, all of it runs again.
         prefill_chunk_size: Most tokens per sequence in one step.
         on_prefill: Told after each step of a prompt how many tokens are done, and of how many.
         stopwatch: Measures from when it was made; None for a new one.
 
     Attributes:
-        seed: The seed that is used, also when none was given.
+        seed: The seed that is used where none was given; the first sequence's if all have one.
 
     Raises:
         UnsupportedCapabilityError: The configuration asks for what this loop cannot do.
@@ -60,7 +66,7 @@ class ModelGenerator(Generic[CacheT]):
     def __init__(
         self,
         model: Model[CacheT],
-        config: GenerationConfig | None = None,
+        config: GenerationConfig | Sequence[GenerationConfig] | None = None,
         *,
         num_sequences: int = 1,
         capacity: int | None = None,
@@ -68,40 +74,51 @@ class ModelGenerator(Generic[CacheT]):
         tokenizer: Tokenizer | None = None,
         continues_text: bool = True,
         seed: int | None = None,
+        logits_processors: Sequence[LogitsHook] = (),
+        stopping_criteria: Sequence[StopHook] = (),
+        drops_finished: bool = False,
         prefill_chunk_size: int = DEFAULT_PREFILL_CHUNK_SIZE,
         on_prefill: Callable[[int, int], None] | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> None:
-        config = config or GenerationConfig()
-        check_supported(config)
         for name, value in (("num_sequences", num_sequences), ("prefill_chunk_size", prefill_chunk_size)):
             if value < 1:
                 raise InvalidInputError(f"{name}={value} is not legal", remedy="Legal: an integer of at least 1.")
-        if config.stop_strings and tokenizer is None:
+        configs = one_per_sequence(config, num_sequences)
+        if tokenizer is None and any(one.stop_strings for one in configs):
             raise InvalidInputError(
                 "stop_strings need text, and there is no tokenizer", remedy="Give one, or use stop_token_ids."
             )
-        self._config = config
         self._vocab_size = model.spec.vocab_size
-        ends = () if config.ignore_eos else config.eos_token_ids or tuple(eos_token_ids)
-        self._stop_ids = frozenset((*ends, *config.stop_token_ids))
-        seed = config.seed if seed is None else seed
-        self.seed = new_seed() if seed is None else seed
-        self._sampler = Sampler(config, vocab_size=self._vocab_size, stop_ids=sorted(self._stop_ids), seed=self.seed)
+        given = [one.seed if seed is None else seed for one in configs]
+        fresh = new_seed() if None in given else None
+        self.seed = cast("int", given[0] if fresh is None else fresh)
+        self._plans = [
+            SequencePlan(
+                one,
+                vocab_size=self._vocab_size,
+                eos_token_ids=eos_token_ids,
+                seed=self.seed if own is None else own,
+                logits_processors=logits_processors,
+            )
+            for one, own in zip(configs, given, strict=True)
+        ]
+        self._stopping_criteria = tuple(stopping_criteria)
         self._tokenizer = tokenizer
         self._continues_text = continues_text
-        self._stop_strings = StopStrings(config.stop_strings, include=config.include_stop_str_in_output)
         self._on_prefill = on_prefill
         self._sequences = [TokenSequence() for _ in range(num_sequences)]
         self._streams: list[TextStream | None] = [None] * num_sequences
+        # Text that was not taken yet, and all text of the turn for the caller's criteria.
         self._texts = [""] * num_sequences
+        self._said = [""] * num_sequences
         self._next_tokens: list[int | None] = [None] * num_sequences
         self._override: NDArray[np.float32] | None = None
         self._is_cancelled = False
         self._num_prompt_tokens = 0
         self._stopwatch = stopwatch or Stopwatch()
         self._deadline_start = 0.0
-        self._rows = CachedRows(model, num_sequences, capacity, prefill_chunk_size)
+        self._rows = CachedRows(model, num_sequences, capacity, prefill_chunk_size, drops_idle=drops_finished)
 
     # State
 
@@ -132,6 +149,19 @@ class ModelGenerator(Generic[CacheT]):
         """One entry per token generated in this turn, from the given one on; empty unless the configuration asks."""
         return self._sequences[index].logprobs[start:]
 
+    def get_prompt_logprobs(self, index: int, /) -> list[TokenLogprob]:
+        """One entry per token of the first turn's prompt, if the configuration asks for ``echo`` and ``logprobs``.
+
+        NaN for the first token, which follows nothing, and for what has not run because it was interrupted.
+        """
+        sequence = self._sequences[index]
+        config = self._plans[index].config
+        if not config.echo or config.logprobs is None:
+            return []
+        known = sequence.prompt_logprobs
+        rest = sequence.tokens[len(known) : sequence.num_prompt].tolist()
+        return [*known, *(TokenLogprob(token, float("nan")) for token in rest)]
+
     def token_count(self, index: int = 0, /) -> int:
         """The length of one sequence."""
         return len(self._sequences[index])
@@ -148,8 +178,8 @@ class ModelGenerator(Generic[CacheT]):
 
     def append_tokens(self, token_ids: Sequence[int] | Sequence[Sequence[int]], /) -> None:
         """Appends input tokens; they run with the next step. See ``Generator.append_tokens``."""
-        rows = _as_rows(token_ids, len(self._sequences))
-        arrays = [self._checked(row) for row in rows]
+        rows = as_rows(token_ids, len(self._sequences))
+        arrays = [as_ids(row, self._vocab_size) for row in rows]
         for index, (sequence, new) in enumerate(zip(self._sequences, arrays, strict=True)):
             if len(sequence) + len(new) > self._rows.capacity:
                 raise CacheOverflowError(index, len(sequence) + len(new), self._rows.capacity)
@@ -187,6 +217,12 @@ class ModelGenerator(Generic[CacheT]):
         num_tokens = sum(token is not None for token in self._next_tokens)
         self._stopwatch.add(time.perf_counter() - started, num_tokens)
         self._end_if_interrupted()
+
+    def run_prompts(self) -> None:
+        """Computes the prompts' log-probabilities for sequences that end before their first new token."""
+        wanted = [self._wants_prompt_logprobs(index) for index in range(len(self._sequences))]
+        if any(wanted):
+            self._rows.run(self._sequences, wanted, is_interrupted=lambda: self._is_cancelled, observe=self._observe)
 
     def rewind_to(self, length: int | Sequence[int], /) -> None:
         """Shortens sequences; they may go on from there.
@@ -277,47 +313,81 @@ class ModelGenerator(Generic[CacheT]):
                     f"Sequence {index} has no tokens",
                     remedy="Append at least one token, for example the BOS token.",
                 )
-        finished = self._rows.run(
-            self._sequences, active, is_interrupted=self._is_interrupted, on_progress=self._on_prefill
-        )
-        return finished or not self._end_if_interrupted()
+        observe = self._observe if any(map(self._wants_prompt_logprobs, range(len(active)))) else None
+        while not self._rows.run(
+            self._sequences,
+            active,
+            is_interrupted=self._is_interrupted,
+            on_progress=self._on_prefill,
+            observe=observe,
+        ):
+            # Sequences may have limits of their own; the others go on.
+            if self._end_if_interrupted():
+                return False
+            active = [sequence.finish_reason is None for sequence in self._sequences]
+        return True
+
+    def _wants_prompt_logprobs(self, index: int) -> bool:
+        config, sequence = self._plans[index].config, self._sequences[index]
+        return config.echo and config.logprobs is not None and len(sequence.prompt_logprobs) < sequence.num_prompt
+
+    def _observe(self, index: int, start: int, logits: NDArray[np.float32]) -> None:
+        """Keeps the log-probabilities of a prompt while it runs."""
+        num_top, sequence = self._plans[index].config.logprobs, self._sequences[index]
+        if num_top is None or not self._wants_prompt_logprobs(index):
+            return
+        known, tokens = sequence.prompt_logprobs, sequence.tokens
+        if not known:
+            known.append(TokenLogprob(int(tokens[0]), float("nan")))
+        for position, row in enumerate(logits, start=start + 1):
+            if position == len(known) and position < sequence.num_prompt:
+                known.append(log_probability(row, int(tokens[position]), num_top))
 
     def _choose(self, index: int) -> None:
         sequence = self._sequences[index]
         # _run_pending has set the logits of every sequence that goes on.
         logits = cast("NDArray[np.float32]", sequence.logits) if self._override is None else self._override[index]
-        token = self._sampler.choose(logits, sequence.tokens, sequence.num_new, index)
-        if self._config.logprobs is not None:
-            sequence.logprobs.append(log_probability(logits, token, self._config.logprobs))
+        plan = self._plans[index]
+        token = plan.sampler.choose(logits, sequence.tokens, sequence.num_new, index)
+        if plan.config.logprobs is not None:
+            sequence.logprobs.append(log_probability(logits, token, plan.config.logprobs))
         sequence.append_new(token)
         self._next_tokens[index] = token
-        is_stop = token in self._stop_ids
+        is_stop = token in plan.stop_ids
         stream = self._streams[index]
-        if stream is not None and (not is_stop or self._config.include_stop_str_in_output):
+        if stream is not None and (not is_stop or plan.config.include_stop_str_in_output):
             text, found = stream.push(token)
             self._texts[index] += text
+            self._said[index] += text if self._stopping_criteria else ""
             is_stop |= found
+        for criterion in self._stopping_criteria:
+            is_stop |= bool(criterion(sequence.tokens.copy(), self._said[index]))
         if is_stop:
             self._end(index, "stop")
         else:
             self._end_if_full(index)
 
     def _is_interrupted(self) -> bool:
-        limit = self._config.max_time
-        return self._is_cancelled or (limit is not None and time.perf_counter() - self._deadline_start >= limit)
+        return self._is_cancelled or any(
+            sequence.finish_reason is None and self._is_late(index) for index, sequence in enumerate(self._sequences)
+        )
+
+    def _is_late(self, index: int) -> bool:
+        limit = self._plans[index].config.max_time
+        return limit is not None and time.perf_counter() - self._deadline_start >= limit
 
     def _end_if_interrupted(self) -> bool:
-        """Ends what is still going on if it was cancelled or is out of time."""
+        """Ends what was cancelled or is out of time; True if that leaves nothing that goes on."""
         if not self._is_interrupted():
             return False
         for index, sequence in enumerate(self._sequences):
-            if sequence.finish_reason is None:
+            if sequence.finish_reason is None and (self._is_cancelled or self._is_late(index)):
                 self._end(index, "cancelled" if self._is_cancelled else "time")
-        return True
+        return all(sequence.finish_reason for sequence in self._sequences)
 
     def _end_if_full(self, index: int) -> None:
         sequence = self._sequences[index]
-        if len(sequence) >= length_limit(self._config, sequence.num_input, self._rows.capacity):
+        if len(sequence) >= length_limit(self._plans[index].config, sequence.num_input, self._rows.capacity):
             self._end(index, "length")
 
     def _end(self, index: int, reason: FinishReason) -> None:
@@ -332,41 +402,7 @@ class ModelGenerator(Generic[CacheT]):
             return
         sequence = self._sequences[index]
         context = sequence.tokens[: sequence.num_input].tolist() if self._continues_text else ()
-        stream = TextStream(self._tokenizer, self._stop_strings, context)
-        for token in sequence.new_tokens.tolist():
-            stream.push(token)
+        stream = TextStream(self._tokenizer, self._plans[index].stop_strings, context)
+        self._said[index] = "".join([stream.push(token)[0] for token in sequence.new_tokens.tolist()])
         self._streams[index] = stream
         self._texts[index] = ""
-
-    def _checked(self, row: Sequence[Any]) -> NDArray[np.int64]:
-        """Token ids as an array."""
-        if not len(row):
-            return np.empty(0, dtype=np.int64)
-        ids = np.asarray(row)
-        if ids.ndim != 1 or ids.dtype.kind not in "iu":
-            raise InvalidInputError(
-                f"Token ids must be integers, not {ids.dtype} of shape {ids.shape}", remedy="Pass a list of integers."
-            )
-        if ids.min() < 0 or ids.max() >= self._vocab_size:
-            wrong = ids[(ids < 0) | (ids >= self._vocab_size)][0]
-            raise InvalidInputError(
-                f"The token id {wrong} is out of range",
-                remedy=f"The model has ids from 0 to {self._vocab_size - 1}; is this its tokenizer?",
-            )
-        return ids.astype(np.int64)
-
-
-def new_seed() -> int:
-    """A seed that nobody can foretell, from 0 to 2**63 - 1 so that every JSON reader keeps it."""
-    return int.from_bytes(os.urandom(8)) >> 1
-
-
-def _as_rows(token_ids: Sequence[int] | Sequence[Sequence[int]], num_sequences: int) -> Sequence[Sequence[int]]:
-    """One list per sequence."""
-    is_single = all(isinstance(item, (int, np.integer)) for item in token_ids)
-    rows = cast("Sequence[Sequence[int]]", [token_ids] if is_single and num_sequences == 1 else token_ids)
-    if len(rows) != num_sequences or (is_single and num_sequences > 1):
-        raise InvalidInputError(
-            f"{len(rows)} lists of tokens for {num_sequences} sequences", remedy="Give one list per sequence."
-        )
-    return rows

@@ -14,14 +14,16 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from genai_iface.config import GenerationConfig
 from genai_iface.errors import InvalidInputError
 
 __all__ = [
+    "LogitsHook",
     "Processor",
     "add_bias",
+    "as_processor",
     "ban_repeated_ngrams",
     "ban_tokens",
     "ban_words",
@@ -35,6 +37,34 @@ Tokens: TypeAlias = NDArray[np.int64]
 
 Processor: TypeAlias = Callable[[Scores, Tokens, int], None]
 """Changes scores (V,) in place, given the sequence (T,) and how many of its last tokens are new."""
+
+LogitsHook: TypeAlias = Callable[[Tokens, Scores], ArrayLike | None]
+"""A caller's own processor: the sequence (T,) and its scores (V,) to new scores (V,), or None if it
+changed those it got in place. It runs after all others and before the temperature."""
+
+
+def as_processor(hook: LogitsHook, /) -> Processor:
+    """A caller's function as a processor.
+
+    The processor raises InvalidInputError if the function gives another shape or NaN.
+    """
+
+    def process(scores: Scores, tokens: Tokens, new: int) -> None:
+        given = hook(tokens.copy(), scores)
+        if given is not None:
+            changed = np.asarray(given)
+            if changed.shape != scores.shape:
+                raise InvalidInputError(
+                    f"A function of logits_processors gave the shape {changed.shape}",
+                    remedy=f"Return {scores.shape}, or change the scores in place and return None.",
+                )
+            scores[:] = changed
+        if np.isnan(scores).any():
+            raise InvalidInputError(
+                "A function of logits_processors gave NaN", remedy="Use -inf for what must not be chosen."
+            )
+
+    return process
 
 
 def add_bias(scores: Scores, token_ids: Tokens, biases: Scores) -> None:

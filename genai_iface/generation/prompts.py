@@ -12,7 +12,7 @@ from numpy import integer, ndarray
 from genai_iface.errors import InvalidInputError
 from genai_iface.protocols import Prompt, Tokenizer
 
-__all__ = ["encode_prompt", "is_conversation"]
+__all__ = ["decode_prompt", "encode_prompt", "is_conversation"]
 
 
 def encode_prompt(tokenizer: Tokenizer, prompt: Prompt, /) -> list[list[int]]:
@@ -47,6 +47,12 @@ def encode_prompt(tokenizer: Tokenizer, prompt: Prompt, /) -> list[list[int]]:
                 remedy="Pass at least one character or token.",
             )
     return encoded
+
+
+def decode_prompt(tokenizer: Tokenizer, token_ids: Sequence[int], /) -> str:
+    """The text of a prompt, without a character at its end that is not complete: what follows completes it."""
+    known = [token for token in token_ids if token < tokenizer.vocab_size]
+    return tokenizer.decode(known).rstrip("\ufffd")
 
 
 def _is_sequence(prompt: object) -> bool:

@@ -21,12 +21,14 @@ class TokenSequence:
         logits: (V,) that follow the last token, or None while the model has not seen all tokens.
         finish_reason: Why the sequence ended, None while it goes on.
         logprobs: Of the new tokens, if they are kept.
+        prompt_logprobs: Of the first tokens of the prompt, as far as they are known.
     """
 
     def __init__(self) -> None:
         self.logits: NDArray[np.float32] | None = None
         self.finish_reason: FinishReason | None = None
         self.logprobs: list[TokenLogprob] = []
+        self.prompt_logprobs: list[TokenLogprob] = []
         self._buffer = np.empty(64, dtype=np.int64)
         self._length = 0
         # (start, end) of each run of tokens that was appended and not generated.
@@ -39,6 +41,11 @@ class TokenSequence:
     def tokens(self) -> NDArray[np.int64]:
         """(T,) a view that the next change invalidates."""
         return self._buffer[: self._length]
+
+    @property
+    def num_prompt(self) -> int:
+        """Tokens that were appended before any was generated."""
+        return self._inputs[0][1] if self._inputs else 0
 
     @property
     def num_input(self) -> int:
@@ -72,6 +79,7 @@ class TokenSequence:
         self.logits = None
         self.finish_reason = None
         del self.logprobs[self.num_new :]
+        del self.prompt_logprobs[length:]
 
     def _extend(self, token_ids: Sequence[int] | NDArray[np.int64]) -> None:
         needed = self._length + len(token_ids)

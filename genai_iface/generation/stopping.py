@@ -4,11 +4,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
 
 from genai_iface.config import GenerationConfig
 
-__all__ = ["StopStrings", "length_limit"]
+__all__ = ["StopHook", "StopStrings", "length_limit"]
+
+StopHook: TypeAlias = Callable[[NDArray[np.int64], str], bool]
+"""A caller's own criterion: the sequence (T,), and the text that was generated so far as far as it is
+certain; True ends the sequence. Without a tokenizer the text is empty."""
 
 
 class StopStrings:

@@ -16,7 +16,6 @@ _REMEDIES = {
     "diversity_penalty": _BEAMS,
     "length_penalty": _BEAMS,
     "early_stopping": _BEAMS,
-    "echo": "Prepend the prompt yourself.",
 }
 _NEUTRAL = GenerationConfig()
 

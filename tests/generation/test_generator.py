@@ -465,7 +465,6 @@ def test_wrong_logits_are_refused() -> None:
         {"diversity_penalty": 0.5},
         {"length_penalty": 0.5},
         {"early_stopping": True},
-        {"echo": True},
     ],
 )
 def test_what_is_not_there_yet_is_refused_by_name(fields: dict[str, Any]) -> None:
