@@ -57,12 +57,13 @@ def rows(context: Context) -> None:
 def capacity_constant(context: Context) -> None:
     """Capacity is what was asked for and never changes."""
     subject = context.subject()
-    cache = context.cache(subject, capacity=17)
-    equal(cache.capacity, 17, "capacity of a new cache")
-    subject.model.forward(subject.golden.tokens[:1, :16], cache, logits="none")
-    equal(cache.capacity, 17, "capacity after 16 tokens")
+    cache = context.cache(subject, capacity=23)
+    equal(cache.capacity, 23, "capacity of a new cache")
+    for place in range(23):
+        subject.model.forward(subject.golden.tokens[:1, place : place + 1], cache, logits="none")
+        equal(cache.capacity, 23, f"capacity at {place + 1} tokens")
     cache.reset()
-    equal(cache.capacity, 17, "capacity after reset()")
+    equal(cache.capacity, 23, "capacity after reset()")
 
 
 @check("L2.capacity.default", spec=["Model.create_cache.2"])

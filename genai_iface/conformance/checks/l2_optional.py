@@ -34,11 +34,14 @@ def fork_independent(context: Context) -> None:
     subject.model.forward(tokens[:1, :5], cache, logits="none")
     fork = context.keep(cache.fork())
     equal((fork.lengths.tolist(), fork.capacity), ([5], 16), "(lengths, capacity) of a fork")
-    for length in (6, 7, 8):
+    subject.model.forward(tokens[:1, 5:7], fork, logits="none")
+    for _ in range(4):
+        # The same places as the fork's: whatever is shared is overwritten now.
         subject.model.forward([[7]], cache, logits="none")
+    for length in (8, 9):
         got = subject.model.forward(tokens[:1, length - 1 : length], fork)
-        subject.near(got[0, 0], 0, length, "logits of a fork while its origin takes other tokens")
-    equal((cache.lengths.tolist(), fork.lengths.tolist()), ([8], [8]), "lengths of origin and fork")
+        subject.near(got[0, 0], 0, length, "logits of a fork after its origin took other tokens")
+    equal((cache.lengths.tolist(), fork.lengths.tolist()), ([9], [9]), "lengths of origin and fork")
 
 
 @check("L2.fork.origin", requires=_FORK, spec=["SupportsFork.fork.1"])
@@ -49,10 +52,12 @@ def fork_origin(context: Context) -> None:
     cache: Any = context.cache(subject, capacity=16)
     subject.model.forward(tokens[:1, :5], cache, logits="none")
     fork = context.keep(cache.fork())
+    subject.model.forward(tokens[:1, 5:6], cache, logits="none")
     subject.model.forward([[7, 8, 9]], fork, logits="none")
     fork.reset()
+    subject.model.forward([[9, 8, 7]], fork, logits="none")
     fork.close()
-    for length in (6, 7):
+    for length in (7, 8):
         got = subject.model.forward(tokens[:1, length - 1 : length], cache)
         subject.near(got[0, 0], 0, length, "logits of the origin after its fork was used and closed")
 

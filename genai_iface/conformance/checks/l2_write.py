@@ -158,8 +158,9 @@ def snapshot(context: Context) -> None:
     before = cache.lengths
     subject.model.forward(subject.golden.tokens[:1, 3:4], cache)
     equal(before, [3], "an older copy of lengths after a step")
-    if before.flags.writeable:
-        before[:] = 99
+    now = cache.lengths
+    if now.flags.writeable:
+        now[:] = 99
     equal(cache.lengths, [4], "lengths after a caller wrote to a copy")
 
 

@@ -49,10 +49,13 @@ def batch_row(context: Context) -> None:
     tokens = subject.golden.tokens
     lengths = [12, 3, 8]
     step = padded([tokens[row, :length] for row, length in enumerate(lengths)])
-    got = subject.model.forward(step["ids"], context.cache(subject, 3, 24), counts=step["counts"])
+    cache = context.cache(subject, 3, 24)
+    first = subject.model.forward(step["ids"], cache, counts=step["counts"])
+    then = subject.model.forward(np.array([[tokens[row, length]] for row, length in enumerate(lengths)]), cache)
     for row, length in enumerate(lengths):
-        alone = _single(context, subject, row, length)
-        close(got[row, 0], alone, subject.golden.tolerance, f"logits of row {row} of a batch")
+        for got, size in ((first, length), (then, length + 1)):
+            alone = _single(context, subject, row, size)
+            close(got[row, 0], alone, subject.golden.tolerance, f"logits of row {row} of a batch at {size} tokens")
 
 
 @check("L3.same.permuted_batch", requires=[Capability.BATCH, Capability.RAGGED], spec=_SPEC)

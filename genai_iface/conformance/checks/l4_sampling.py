@@ -26,14 +26,10 @@ CASES = {
     "temperature": ("Temperature", Settings(temperature=4.0)),
     "top_k": ("Top-k keeps the k likeliest", Settings(temperature=6.0, top_k=5)),
     "top_p": ("Top-p keeps the smallest set that reaches p", Settings(temperature=5.0, top_p=0.7)),
-    "min_p": ("Min-p drops what is less likely than p times the best", Settings(temperature=5.0, min_p=0.2)),
+    "min_p": ("Min-p drops what is less likely than p times the best", Settings(temperature=12.0, min_p=0.5)),
     "all_filters": (
         "Temperature, then top-k, top-p, min-p, in this order",
         Settings(temperature=6.0, top_k=40, top_p=0.8, min_p=0.02),
-    ),
-    "repetition_penalty": (
-        "The repetition penalty comes before the temperature",
-        Settings(temperature=4.0, repetition_penalty=3.0),
     ),
     "logit_bias": ("Biases are added to single logits", Settings(temperature=4.0, bias={7: 20.0, 105: -12.0})),
 }
@@ -46,42 +42,55 @@ def _arguments(settings: Settings) -> dict[str, Any]:
     return {**values, "do_sample": True}
 
 
-def _runner(settings: Settings) -> Run:
-    def run(context: Context) -> None:
-        golden = context.golden("text")
-        # Row 0 of the golden tokens begins with the prompt.
-        logits = golden.after(0, 1).astype(np.float64)
-        probabilities = law(logits, _PROMPT, settings)
-        # How far the sum of probabilities may move if every logit moves by the tolerance.
-        slack = 2 * golden.tolerance / settings.temperature
-        result = context.pipeline().generate(
-            [_PROMPT], max_new_tokens=1, seed=11, num_return_sequences=_DRAWS, **_arguments(settings)
+def _draws(context: Context, settings: Settings) -> None:
+    """Fails unless many draws after the prompt are the normative ones."""
+    golden = context.golden("text")
+    # Row 0 of the golden tokens begins with the prompt.
+    logits = golden.after(0, 1).astype(np.float64)
+    probabilities = law(logits, _PROMPT, settings)
+    # How far the sum of probabilities may move if every logit moves by the tolerance.
+    slack = 2 * golden.tolerance / settings.temperature
+    result = context.pipeline().generate(
+        [_PROMPT], max_new_tokens=1, seed=11, num_return_sequences=_DRAWS, **_arguments(settings)
+    )
+    got = [tokens[0] for tokens in result.token_ids]
+    possible = np.flatnonzero(probabilities > 0)
+    outside = sorted(set(got) - set(possible.tolist()))
+    firm = [expected_token(probabilities, uniform(11, index, 1), slack) for index in range(_DRAWS)]
+    wrong = [index for index, token in enumerate(firm) if token is not None and token != got[index]]
+    if wrong or outside:
+        raise ConformanceFailure(
+            "draws differ from the normative ones",
+            num_wrong=len(wrong),
+            num_draws=_DRAWS,
+            first=wrong[:1],
+            expected=[firm[index] for index in wrong[:8]],
+            got=[got[index] for index in wrong[:8]],
+            outside_the_filters=outside,
         )
-        got = [tokens[0] for tokens in result.token_ids]
-        possible = np.flatnonzero(probabilities > 0)
-        outside = sorted(set(got) - set(possible.tolist()))
-        firm = [expected_token(probabilities, uniform(11, index, 1), slack) for index in range(_DRAWS)]
-        wrong = [index for index, token in enumerate(firm) if token is not None and token != got[index]]
-        if wrong or outside:
-            raise ConformanceFailure(
-                "draws differ from the normative ones",
-                num_wrong=len(wrong),
-                num_draws=_DRAWS,
-                first=wrong[:1],
-                expected=[firm[index] for index in wrong[:8]],
-                got=[got[index] for index in wrong[:8]],
-                outside_the_filters=outside,
-            )
-        if context.dtype == "float32":
-            expect(sum(token is not None for token in firm) > _DRAWS // 2, "the references are too close to call")
+    if context.dtype == "float32":
+        expect(sum(token is not None for token in firm) > _DRAWS // 2, "the references are too close to call")
 
-    return run
+
+def _runner(settings: Settings) -> Run:
+    return lambda context: _draws(context, settings)
 
 
 for _name, (_title, _settings) in CASES.items():
     check(f"L4.sampling.{_name}", spec=_SPEC, title=f"{_title}: the drawn tokens are the normative ones")(
         _runner(_settings)
     )
+
+
+@check("L4.sampling.repetition_penalty", spec=_SPEC)
+def repetition_penalty(context: Context) -> None:
+    """The repetition penalty multiplies negative and divides positive scores of tokens that occurred."""
+    logits = context.golden("text").after(0, 1).astype(np.float64)
+    for targets in ({72: -2.0, 105: -3.0, 7: -3.5}, {72: 3.0, 105: 2.0, 7: 1.0}):
+        # All other tokens are out; 72 is the prompt.
+        bias = dict.fromkeys(range(len(logits)), -1e4)
+        bias |= {token: target - float(logits[token]) for token, target in targets.items()}
+        _draws(context, Settings(repetition_penalty=2.0, bias=bias))
 
 
 @check("L4.sampling.same_seed", spec=_SPEC)
