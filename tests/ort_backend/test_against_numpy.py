@@ -22,6 +22,7 @@ UNLOWERED = (
     "scatter-bsh",
     "scatter-fixed",
     "scatter-float16",
+    "scatter-position-ids",
     "circular",
     "concat-mask-positions",
     "shared",

@@ -89,6 +89,10 @@ class Elsewhere(tuple[str, int]):
 def pretended(monkeypatch: pytest.MonkeyPatch) -> None:
     """Caches, inputs and logits take the way of devices, which ends on the processor."""
     monkeypatch.setattr(session, "device_index", lambda _: Elsewhere(("cpu", 0)))
+    real = onnxruntime.OrtValue.ortvalue_from_numpy
+    # As on a device, the value is a copy.
+    copying = staticmethod(lambda array, *device: real(array.copy(), *device))
+    monkeypatch.setattr(onnxruntime.OrtValue, "ortvalue_from_numpy", copying)
 
 
 @pytest.mark.usefixtures("pretended")

@@ -45,6 +45,18 @@ def test_memory_follows_the_longest_row(model: Any) -> None:
     assert cache.capacity == 500
 
 
+def test_growth_is_in_steps(model: Any) -> None:
+    cache = model.create_cache(capacity=500)
+    slots = set()
+    for at in range(80):
+        model.forward(tokens(at, 1, 1), cache, logits="none")
+        slots.add(cache.slots)
+    assert slots == {16, 32, 48, 64, 80}
+    run(model, cache, tokens(0, 1, 300), 1 if model.spec.cache.is_circular else 10)
+    # Long rows grow by larger steps.
+    assert cache.slots % 32 == 0
+
+
 def test_growth_keeps_every_bit(model: Any) -> None:
     cache = model.create_cache(batch_size=2, capacity=500)
     kept: list[Any] = []

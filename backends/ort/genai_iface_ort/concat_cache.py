@@ -195,9 +195,8 @@ class OrtConcatCache:
             self.replace([row], tuple(present), length)
         self._lengths[row] = length
 
-    def adopt(self, finished: OrtConcatCache, counts: NDArray[np.int64], /) -> None:
-        """Books a step that ran on a fork of this cache."""
-        self._places = finished._places
+    def advance(self, counts: NDArray[np.int64], /) -> None:
+        """Books a finished step."""
         self._lengths = self._lengths + counts
 
     # Internal.

@@ -66,7 +66,7 @@ class ConcatSteps:
             The logits as ``Model.forward`` gives them.
 
         Raises:
-            BackendError: ONNX Runtime failed; the cache is as before.
+            BackendError: ONNX Runtime failed; the lengths are as before.
         """
         lengths = cache.lengths
         batch_size, width = step.input_ids.shape
@@ -76,11 +76,10 @@ class ConcatSteps:
         for row, key in enumerate(zip(lengths.tolist(), step.counts.tolist(), strict=True)):
             if key[1]:
                 together.setdefault(key, []).append(row)
-        # Published only when all runs are done, so that a failure changes nothing.
-        working = cache.fork()
         for (length, count), rows in together.items():
-            self._run_rows(step, working, rows, length, count, result)
-        cache.adopt(working, step.counts)
+            self._run_rows(step, cache, rows, length, count, result)
+        # Until here rows may lie in longer tensors than their lengths say, which does no harm.
+        cache.advance(step.counts)
         return result
 
     def _run_rows(
