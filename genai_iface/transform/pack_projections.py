@@ -42,14 +42,15 @@ class PackProjections(Rewrite):
     joined if all have one or none has.
 
     Args:
-        quantised_only: Leave plain matrices alone; only quantised ones gain from fewer calls.
+        smallest_plain: Plain matrices are joined in groups of at least so many. Only quantised ones gain from
+            fewer calls; queries, keys and values gain where the attention takes them packed.
     """
 
     name = "pack-projections"
 
-    def __init__(self, *, quantised_only: bool = False) -> None:
+    def __init__(self, *, smallest_plain: int = 2) -> None:
         super().__init__()
-        self._quantised_only = quantised_only
+        self._smallest_plain = smallest_plain
 
     def rewrite(self, model: ir.Model) -> Note:
         """Packs every group."""
@@ -58,16 +59,19 @@ class PackProjections(Rewrite):
         groups: dict[tuple[object, ...], list[_Projection]] = {}
         for node in graph:
             projection = _projection(node)
-            if projection is None or (self._quantised_only and projection.matrix.dequantise is None):
+            if projection is None:
                 continue
             key = (id(node.inputs[0]), projection.matrix.kind, projection.bias is None)
             groups.setdefault(key, []).append(projection)
-        packed = [group for group in groups.values() if len(group) > 1]
+        packed = [group for group in groups.values() if len(group) >= self._smallest(group[0])]
         for group in packed:
             _pack(edit, group)
         if not packed:
             return self.said(0, "no two products with constant matrices of one kind read the same value")
         return self.said(len(packed), f"{sum(map(len, packed))} products became {len(packed)}")
+
+    def _smallest(self, one: _Projection) -> int:
+        return self._smallest_plain if one.matrix.dequantise is None else 2
 
 
 def _projection(node: ir.Node) -> _Projection | None:

@@ -141,8 +141,10 @@ def test_a_weight_that_is_read_twice_is_not_packed():
     assert not _check(_layer(_random(32, 8), _random(32, 8), shared=True)).applied
 
 
-def test_quantised_only_leaves_float_weights_alone():
+def test_plain_pairs_are_left_alone_if_asked():
     model, _ = load(build_model(ModelOptions()))
-    rewrite = PackProjections(quantised_only=True)
+    rewrite = PackProjections(smallest_plain=3)
     rewrite(model)
-    assert not rewrite.note.applied
+    # Queries, keys and values of two layers; not gate and up.
+    assert rewrite.note.count == 2
+    assert count_ops(model)["MatMul"] == 11
