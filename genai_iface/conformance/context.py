@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -122,13 +124,16 @@ class Context:
         """Whether the adapter brings its own pipeline."""
         return isinstance(self.adapter, SupportsPipeline)
 
-    def pipeline(self, **arguments: Any) -> Pipeline:
+    def pipeline(self, folder: Path | None = None, **arguments: Any) -> Pipeline:
         """A pipeline over the text model: the adapter's own, else the SDK's over the adapter's model.
 
         Args:
+            folder: A copy of the text model's folder, None for the golden one.
             arguments: For the SDK's only.
         """
         golden = self.golden("text")
+        if folder is not None:
+            golden = dataclasses.replace(golden, folder=folder)
         if isinstance(self.adapter, SupportsPipeline):
             pipeline = self.adapter.pipeline(golden.folder)
         else:

@@ -552,3 +552,5 @@ info(
     capabilities=PlainBackend().info().capabilities | {"btach"},
 )
 info("NoRuntimeVersion", "the runtime's version is empty", "L0.backend.info", runtime_version="")
+
+BROKEN = PlainAdapter(PlainBackend(TopLeftCausal), "broken")

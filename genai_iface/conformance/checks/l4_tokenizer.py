@@ -4,6 +4,11 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from functools import partial
+from pathlib import Path
+
 from genai_iface.conformance.context import Context
 from genai_iface.conformance.failure import NotApplicable, equal, expect, raises
 from genai_iface.conformance.registry import check
@@ -68,3 +73,24 @@ def chat_template(context: Context) -> None:
     expected = "<|start|>user\nhi<|end|>\n<|start|>assistant\nyes<|end|>\n"
     equal(tokenizer.apply_chat_template(turns, add_generation_prompt=False), expected, "the conversation")
     equal(tokenizer.apply_chat_template(turns), expected + "<|start|>assistant\n", "the conversation to be answered")
+
+
+_ESCAPES = (
+    "{{ ''.__class__.__mro__[1].__subclasses__() }}",
+    "{% set f = messages.__class__ %}{{ f.__base__ }}",
+    "{{ cycler.__init__.__globals__.os.getcwd() }}",
+)
+
+
+@check("L4.tokenizer.sandbox", spec=["Tokenizer.apply_chat_template.1"])
+def sandbox(context: Context) -> None:
+    """A template that reaches for Python's insides is stopped."""
+    _tokenizer(context)
+    with tempfile.TemporaryDirectory() as path:
+        for index, template in enumerate(_ESCAPES):
+            folder = Path(path) / str(index)
+            shutil.copytree(context.golden("text").folder, folder)
+            (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
+            tokenizer: Tokenizer = context.pipeline(folder).tokenizer  # type: ignore[attr-defined]
+            render = partial(tokenizer.apply_chat_template, [{"role": "user", "content": "hi"}])
+            raises(InvalidInputError, render, f"the template {template}")

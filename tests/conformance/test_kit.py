@@ -1,0 +1,370 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The kit's own machinery: registry, statuses, verdicts, deviations, the two entries, the contracts."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genai_iface import InvalidInputError
+from genai_iface.cli.main import main
+from genai_iface.conformance import (
+    ConformanceFailure,
+    NotApplicable,
+    all_checks,
+    check,
+    load_adapter,
+    parametrize_checks,
+    read_deviations,
+    run_checks,
+)
+from genai_iface.conformance.checks.l1_operators import CASES
+from genai_iface.conformance.context import Context
+from genai_iface.conformance.coverage import UNTESTABLE, checks_by_contract
+from genai_iface.conformance.deviations import Deviation
+from genai_iface.conformance.failure import close, raises, same_bits
+from genai_iface.conformance.golden import manifest
+from genai_iface.conformance.registry import Check
+from genai_iface.conformance.results import judge
+from genai_iface.conformance.runner import run_check
+from genai_iface.conformance.tolerance import relative_tolerance
+from tests.conformance.mutants import IndexOffByOne
+from tests.conformance.plain import PlainAdapter, PlainBackend
+from tests.conformance.plain_pipeline import PlainStack
+
+ROOT = Path(__file__).parents[2]
+NUMPY = load_adapter("numpy")
+
+
+def made(run: Any, *, level: int = 2, requires: frozenset[str] = frozenset()) -> Check:
+    return Check(f"L{level}.made.up", level, "made up", requires, 1, (), run)
+
+
+def fails(context: Context) -> None:
+    raise ConformanceFailure("wrong", max_error=np.float32(0.5))
+
+
+def crashes(context: Context) -> None:
+    raise ZeroDivisionError("boom")
+
+
+def has_no_subject(context: Context) -> None:
+    raise NotApplicable("nothing here")
+
+
+@pytest.fixture(scope="module")
+def context() -> Context:
+    return Context(PlainAdapter())
+
+
+# The registry.
+
+
+def test_there_are_many_checks_with_public_ids() -> None:
+    ids = [item.id for item in all_checks()]
+    assert len(ids) == len(set(ids)) >= 80
+    assert all(item.title for item in all_checks())
+    assert {item.level for item in all_checks()} == {0, 1, 2, 3, 4}
+
+
+def test_an_id_is_taken_once_and_well_formed() -> None:
+    with pytest.raises(ValueError, match="taken"):
+        check("L2.write.per_row_indices")
+    with pytest.raises(ValueError, match="no check id"):
+        check("L9.x")
+
+
+def test_every_operator_case_has_its_check() -> None:
+    assert CASES.keys() == manifest()["operators"].keys()
+
+
+def contracts() -> set[str]:
+    """Every numbered MUST of the protocols."""
+    found = set()
+    for node in ast.parse((ROOT / "genai_iface/protocols.py").read_text(encoding="utf-8")).body:
+        for method in node.body if isinstance(node, ast.ClassDef) else []:
+            if isinstance(method, ast.FunctionDef):
+                contract = (ast.get_docstring(method) or "").partition("\nContract:\n")[2]
+                numbers = re.findall(r"^ {4}(\d+)\. ", contract, re.MULTILINE)
+                found |= {f"{node.name}.{method.name}.{number}" for number in numbers}
+    return found
+
+
+def test_every_contract_has_a_check_or_a_reason() -> None:
+    checked = checks_by_contract().keys()
+    assert not checked & UNTESTABLE.keys()
+    assert contracts() == checked | UNTESTABLE.keys()
+
+
+# Statuses.
+
+
+@pytest.mark.parametrize(
+    ("run", "status", "message"),
+    [
+        (lambda context: None, "passed", ""),
+        (fails, "failed", "wrong"),
+        (crashes, "failed", "ZeroDivisionError: boom"),
+        (has_no_subject, "not_applicable", "nothing here"),
+    ],
+)
+def test_how_a_check_ends(run: Any, status: str, message: str, context: Context) -> None:
+    outcome = run_check(made(run), context)
+    assert (outcome.status, outcome.message) == (status, message)
+
+
+def test_a_failure_keeps_its_numbers(context: Context) -> None:
+    assert dict(run_check(made(fails), context).numbers) == {"max_error": 0.5}
+
+
+def test_a_capability_of_the_profile_must_be_declared() -> None:
+    context = Context(PlainAdapter(PlainBackend(info={"capabilities": frozenset({"cache_scatter"})})))
+    profile = run_check(made(lambda context: None, requires=frozenset({"batch"})), context)
+    assert (profile.status, profile.message) == ("failed", "not declared: batch")
+    optional = run_check(made(lambda context: None, requires=frozenset({"save"})), context)
+    assert optional.status == "not_applicable"
+    # "logits_all" belongs to the profile of level 3, not to that of level 2.
+    for level, status in ((2, "not_applicable"), (3, "failed")):
+        check = made(lambda context: None, level=level, requires=frozenset({"logits_all"}))
+        assert run_check(check, context).status == status
+
+
+def test_declaring_nothing_reaches_no_level() -> None:
+    adapter = PlainAdapter(PlainBackend(info={"capabilities": frozenset({"cache_scatter"})}))
+    run = run_checks(adapter, level=3)
+    verdicts = {item.level: item.verdict for item in run.levels}
+    assert verdicts[2] == verdicts[3] == "not_reached"
+    assert run.levels[2].missing == ("batch", "chunked_prefill", "ragged", "reorder", "rewind")
+    assert run.verdict == "not_reached"
+
+
+def test_what_was_not_executed_gives_no_verdict() -> None:
+    run = run_checks(PlainAdapter(), level=2, only=["L2.write.prefill"])
+    assert [item.verdict for item in run.levels] == ["no_verdict"] * 3
+    assert run.verdict == "no_verdict"
+    assert sum(outcome.status == "passed" for outcome in run.outcomes) == 1
+
+
+def test_a_failure_at_a_lower_level_counts() -> None:
+    run = run_checks(PlainAdapter(PlainBackend(IndexOffByOne)), level=3)
+    assert run.levels[2].verdict == "not_reached"
+    assert run.verdict == "not_reached"
+
+
+def test_a_level_without_a_passed_check_has_no_verdict() -> None:
+    assert judge(1, [], frozenset()).verdict == "no_verdict"
+
+
+def test_deviations(context: Context) -> None:
+    known = Deviation("L2.made.up", "a bug", "https://example.org/1")
+    outcome = run_check(made(fails), context, known)
+    assert (outcome.status, outcome.link) == ("deviation", "https://example.org/1")
+    outcome = run_check(made(lambda context: None), context, known)
+    assert outcome.status == "failed"
+    assert "remove the entry" in outcome.message
+    assert run_check(made(has_no_subject), context, known).status == "not_applicable"
+
+
+def test_the_level_of_a_runtime_with_a_known_deviation(tmp_path: Path) -> None:
+    adapter = PlainAdapter(PlainBackend(info={"runtime_version": ""}))
+    assert run_checks(adapter, level=0).verdict == "not_reached"
+    file = tmp_path / "deviations.json"
+    file.write_text('[{"id": "L0.backend.info", "reason": "no version", "link": "https://example.org/2"}]')
+    run = run_checks(adapter, level=0, deviations=read_deviations(file))
+    assert (run.verdict, run.num_deviations) == ("reached", 1)
+    # The same list with a healthy runtime: the entry has outlived its bug.
+    assert run_checks(PlainAdapter(), level=0, deviations=read_deviations(file)).verdict == "not_reached"
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "{}",
+        "no json",
+        '[{"id": "L0.backend.info", "reason": "", "link": "x"}]',
+        '[{"id": "L0.backend.info", "reason": "x"}]',
+        '[{"id": "L0.no.such_check", "reason": "x", "link": "x"}]',
+        '[{"id": "L0.backend.info", "reason": "x", "link": "x", "status": "passed"}]',
+        '["L0.backend.info"]',
+    ],
+)
+def test_incomplete_deviations_are_refused(content: str, tmp_path: Path) -> None:
+    file = tmp_path / "deviations.json"
+    file.write_text(content)
+    with pytest.raises(InvalidInputError):
+        read_deviations(file)
+
+
+def test_deviations_of_one_dtype(tmp_path: Path) -> None:
+    file = tmp_path / "deviations.json"
+    file.write_text('[{"id": "L0.backend.info", "reason": "x", "link": "x", "dtypes": ["float16"]}]')
+    assert not read_deviations(file)
+    assert list(read_deviations(file, dtype="float16")) == ["L0.backend.info"]
+
+
+# Tolerances and comparisons.
+
+
+def test_tolerances_follow_length_and_dtype_and_are_never_loosened() -> None:
+    assert relative_tolerance("float32", 400, 9) == pytest.approx(2 * relative_tolerance("float32", 100, 9))
+    assert relative_tolerance("float16", 100, 16) > 8 * relative_tolerance("float32", 100, 16)
+    assert relative_tolerance("bfloat16", 100, 16) > 7 * relative_tolerance("float16", 100, 16)
+    assert relative_tolerance("float32", 100, 9, factor=0.5) == relative_tolerance("float32", 100, 9) / 2
+    for factor in (0, -1, 1.01):
+        with pytest.raises(ValueError, match="never loosen"):
+            relative_tolerance("float32", 100, 9, factor=factor)
+        with pytest.raises(InvalidInputError):
+            run_checks(NUMPY, factor=factor)
+
+
+def test_a_failed_comparison_says_how_far_off_and_where() -> None:
+    got = np.zeros((2, 3))
+    got[1, 2], got[1, 1] = 0.5, np.nan
+    with pytest.raises(ConformanceFailure) as caught:
+        close(got, np.zeros((2, 3)), 0.1, "logits")
+    numbers = caught.value.numbers
+    assert (numbers["max_error"], numbers["num_wrong"], numbers["first_index"]) == (0.5, 2, (1, 1))
+    assert "max_error 0.5" in str(caught.value)
+    with pytest.raises(ConformanceFailure, match="wrong shape"):
+        close(got, np.zeros(3), 0.1, "logits")
+
+
+def test_bits_are_compared_and_not_values() -> None:
+    zeros = np.zeros(3, np.float32)
+    same_bits(zeros, zeros.copy(), "keys")
+    with pytest.raises(ConformanceFailure, match="bit by bit"):
+        same_bits(zeros, -zeros, "keys")
+
+
+def test_the_wrong_error_is_a_failure() -> None:
+    with pytest.raises(ConformanceFailure, match="is accepted"):
+        raises(ValueError, lambda: None, "nothing")
+    with pytest.raises(ConformanceFailure, match="wrong error"):
+        raises(KeyError, lambda: int("x"), "nothing")
+
+
+# The two entries.
+
+
+@parametrize_checks(PlainStack(), level=4)
+def test_the_pytest_entry(run: Any) -> None:
+    run()
+
+
+def test_both_entries_run_the_same_checks() -> None:
+    mark = parametrize_checks(PlainAdapter(), level=2).mark
+    assert [case.id for case in mark.args[1]] == [item.id for item in all_checks(level=2)]
+
+
+def test_both_entries_give_the_same_outcomes() -> None:
+    adapter = PlainAdapter(PlainBackend(IndexOffByOne))
+    failed = {item.check.id for item in run_checks(adapter, level=2).outcomes if item.status == "failed"}
+    seen = set()
+    for case in parametrize_checks(adapter, level=2).mark.args[1]:
+        try:
+            case.values[0]()
+        except ConformanceFailure:
+            seen.add(case.id)
+        except pytest.skip.Exception:
+            continue
+    assert seen == failed
+    assert "L2.write.chunk_at_offset" in failed
+
+
+def test_adapters_are_found_by_name() -> None:
+    assert load_adapter("numpy").name == "numpy"
+    assert load_adapter("tests.conformance.plain:PlainAdapter").name == "plain"
+    for name in ("no_such_backend", "tests.conformance.plain:Nothing", "no_such_module:x", "json:dumps"):
+        with pytest.raises(InvalidInputError):
+            load_adapter(name)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["tests.conformance.plain:PlainAdapter", "--level", "0"], 0),
+        (["tests.conformance.plain:PlainAdapter", "--level", "0", "--only", "L0.backend.info"], 1),
+        (["tests.conformance.plain:PlainAdapter", "--level", "9"], 2),
+        (["tests.conformance.plain:PlainAdapter", "--dtype", "float16"], 2),
+        (["tests.conformance.plain:PlainAdapter", "--only", "L0.no.such"], 2),
+        (["tests.conformance.plain:PlainAdapter", "--tolerance-factor", "2"], 2),
+        (["tests.conformance.plain:PlainAdapter", "--deviations", "absent.json"], 2),
+        (["no_such_backend"], 2),
+        ([], 2),
+    ],
+)
+def test_exit_codes(arguments: list[str], code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["conformance", *arguments]) == code
+    streams = capsys.readouterr()
+    assert ("genai-iface: " in streams.err) == (code == 2)
+
+
+def test_the_list_names_every_check(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["conformance", "--list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == [item.id for item in all_checks()]
+
+
+# Reports.
+
+
+def test_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    from genai_iface.conformance.report import SCHEMA
+
+    assert main(["conformance", "tests.conformance.mutants:BROKEN", "--level", "2", "--report", str(tmp_path)]) == 1
+    printed = capsys.readouterr().out
+    data = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.Draft202012Validator(schema).validate(data)
+    assert data["verdict"] == "not_reached"
+    assert [item["id"] for item in data["checks"]] == [item.id for item in all_checks(level=2)]
+    failed = [item["id"] for item in data["checks"] if item["status"] == "failed"]
+    markdown = (tmp_path / "report.md").read_text(encoding="utf-8")
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    for name in failed:
+        assert f"FAILED {name}" in printed
+        assert f"- `{name}`: " in markdown
+        assert f'<tr class="failed"><td><code>{name}</code>' in page
+    assert "max_error" in markdown
+    assert sum(level["counts"]["failed"] for level in data["levels"]) == len(failed)
+    data["verdict"] = "fine"
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft202012Validator(schema).validate(data)
+
+
+# Runtimes.
+
+
+def test_the_numpy_backend_reaches_level_4() -> None:
+    run = run_checks(load_adapter("tests.conformance.adapters:NumpyOperators"))
+    assert [item.check.id for item in run.outcomes if item.status not in ("passed", "not_applicable")] == []
+    assert [item.verdict for item in run.levels] == ["reached"] * 5
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_numpy_backend_in_half_precision(dtype: str) -> None:
+    run = run_checks(NUMPY, dtype=dtype)
+    assert [(item.check.id, item.message) for item in run.outcomes if item.status == "failed"] == []
+    assert run.verdict == "reached"
+
+
+def test_a_stack_with_its_own_loop_and_no_runtime_reaches_level_4() -> None:
+    run = run_checks(PlainStack())
+    assert [(item.check.id, item.message) for item in run.outcomes if item.status == "failed"] == []
+    assert run.verdict == "reached"
+
+
+def test_onnx_runtime_reaches_level_4() -> None:
+    pytest.importorskip("onnxruntime")
+    run = run_checks(load_adapter("tests.conformance.adapters:OrtOperators"))
+    assert [(item.check.id, item.message) for item in run.outcomes if item.status == "failed"] == []
+    assert run.verdict == "reached"
