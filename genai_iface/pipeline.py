@@ -13,6 +13,7 @@ from typing import Any, Self, TypeAlias
 from genai_iface.capabilities import Capability
 from genai_iface.config import GenerationConfig
 from genai_iface.errors import InvalidInputError
+from genai_iface.generation.beam_call import beam_chunks, found_beams, open_search
 from genai_iface.generation.call import Call, capacity_for, context_of, with_seeds
 from genai_iface.generation.generator import DEFAULT_PREFILL_CHUNK_SIZE, ModelGenerator
 from genai_iface.generation.metrics import Stopwatch
@@ -176,6 +177,7 @@ class TextGenerationPipeline:
             logprobs=logprobs if any(config.logprobs is not None for config in run.configs) else None,
             perf_metrics=run.metrics,
             seed=run.seed,
+            beam_scores=run.beam_scores,
         )
 
     __call__ = generate
@@ -282,6 +284,8 @@ class TextGenerationPipeline:
         replaced = [one.replace(**overrides) for one in given]
         for one in replaced:
             check_supported(one)
+        if len({one.num_beams > 1 for one in replaced}) > 1:
+            raise InvalidInputError("Some prompts ask for beam search and others do not", remedy="Use two calls.")
         seeded, seed = with_seeds(replaced)
         pairs = [(ids, one) for ids, one in zip(encoded, seeded, strict=True) for _ in range(one.num_return_sequences)]
         prompts, configs = [ids for ids, _ in pairs], [one for _, one in pairs]
@@ -299,6 +303,9 @@ class TextGenerationPipeline:
     def _chunks(self, run: Call) -> Generator[Chunk, None, None]:
         """Runs the steps of a call and yields what they give."""
         self._check_open()
+        if run.configs[0].num_beams > 1:
+            yield from self._beam_chunks(run)
+            return
         waiting = [list(ids) if one.echo else [] for ids, one in zip(run.prompts, run.configs, strict=True)]
         echoes = [one.echo for one in run.configs]
         logprobs_given = [0] * len(run.prompts)
@@ -346,16 +353,46 @@ class TextGenerationPipeline:
             generator.generate_next_token()
             return generator
 
-    def _open_generator(self, run: Call) -> ModelGenerator[Any]:
+    def _beam_chunks(self, run: Call) -> Generator[Chunk, None, None]:
+        """Searches beams and yields one chunk for each sequence at the end."""
+        self._running.add(run)
+        try:
+            is_running = True
+            while is_running:
+                with run.lock, self._model_lock:
+                    self._check_open()
+                    if run.search is None:
+                        run.search = open_search(
+                            run,
+                            self._model,
+                            self._tokenizer,
+                            eos_token_ids=self._eos_token_ids(),
+                            prefill_chunk_size=self._prefill_chunk_size,
+                            on_prefill=self._on_prefill,
+                        )
+                        if run.is_cancelled:
+                            run.search.cancel()
+                    is_running = run.search.step()
+            found = found_beams(run)
+            run.beam_scores = [hypothesis.score for hypothesis in found]
+        finally:
+            self._running.discard(run)
+            run.close()
+        yield from beam_chunks(run, found, self._tokenizer)
+
+    def _eos_token_ids(self) -> tuple[int, ...]:
         eos = self._generation_config.eos_token_ids
         if not eos and self._tokenizer.eos_token_id is not None:
             eos = (self._tokenizer.eos_token_id,)
+        return eos
+
+    def _open_generator(self, run: Call) -> ModelGenerator[Any]:
         generator = ModelGenerator(
             self._model,
             run.configs,
             num_sequences=len(run.prompts),
             capacity=run.capacity,
-            eos_token_ids=eos,
+            eos_token_ids=self._eos_token_ids(),
             tokenizer=self._tokenizer,
             continues_text=run.continues_text or run.configs[0].echo,
             logits_processors=run.logits_processors,

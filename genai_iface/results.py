@@ -102,6 +102,7 @@ class GenerationResult:
         logprobs: Per sequence, one entry per token, or None when not asked for.
         perf_metrics: Measurements over the whole call.
         seed: The seed that was used, also when none was given; None for greedy decoding.
+        beam_scores: Per sequence, its normalised score, if beams were searched.
     """
 
     texts: list[str]
@@ -110,6 +111,7 @@ class GenerationResult:
     logprobs: list[list[TokenLogprob]] | None = None
     perf_metrics: PerfMetrics = field(default_factory=PerfMetrics)
     seed: int | None = None
+    beam_scores: list[float] | None = None
 
     @property
     def text(self) -> str:

@@ -198,6 +198,16 @@ class CachedRows(Generic[CacheT]):
                 wanted[stuck] = 0
             cache.rewind_to(wanted)
 
+    def reorder(self, indices: Sequence[int]) -> None:
+        """Makes row i what row ``indices[i]`` was; from now on there are as many sequences as indices.
+
+        Only where all sequences share a cache and none was dropped.
+        """
+        ((cache, members),) = self._groups
+        if list(indices) != members:
+            cache.reorder(np.asarray(indices, dtype=np.int64))
+            members[:] = range(len(indices))
+
     def close(self) -> None:
         """Frees the caches."""
         for cache, _ in self._groups:

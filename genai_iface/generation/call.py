@@ -11,6 +11,7 @@ from typing import Any
 
 from genai_iface.config import GenerationConfig
 from genai_iface.errors import CacheOverflowError, InvalidInputError
+from genai_iface.generation.beams import BeamSearch
 from genai_iface.generation.generator import ModelGenerator
 from genai_iface.generation.metrics import Stopwatch
 from genai_iface.generation.plan import new_seed
@@ -37,6 +38,7 @@ class Call:
 
     Attributes:
         metrics: The measurements, once it is closed.
+        beam_scores: Of each sequence, if beams were searched.
     """
 
     def __init__(
@@ -60,6 +62,8 @@ class Call:
         self.logits_processors = logits_processors
         self.stopping_criteria = stopping_criteria
         self.generator: ModelGenerator[Any] | None = None
+        self.search: BeamSearch | None = None
+        self.beam_scores: list[float] | None = None
         self.metrics = PerfMetrics()
         self.is_cancelled = False
         # Held during a step, so that another thread cannot free the cache under it.
@@ -71,6 +75,9 @@ class Call:
         generator = self.generator
         if generator is not None:
             generator.cancel()
+        search = self.search
+        if search is not None:
+            search.cancel()
 
     def close(self) -> None:
         """Frees the cache and keeps the measurements."""
@@ -79,6 +86,10 @@ class Call:
                 self.metrics = self.generator.metrics
                 self.generator.close()
                 self.generator = None
+            if self.search is not None:
+                self.metrics = self.search.metrics
+                self.search.close()
+                self.search = None
 
 
 def with_seeds(configs: Sequence[GenerationConfig]) -> tuple[list[GenerationConfig], int | None]:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genai_iface.config import GenerationConfig
-from genai_iface.errors import CacheOverflowError, InvalidInputError
+from genai_iface.errors import CacheOverflowError, InvalidInputError, UnsupportedCapabilityError
 from genai_iface.generation.cached_rows import CachedRows
 from genai_iface.generation.metrics import Stopwatch
 from genai_iface.generation.plan import SequencePlan, new_seed, one_per_sequence
@@ -59,7 +59,7 @@ class ModelGenerator(Generic[CacheT]):
         seed: The seed that is used where none was given; the first sequence's if all have one.
 
     Raises:
-        UnsupportedCapabilityError: The configuration asks for what this loop cannot do.
+        UnsupportedCapabilityError: The configuration asks for beam search.
         InvalidInputError: The configuration does not fit the model, or an argument is out of range.
     """
 
@@ -85,6 +85,10 @@ class ModelGenerator(Generic[CacheT]):
             if value < 1:
                 raise InvalidInputError(f"{name}={value} is not legal", remedy="Legal: an integer of at least 1.")
         configs = one_per_sequence(config, num_sequences)
+        if any(one.num_beams > 1 for one in configs):
+            raise UnsupportedCapabilityError(
+                "num_beams above 1 is not supported token by token", remedy="Use a pipeline, or BeamSearch."
+            )
         if tokenizer is None and any(one.stop_strings for one in configs):
             raise InvalidInputError(
                 "stop_strings need text, and there is no tokenizer", remedy="Give one, or use stop_token_ids."

@@ -90,6 +90,19 @@ class Sampler:
         survivors, weights = self._survivors(scores)
         return draw(survivors, weights, uniform(self._seed, index, len(tokens)))
 
+    def process(self, scores: Scores, tokens: NDArray[np.int64], num_new: int) -> None:
+        """Changes scores (V,) in place as ``choose`` would before it filters them."""
+        for processor in self._processors:
+            processor(scores, tokens, num_new)
+
+    def check(self, scores: Scores) -> None:
+        """Refuses logits (V,) that hold NaN or infinity.
+
+        Raises:
+            BackendError: They do.
+        """
+        _check_best(float(scores.max()), processed=False)
+
     def probabilities(self, logits: NDArray[np.float32], tokens: NDArray[np.int64], num_new: int) -> Scores:
         """The law (V,) that ``choose`` draws from; for greedy decoding all of it is on one token."""
         law = np.zeros(len(logits))

@@ -72,6 +72,15 @@ class TokenSequence:
         """Appends a generated token."""
         self._extend((token,))
 
+    def copy(self) -> TokenSequence:
+        """The same tokens and log-probabilities; changing one does not change the other."""
+        twin = TokenSequence()
+        twin._buffer, twin._length = self._buffer.copy(), self._length
+        twin._inputs = list(self._inputs)
+        twin.logits, twin.finish_reason = self.logits, self.finish_reason
+        twin.logprobs, twin.prompt_logprobs = list(self.logprobs), list(self.prompt_logprobs)
+        return twin
+
     def truncate(self, length: int) -> None:
         """Forgets all tokens from ``length`` on, as if they had never been there."""
         self._length = length

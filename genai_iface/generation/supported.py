@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""What this loop cannot do yet. It is refused, never ignored."""
+"""Combinations of parameters that mean nothing. They are refused, never ignored."""
 
 from __future__ import annotations
 
@@ -9,30 +9,36 @@ from genai_iface.errors import InvalidInputError, UnsupportedCapabilityError
 
 __all__ = ["check_supported"]
 
-_BEAMS = "Beam search is not available yet; sample instead, or decode greedily."
-_REMEDIES = {
-    "num_beams": _BEAMS,
-    "num_beam_groups": _BEAMS,
-    "diversity_penalty": _BEAMS,
-    "length_penalty": _BEAMS,
-    "early_stopping": _BEAMS,
-}
+_NEEDS_BEAMS = ("diversity_penalty", "length_penalty", "early_stopping")
 _NEUTRAL = GenerationConfig()
 
 
 def check_supported(config: GenerationConfig, /) -> None:
-    """Refuses what the loop cannot do.
+    """Refuses what the loop would have to ignore.
 
     Raises:
-        UnsupportedCapabilityError: Names the field.
-        InvalidInputError: Several sequences are asked for, but greedy decoding gives only one.
+        InvalidInputError: A field belongs to beam search, which is off, or several sequences are asked
+            for where there is only one.
+        UnsupportedCapabilityError: Beam search is to draw tokens, or to echo the prompt.
     """
-    for field, remedy in _REMEDIES.items():
-        value = getattr(config, field)
-        if value != getattr(_NEUTRAL, field):
-            raise UnsupportedCapabilityError(f"{field}={value!r} is not supported", remedy=remedy)
-    if config.num_return_sequences > 1 and not config.samples:
+    if config.num_beams == 1:
+        for field in _NEEDS_BEAMS:
+            value = getattr(config, field)
+            if value != getattr(_NEUTRAL, field):
+                raise InvalidInputError(f"{field}={value!r} needs beam search", remedy="Set num_beams above 1.")
+        if config.num_return_sequences > 1 and not config.samples:
+            raise InvalidInputError(
+                f"num_return_sequences={config.num_return_sequences} with greedy decoding gives equal sequences",
+                remedy="Set do_sample=True or num_beams, or ask for one sequence.",
+            )
+        return
+    if config.diversity_penalty and config.num_beam_groups == 1:
         raise InvalidInputError(
-            f"num_return_sequences={config.num_return_sequences} with greedy decoding gives equal sequences",
-            remedy="Set do_sample=True, or ask for one sequence.",
+            f"diversity_penalty={config.diversity_penalty} needs several groups", remedy="Set num_beam_groups above 1."
         )
+    if config.samples:
+        raise UnsupportedCapabilityError(
+            f"num_beams={config.num_beams} with sampling is not supported", remedy="Set do_sample=False or num_beams=1."
+        )
+    if config.echo:
+        raise UnsupportedCapabilityError("echo=True is not supported with num_beams", remedy="Set echo=False.")
