@@ -57,6 +57,8 @@ def write_config(path: Path, plan: Plan, dtype: str) -> None:
         "eos_token_id": EOS if plan.is_text else None,
     }
     if plan.checkpoint == "phi3":
+        # Its default is an id beyond this vocabulary.
+        config["pad_token_id"] = 0
         config["original_max_position_embeddings"] = plan.context_length
     if plan.rotary_dim is not None:
         config["rope_parameters"]["partial_rotary_factor"] = plan.rotary_dim / plan.head_dim

@@ -74,8 +74,8 @@ PLANS: tuple[Plan, ...] = (
     Plan(
         name="rank3", num_rows=3, seed=26684, layers=2, layout="bsh", fixed_capacity=32, checkpoint="", has_concat=False
     ),
-    Plan(name="group1", seed=92, num_heads=3, num_kv_heads=3, has_concat=False),
-    Plan(name="group3", seed=52, num_heads=6, num_kv_heads=2),
+    Plan(name="group1", seed=365, hidden=12, num_heads=3, num_kv_heads=3, has_concat=False),
+    Plan(name="group3", seed=1399, hidden=12, num_heads=6, num_kv_heads=2),
     Plan(name="group8", seed=308, num_heads=8, num_kv_heads=1),
     Plan(
         name="head64",
