@@ -4,25 +4,28 @@
 
     python -m benchmarks.compare ort genai --weights int4 --context 1024 --threads 2 --work-dir /tmp/bench
 
-The sides take turns, a block each, so that a change of the machine's speed meets all of them.
-Prints one JSON line: median seconds of each side, and how much faster the first one is than each other.
+Every side lives in a process of its own, so that no thread pool spins beside another's work. They take
+turns, a block each, so that a change of the machine's speed meets all of them. Prints one JSON line:
+median tokens per second of each side, and how much faster the first one is than each other.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import os
 import statistics
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import get_args
+
+from benchmarks.checkpoint import SIZES, Weights
+from benchmarks.sides import SIDES, Setting
 
 
 def main() -> None:
     """Runs one comparison."""
-    from benchmarks.checkpoint import SIZES, Weights
-    from benchmarks.sides import SIDES, Setting
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sides", nargs="+", choices=sorted(SIDES), metavar="SIDE", help=", ".join(sorted(SIDES)))
     parser.add_argument("--measure", choices=("decode", "prefill"), default="decode")
@@ -31,7 +34,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--context", type=int, default=128, help="tokens before decoding, or of the prompt")
     parser.add_argument("--tokens", type=int, default=16, help="tokens of a decode block")
-    parser.add_argument("--blocks", type=int, default=7, help="blocks of each side")
+    parser.add_argument("--blocks", type=int, default=9, help="blocks of each side")
     parser.add_argument("--work-dir", type=Path, required=True, help="where models are made and kept")
     arguments = parser.parse_args()
     # The thread pools of NumPy and torch read these when they are loaded.
@@ -46,13 +49,7 @@ def main() -> None:
         tokens=arguments.tokens,
         work_dir=arguments.work_dir,
     )
-    measures = {name: getattr(SIDES[name](setting), arguments.measure) for name in arguments.sides}
-    for measure in measures.values():
-        measure()
-    seconds: dict[str, list[float]] = {name: [] for name in measures}
-    for _ in range(arguments.blocks):
-        for name, measure in measures.items():
-            seconds[name].append(measure())
+    seconds = _take_turns(arguments.sides, setting, arguments.measure, arguments.blocks)
     median = {name: statistics.median(values) for name, values in seconds.items()}
     first, *others = median
     tokens = 1 if arguments.measure == "decode" else arguments.context
@@ -64,9 +61,50 @@ def main() -> None:
         "context": arguments.context,
         "tokens_per_second": {name: round(tokens / value, 1) for name, value in median.items()},
         "spread": {name: round(max(values) / min(values), 2) for name, values in seconds.items()},
-        f"speed_of_{first}_over": {name: round(median[name] / median[first], 3) for name in others},
+        # Pair by pair, because both of a pair met the same machine.
+        f"speed_of_{first}_over": {
+            name: round(statistics.median(b / a for a, b in zip(seconds[first], seconds[name], strict=True)), 3)
+            for name in others
+        },
     }
     print(json.dumps(line), flush=True)
+
+
+def _take_turns(sides: list[str], setting: Setting, measure: str, blocks: int) -> dict[str, list[float]]:
+    """Seconds of every block of every side."""
+    context = multiprocessing.get_context("spawn")
+    workers = {}
+    for name in sides:
+        ours, theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, name, setting, measure), daemon=True)
+        process.start()
+        theirs.close()
+        # One after the other, so that they do not load and warm up against each other.
+        _ask(ours)
+        workers[name] = ours
+    seconds: dict[str, list[float]] = {name: [] for name in sides}
+    for _ in range(blocks):
+        for name, connection in workers.items():
+            seconds[name].append(_ask(connection))
+    for connection in workers.values():
+        connection.send(False)
+    return seconds
+
+
+def _ask(connection: Connection) -> float:
+    connection.send(True)
+    try:
+        return float(connection.recv())
+    except EOFError:
+        raise SystemExit("A side ended early; its message stands above.") from None
+
+
+def _serve(connection: Connection, name: str, setting: Setting, measure: str) -> None:
+    """Loads a side and runs a block whenever it is asked."""
+    block = getattr(SIDES[name](setting), measure)
+    while connection.recv():
+        block()  # Wakes the threads up and fetches the weights into reach after the other sides' turn.
+        connection.send(block())
 
 
 if __name__ == "__main__":
