@@ -61,7 +61,7 @@ class ModelOptions:
     head_dim: int | Sequence[int] = 8
     v_head_dim: int | Sequence[int] | None = None
     mode: str | Sequence[str] = "linear"
-    capacity: int | None | Sequence[int | None] = None
+    capacity: int | Sequence[int | None] | None = None
     dtype: Literal["float32", "float16", "bfloat16"] = "float32"
     attention_mask: bool | None = None
     position_ids: bool = False
