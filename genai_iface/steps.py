@@ -19,6 +19,7 @@ from genai_iface.types import LogitsMode
 __all__ = ["Step", "check_batch_and_capacity", "check_indices", "check_lengths", "check_rows", "check_step"]
 
 _Int64 = NDArray[np.int64]
+_FEW = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +75,8 @@ def check_step(
     if counts is None:
         real = np.full(len(lengths), width, dtype=np.int64)
         is_ragged = False
+        if ids.size <= _FEW and _is_plain(ids, lengths, width, capacity, vocab_size):
+            return Step(ids, real, logits, is_ragged)
     else:
         real = _integers(counts, "counts")
         if real.shape != lengths.shape or np.any(real < 0) or np.any(real > width):
@@ -97,6 +100,12 @@ def check_step(
         if over.size:
             raise CacheOverflowError(int(over[0]), int(needed[over[0]]), capacity)
     return Step(ids, real, logits, is_ragged)
+
+
+def _is_plain(ids: _Int64, lengths: _Int64, width: int, capacity: int, vocab_size: int) -> bool:
+    """Whether a small step is legal; in Python, because after a step NumPy's code is cold and takes longer."""
+    values = ids.ravel().tolist()
+    return min(values) >= 0 and max(values) < vocab_size and max(lengths.tolist()) + width <= capacity
 
 
 def check_lengths(lengths: ArrayLike, current: _Int64, /) -> _Int64:

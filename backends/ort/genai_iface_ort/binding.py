@@ -19,6 +19,9 @@ from genai_iface_ort.session import Session
 
 __all__ = ["StepInputs", "view_of"]
 
+# Up to so many logits, a copy takes less than binding another array.
+_FEW_LOGITS = 1 << 20
+
 _SHAPES: dict[InputRole, str] = {
     "input_ids": "matrix",
     "position_ids": "matrix",
@@ -79,10 +82,11 @@ class StepInputs:
             # What only leads to the logits, the LM head above all, is left out.
             self._options = onnxruntime.RunOptions()
             self._options.only_execute_path_to_fetches = True
-        self._device_logits: Place | None = None
-        if session.device != HOST and self._wants_logits:
-            self._device_logits = Place(self._new_logits(), session.device)
-            self._bind_logits(self._device_logits)
+        self._fixed_logits: Place | None = None
+        few = rows * self._num_logits * contract.vocab_size <= _FEW_LOGITS
+        if self._wants_logits and (few or session.device != HOST):
+            self._fixed_logits = Place(self._new_logits(), session.device)
+            self._bind_logits(self._fixed_logits)
 
     def _bind_input(self, name: str, array: NDArray[Any], dtype: str, device: DeviceIndex) -> None:
         place = Place(array, device)
@@ -146,6 +150,12 @@ class StepInputs:
             dtype = ORT_TYPES[contract.input_dtypes["attention_mask"]]
             self.binding.bind_input(contract.inputs["attention_mask"], *HOST, dtype, mask.shape, mask.ctypes.data)
 
+    def cache_outputs(self, count: int) -> list[onnxruntime.OrtValue]:
+        """What the last run gave for the cache tensors, in the order in which they were bound, one after the other."""
+        outputs: list[onnxruntime.OrtValue] = self.binding.get_outputs()
+        # In the order of binding: logits at a fixed place came before the cache, others after it.
+        return outputs[:count] if self._fixed_logits is None else outputs[-count:]
+
     def run(self) -> NDArray[Any]:
         """Runs the graph.
 
@@ -159,15 +169,15 @@ class StepInputs:
             for place in self._places:
                 place.send()
             self.binding.synchronize_inputs()
-        logits = self._device_logits
+        logits = self._fixed_logits
         if logits is None and self._wants_logits:
-            # The one allocation per step: the array that the caller gets.
             logits = Place(self._new_logits(), HOST)
             self._bind_logits(logits)
         self.session.run(self.binding, self._options)
         if logits is None:
             return np.empty((self.shape[0], 0, self.session.contract.vocab_size), np.float32)
-        values = logits.fetched()
+        # The one allocation per step: the array that the caller gets.
+        values = logits.fetched().copy() if logits is self._fixed_logits else logits.array
         if self.session.contract.logits_dtype == "bfloat16":
             return (values.astype(np.uint32) << 16).view(np.float32)
         return values

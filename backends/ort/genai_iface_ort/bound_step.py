@@ -62,9 +62,7 @@ class BoundStep(StepInputs):
         """
         if self._is_checked and not self._copies:
             return False
-        outputs = self.binding.get_outputs()
-        # In the order of binding: on the processor the logits came last, elsewhere first.
-        outputs = outputs[: len(self._buffers)] if self._on_host else outputs[-len(self._buffers) :]
+        outputs = self.cache_outputs(len(self._buffers))
         self._is_checked = True
         self._copies = False
         for buffer, address, output in zip(self._buffers, self._addresses, outputs, strict=True):

@@ -12,7 +12,6 @@ from genai_iface.types import ModelSpec
 from genai_iface_ort.binding import StepInputs
 from genai_iface_ort.buffers import BufferSpec, buffer_specs
 from genai_iface_ort.concat_cache import OrtConcatCache
-from genai_iface_ort.places import HOST
 from genai_iface_ort.runs import Run, store_logits
 from genai_iface_ort.session import Session
 
@@ -116,9 +115,6 @@ class ConcatSteps:
             mask_width=total,
         )
         values = inputs.run()
-        outputs = inputs.binding.get_outputs()
-        # On the processor the logits came last, elsewhere first.
-        outputs = outputs[: len(self._specs)] if self._session.device == HOST else outputs[-len(self._specs) :]
-        cache.replace(rows, tuple(outputs), total)
+        cache.replace(rows, tuple(inputs.cache_outputs(len(self._specs))), total)
         if result.shape[1]:
             store_logits(result, values, np.array(rows), run, step)
