@@ -9,20 +9,25 @@ from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mappin
 from contextlib import nullcontext
 from os import PathLike
 from typing import Any, Self, TypeAlias
+from weakref import WeakSet
 
 from genai_iface.capabilities import Capability
 from genai_iface.config import GenerationConfig
 from genai_iface.errors import InvalidInputError
+from genai_iface.generation.async_chunks import iterate_in_thread
 from genai_iface.generation.beam_call import beam_chunks, found_beams, open_search
-from genai_iface.generation.call import Call, capacity_for, context_of, with_seeds
+from genai_iface.generation.cached_rows import CachedRows
+from genai_iface.generation.call import Call, RunningTurn, capacity_for, context_of, with_seeds
+from genai_iface.generation.chat import ChatSession
 from genai_iface.generation.generator import DEFAULT_PREFILL_CHUNK_SIZE, ModelGenerator
 from genai_iface.generation.metrics import Stopwatch
 from genai_iface.generation.plan import one_per_sequence
+from genai_iface.generation.prefix import rows_from_prefix, save_prefix
 from genai_iface.generation.processors import LogitsHook
 from genai_iface.generation.prompts import decode_prompt, encode_prompt, is_conversation
 from genai_iface.generation.scoring import as_score, perplexity, score_tokens, split_continuation
 from genai_iface.generation.stopping import StopHook
-from genai_iface.generation.supported import check_supported
+from genai_iface.generation.supported import check_supported, check_together
 from genai_iface.protocols import Backend, Model, Prompt, Tokenizer
 from genai_iface.registry import load_model
 from genai_iface.results import Chunk, FinishReason, GenerationResult, Score, TokenLogprob
@@ -107,6 +112,7 @@ class TextGenerationPipeline:
         self._on_prefill = on_prefill
         self._running: set[Call] = set()
         self._is_closed = False
+        self._sessions: WeakSet[ChatSession] = WeakSet()
         self._model_lock = nullcontext() if Capability.THREADS in model.capabilities else threading.RLock()
 
     @property
@@ -136,6 +142,7 @@ class TextGenerationPipeline:
         on_chunk: Callable[[Chunk], object] | None = None,
         logits_processors: Sequence[LogitsHook] = (),
         stopping_criteria: Sequence[StopHook] = (),
+        prefix: str | PathLike[str] | None = None,
         **overrides: Any,
     ) -> GenerationResult:
         """Generates until every sequence is done.
@@ -148,6 +155,7 @@ class TextGenerationPipeline:
             logits_processors: Functions on (tokens (T,), scores (V,)) that return new scores, or change
                 them in place and return None. They run after all other processors.
             stopping_criteria: Functions on (tokens (T,), generated text); True ends the sequence.
+            prefix: A file of ``save_prefix``; what a prompt shares with it from the beginning does not run.
             **overrides: Single fields of ``GenerationConfig``, over either.
 
         Returns:
@@ -158,7 +166,7 @@ class TextGenerationPipeline:
             UnsupportedCapabilityError: A parameter asks for what cannot be done.
             CacheOverflowError: A prompt is longer than the model's context.
         """
-        run = self._prepare(prompt, config, overrides, logits_processors, stopping_criteria)
+        run = self._prepare(prompt, config, overrides, logits_processors, stopping_criteria, prefix)
         texts: list[list[str]] = [[] for _ in run.prompts]
         token_ids: list[list[int]] = [[] for _ in run.prompts]
         logprobs: list[list[TokenLogprob]] = [[] for _ in run.prompts]
@@ -189,6 +197,7 @@ class TextGenerationPipeline:
         *,
         logits_processors: Sequence[LogitsHook] = (),
         stopping_criteria: Sequence[StopHook] = (),
+        prefix: str | PathLike[str] | None = None,
         **overrides: Any,
     ) -> Iterator[Chunk]:
         """Generates and yields text as it comes. Arguments and errors as ``generate``.
@@ -196,7 +205,7 @@ class TextGenerationPipeline:
         The prompt is encoded and the parameters are checked at once; the work begins with the first
         chunk. Closing the iterator, or dropping it, frees its cache.
         """
-        return self._chunks(self._prepare(prompt, config, overrides, logits_processors, stopping_criteria))
+        return self._chunks(self._prepare(prompt, config, overrides, logits_processors, stopping_criteria, prefix))
 
     def astream(
         self,
@@ -205,13 +214,76 @@ class TextGenerationPipeline:
         *,
         logits_processors: Sequence[LogitsHook] = (),
         stopping_criteria: Sequence[StopHook] = (),
+        prefix: str | PathLike[str] | None = None,
         **overrides: Any,
     ) -> AsyncIterator[Chunk]:
         """As ``stream``, for asyncio: the steps run in a worker thread.
 
         Closing the iterator, or cancelling the task that reads it, cancels the generation.
         """
-        return self._async_chunks(self._prepare(prompt, config, overrides, logits_processors, stopping_criteria))
+        run = self._prepare(prompt, config, overrides, logits_processors, stopping_criteria, prefix)
+        return iterate_in_thread(self._chunks(run), run.cancel)
+
+    def chat(
+        self,
+        *,
+        system: str | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+        capacity: int | None = None,
+        **overrides: Any,
+    ) -> ChatSession:
+        """Starts a conversation that keeps its cache from turn to turn.
+
+        Args:
+            system: The system message.
+            tools: What the chat template is told about tools.
+            template_kwargs: Further variables of the template.
+            capacity: Most tokens of the conversation; None for the model's context.
+            **overrides: Fields of ``GenerationConfig`` for all its answers.
+
+        Raises:
+            InvalidInputError: Nothing bounds the conversation.
+        """
+        self._check_open()
+        most = capacity or context_of(self._model.spec)
+        if most is None:
+            raise InvalidInputError("The model has no context length", remedy="Give capacity.")
+        session = ChatSession(
+            self._tokenizer,
+            lambda ids, rows, cached, more: self._turn(ids, rows, cached, {**overrides, **more}),
+            lambda: CachedRows(self._model, 1, most, self._prefill_chunk_size),
+            system=system,
+            tools=tools,
+            template_kwargs=template_kwargs,
+        )
+        self._sessions.add(session)
+        return session
+
+    def _turn(
+        self, token_ids: list[int], rows: CachedRows[Any], cached: list[int], overrides: Mapping[str, Any]
+    ) -> RunningTurn:
+        run = self._prepare(token_ids, None, overrides, (), ())
+        run.borrow(rows)
+        with self._model_lock:
+            run.num_reused_tokens = sum(rows.keep_common(cached, run.prompts))
+        return RunningTurn(run, self._chunks(run))
+
+    def save_prefix(self, prompt: str | Sequence[int], path: str | PathLike[str], /) -> None:
+        """Runs a prompt and keeps its cache on disk, for calls of ``generate`` with ``prefix``.
+
+        Args:
+            prompt: A text or token ids.
+            path: The file, in safetensors format; replaced if it is there.
+
+        Raises:
+            UnsupportedCapabilityError: The model cannot save caches.
+            InvalidInputError: The prompt is empty, or the file cannot be written.
+        """
+        (ids,) = encode_prompt(self._tokenizer, prompt)
+        with self._model_lock:
+            self._check_open()
+            save_prefix(self._model, ids, path, chunk_size=self._prefill_chunk_size)
 
     def score(self, prompt: str, continuation: str, /) -> Score:
         """How likely a continuation of a prompt is, under the model's own logits.
@@ -252,13 +324,15 @@ class TextGenerationPipeline:
             run.cancel()
 
     def close(self) -> None:
-        """Ends every running call and frees the model and the caches. A second call does nothing."""
+        """Ends every running call and frees the model and all caches. A second call does nothing."""
         if self._is_closed:
             return
         self._is_closed = True
         self.cancel()
         for run in list(self._running):
             run.close()
+        for session in list(self._sessions):
+            session.close()
         self._model.close()
 
     def __enter__(self) -> Self:
@@ -276,6 +350,7 @@ class TextGenerationPipeline:
         overrides: Mapping[str, Any],
         logits_processors: Sequence[LogitsHook],
         stopping_criteria: Sequence[StopHook],
+        prefix: str | PathLike[str] | None = None,
     ) -> Call:
         self._check_open()
         stopwatch = Stopwatch()
@@ -284,8 +359,7 @@ class TextGenerationPipeline:
         replaced = [one.replace(**overrides) for one in given]
         for one in replaced:
             check_supported(one)
-        if len({one.num_beams > 1 for one in replaced}) > 1:
-            raise InvalidInputError("Some prompts ask for beam search and others do not", remedy="Use two calls.")
+        check_together(replaced, has_prefix=prefix is not None)
         seeded, seed = with_seeds(replaced)
         pairs = [(ids, one) for ids, one in zip(encoded, seeded, strict=True) for _ in range(one.num_return_sequences)]
         prompts, configs = [ids for ids, _ in pairs], [one for _, one in pairs]
@@ -298,6 +372,7 @@ class TextGenerationPipeline:
             stopwatch=stopwatch,
             logits_processors=tuple(logits_processors),
             stopping_criteria=tuple(stopping_criteria),
+            prefix=prefix,
         )
 
     def _chunks(self, run: Call) -> Generator[Chunk, None, None]:
@@ -387,6 +462,10 @@ class TextGenerationPipeline:
         return eos
 
     def _open_generator(self, run: Call) -> ModelGenerator[Any]:
+        if run.prefix is not None:
+            run.rows, run.num_reused_tokens = rows_from_prefix(
+                self._model, run.prefix, run.prompts, run.capacity, self._prefill_chunk_size
+            )
         generator = ModelGenerator(
             self._model,
             run.configs,
@@ -397,7 +476,9 @@ class TextGenerationPipeline:
             continues_text=run.continues_text or run.configs[0].echo,
             logits_processors=run.logits_processors,
             stopping_criteria=run.stopping_criteria,
-            drops_finished=True,
+            drops_finished=not run.borrows_rows,
+            rows=run.rows,
+            num_reused_tokens=run.num_reused_tokens,
             prefill_chunk_size=self._prefill_chunk_size,
             on_prefill=self._on_prefill,
             stopwatch=run.stopwatch,
@@ -405,25 +486,10 @@ class TextGenerationPipeline:
         try:
             generator.append_tokens(run.prompts)
         except BaseException:
-            generator.close()
+            if not run.borrows_rows:
+                generator.close()
             raise
         return generator
-
-    async def _async_chunks(self, run: Call) -> AsyncIterator[Chunk]:
-        import asyncio  # noqa: PLC0415
-        from concurrent.futures import ThreadPoolExecutor  # noqa: PLC0415
-
-        loop = asyncio.get_running_loop()
-        chunks = self._chunks(run)
-        worker = ThreadPoolExecutor(1, thread_name_prefix="genai-iface")
-        try:
-            while (chunk := await loop.run_in_executor(worker, next, chunks, None)) is not None:
-                yield chunk
-        finally:
-            run.cancel()
-            # Queued behind the step that may still run in that thread.
-            await loop.run_in_executor(worker, chunks.close)
-            worker.shutdown(wait=False)
 
     def _check_open(self) -> None:
         if self._is_closed:

@@ -7,14 +7,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import signal
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from types import FrameType
 from typing import Any
 
 from genai_iface.cli.arguments import parse_options
+from genai_iface.cli.interrupt import cancel_on_interrupt
 from genai_iface.cli.progress import Progress
 from genai_iface.config import GenerationConfig
 from genai_iface.errors import InvalidInputError
@@ -97,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
         # A reader sees what is continued; a program gets the continuation alone.
         head = f"{_DIM}{text}{_PLAIN}" if isinstance(prompt, str) and sys.stdout.isatty() else ""
         printer = None if arguments.json else _Printer(progress, head, waits=arguments.no_stream)
-        with _cancel_on_interrupt(pipeline.cancel):
+        with cancel_on_interrupt(pipeline.cancel):
             try:
                 result = pipeline.generate(prompt, on_chunk=printer, **overrides)
             finally:
@@ -142,22 +139,6 @@ class _Printer:
         self._progress.stop()
         print("".join(self._pending), end="", flush=True)
         self._pending.clear()
-
-
-@contextmanager
-def _cancel_on_interrupt(cancel: Callable[[], None]) -> Iterator[None]:
-    """Makes the first Ctrl-C cancel, so that what was generated is kept; the second one interrupts."""
-    previous = signal.getsignal(signal.SIGINT)
-
-    def first(signum: int, frame: FrameType | None) -> None:
-        signal.signal(signal.SIGINT, previous)
-        cancel()
-
-    signal.signal(signal.SIGINT, first)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _read_prompt(argument: str) -> str:

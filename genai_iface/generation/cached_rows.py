@@ -10,7 +10,7 @@ appending, choosing and rewinding are changes to the sequence alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Generic, TypeAlias
+from typing import Any, Generic, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,7 @@ from genai_iface.capabilities import Capability
 from genai_iface.generation.sequence import TokenSequence
 from genai_iface.protocols import CacheT, KVCache, Model
 
-__all__ = ["CachedRows", "Observer"]
+__all__ = ["CachedRows", "Observer", "runs_together"]
 
 Observer: TypeAlias = Callable[[int, int, NDArray[np.float32]], None]
 """Told a sequence, the position of the first of n of its tokens, and the logits (n, V) that follow them."""
@@ -43,6 +43,8 @@ class CachedRows(Generic[CacheT]):
         chunk_size: Most tokens of a row in one step.
         drops_idle: Whether rows that are idle may be dropped from the cache, so that they cost nothing.
             A sequence that goes on after that runs again from its beginning.
+        caches: Caches that exist already, with the rows that are needed: one for all sequences where
+            ``runs_together`` says so, otherwise one for each. None are made then.
     """
 
     def __init__(
@@ -53,6 +55,7 @@ class CachedRows(Generic[CacheT]):
         chunk_size: int,
         *,
         drops_idle: bool = False,
+        caches: Sequence[CacheT] = (),
     ) -> None:
         self._model = model
         self._chunk_size = chunk_size
@@ -60,9 +63,11 @@ class CachedRows(Generic[CacheT]):
         self._drops_idle = drops_idle and Capability.REORDER in can
         self._gives_all = Capability.LOGITS_ALL in can
         self._can_chunk = Capability.CHUNKED_PREFILL in can
-        together = Capability.BATCH in can and Capability.RAGGED in can and not model.spec.cache.is_circular
-        rows = [list(range(num_sequences))] if together else [[index] for index in range(num_sequences)]
+        rows = [list(range(num_sequences))] if runs_together(model) else [[index] for index in range(num_sequences)]
         self._groups: list[tuple[CacheT, list[int]]] = []
+        if caches:
+            self._groups = list(zip(caches, rows, strict=True))
+            return
         try:
             for members in rows:
                 self._groups.append((model.create_cache(batch_size=len(members), capacity=capacity), members))
@@ -75,6 +80,11 @@ class CachedRows(Generic[CacheT]):
     def capacity(self) -> int:
         """Tokens that a row can hold."""
         return self._groups[0][0].capacity
+
+    @property
+    def cache(self) -> CacheT:
+        """The first cache, which is the only one if there is one sequence."""
+        return self._groups[0][0]
 
     @property
     def nbytes(self) -> int:
@@ -190,13 +200,38 @@ class CachedRows(Generic[CacheT]):
                 if sequences[index].logits is None:
                     # The last token runs again, to get its logits.
                     wanted[row] = min(lengths[row], max(len(sequences[index]) - 1, 0))
-            if (wanted == lengths).all():
-                continue
-            if not cache.can_rewind_to(wanted):
-                stuck = [row for row in range(len(members)) if not cache.can_rewind_to(_only(lengths, wanted, row))]
-                cache.reset(stuck)
-                wanted[stuck] = 0
-            cache.rewind_to(wanted)
+            self._shorten(cache, lengths, wanted)
+
+    def keep_common(self, cached: Sequence[int], wanted: Sequence[Sequence[int]]) -> list[int]:
+        """Shortens each row, all of which hold ``cached`` or its beginning, to what its new sequence shares with it.
+
+        At least the last token of each new sequence is left to run.
+
+        Returns:
+            How many tokens each row holds then.
+        """
+        kept = [0] * len(wanted)
+        for cache, members in self._groups:
+            lengths = cache.lengths
+            target = lengths.copy()
+            for row, index in enumerate(members):
+                known, new = cached[: lengths[row]], wanted[index]
+                most = min(len(known), len(new) - 1)
+                target[row] = next((at for at in range(most) if known[at] != new[at]), max(most, 0))
+            self._shorten(cache, lengths, target)
+            for row, index in enumerate(members):
+                kept[index] = int(cache.lengths[row])
+        return kept
+
+    def _shorten(self, cache: CacheT, lengths: NDArray[np.int64], wanted: NDArray[np.int64]) -> None:
+        """Rewinds rows; empties those that cannot go back."""
+        if (wanted == lengths).all():
+            return
+        if not cache.can_rewind_to(wanted):
+            stuck = [row for row in range(len(wanted)) if not cache.can_rewind_to(_only(lengths, wanted, row))]
+            cache.reset(stuck)
+            wanted[stuck] = 0
+        cache.rewind_to(wanted)
 
     def reorder(self, indices: Sequence[int]) -> None:
         """Makes row i what row ``indices[i]`` was; from now on there are as many sequences as indices.
@@ -212,6 +247,12 @@ class CachedRows(Generic[CacheT]):
         """Frees the caches."""
         for cache, _ in self._groups:
             cache.close()
+
+
+def runs_together(model: Model[Any]) -> bool:
+    """Whether all sequences share one cache: the model takes ragged steps, and no layer wraps around."""
+    can = model.capabilities
+    return Capability.BATCH in can and Capability.RAGGED in can and not model.spec.cache.is_circular
 
 
 def _drop_idle(cache: KVCache, members: list[int], active: Sequence[bool]) -> None:

@@ -6,21 +6,23 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from os import PathLike
 from typing import Any
 
 from genai_iface.config import GenerationConfig
 from genai_iface.errors import CacheOverflowError, InvalidInputError
 from genai_iface.generation.beams import BeamSearch
+from genai_iface.generation.cached_rows import CachedRows
 from genai_iface.generation.generator import ModelGenerator
 from genai_iface.generation.metrics import Stopwatch
 from genai_iface.generation.plan import new_seed
 from genai_iface.generation.processors import LogitsHook
 from genai_iface.generation.stopping import StopHook
-from genai_iface.results import PerfMetrics
+from genai_iface.results import Chunk, PerfMetrics
 from genai_iface.types import ModelSpec
 
-__all__ = ["Call", "capacity_for", "context_of", "with_seeds"]
+__all__ = ["Call", "RunningTurn", "capacity_for", "context_of", "with_seeds"]
 
 
 class Call:
@@ -35,10 +37,12 @@ class Call:
         stopwatch: Runs since the call.
         logits_processors: The caller's own.
         stopping_criteria: The caller's own.
+        prefix: A file of ``save_prefix``.
 
     Attributes:
         metrics: The measurements, once it is closed.
         beam_scores: Of each sequence, if beams were searched.
+        token_ids: All tokens of the first sequence, once it is closed.
     """
 
     def __init__(
@@ -52,6 +56,7 @@ class Call:
         stopwatch: Stopwatch,
         logits_processors: Sequence[LogitsHook] = (),
         stopping_criteria: Sequence[StopHook] = (),
+        prefix: str | PathLike[str] | None = None,
     ) -> None:
         self.prompts = prompts
         self.configs = configs
@@ -61,13 +66,35 @@ class Call:
         self.stopwatch = stopwatch
         self.logits_processors = logits_processors
         self.stopping_criteria = stopping_criteria
+        self.prefix = prefix
         self.generator: ModelGenerator[Any] | None = None
+        # Caches that begin with tokens which ran before, and how many; kept open if they are borrowed.
+        self.rows: CachedRows[Any] | None = None
+        self.num_reused_tokens = 0
+        self.borrows_rows = False
+        self.token_ids: list[int] = []
         self.search: BeamSearch | None = None
         self.beam_scores: list[float] | None = None
         self.metrics = PerfMetrics()
         self.is_cancelled = False
         # Held during a step, so that another thread cannot free the cache under it.
         self.lock = threading.RLock()
+
+    def borrow(self, rows: CachedRows[Any]) -> None:
+        """Takes the cache of a conversation, which stays open afterwards.
+
+        Raises:
+            InvalidInputError: The call is for more than one plain sequence.
+            CacheOverflowError: The conversation is longer than the cache.
+        """
+        (config, *others) = self.configs
+        if others or config.num_beams > 1 or config.echo:
+            raise InvalidInputError(
+                "A conversation has one answer at a time, without beams and echo", remedy="Leave these fields alone."
+            )
+        if len(self.prompts[0]) > rows.capacity:
+            raise CacheOverflowError(0, len(self.prompts[0]), rows.capacity)
+        self.rows, self.borrows_rows, self.continues_text = rows, True, False
 
     def cancel(self) -> None:
         """Ends it with what it has."""
@@ -84,12 +111,34 @@ class Call:
         with self.lock:
             if self.generator is not None:
                 self.metrics = self.generator.metrics
-                self.generator.close()
+                self.token_ids = self.generator.get_sequence(0)
+                if not self.borrows_rows:
+                    self.generator.close()
                 self.generator = None
+            elif self.rows is not None and not self.borrows_rows:
+                self.rows.close()
             if self.search is not None:
                 self.metrics = self.search.metrics
                 self.search.close()
                 self.search = None
+
+
+class RunningTurn:
+    """An answer in a conversation: the call, and its chunks."""
+
+    def __init__(self, call: Call, chunks: Iterator[Chunk]) -> None:
+        self._call = call
+        self.chunks = chunks
+
+    @property
+    def token_ids(self) -> list[int]:
+        """All tokens of the conversation, once the chunks have ended."""
+        return self._call.token_ids
+
+    @property
+    def metrics(self) -> PerfMetrics:
+        """The measurements, once the chunks have ended."""
+        return self._call.metrics
 
 
 def with_seeds(configs: Sequence[GenerationConfig]) -> tuple[list[GenerationConfig], int | None]:

@@ -51,6 +51,9 @@ class ModelGenerator(Generic[CacheT]):
         stopping_criteria: The caller's functions on (tokens, text); one that says True ends the sequence.
         drops_finished: Whether a sequence that has ended may lose its part of the cache, so that it costs
             nothing while others go on. If it goes on later, all of it runs again.
+        rows: Caches that hold the beginning of what will be appended; None for new ones. ``close`` frees
+            them too.
+        num_reused_tokens: How many tokens they hold, for the measurements.
         prefill_chunk_size: Most tokens per sequence in one step.
         on_prefill: Told after each step of a prompt how many tokens are done, and of how many.
         stopwatch: Measures from when it was made; None for a new one.
@@ -77,6 +80,8 @@ class ModelGenerator(Generic[CacheT]):
         logits_processors: Sequence[LogitsHook] = (),
         stopping_criteria: Sequence[StopHook] = (),
         drops_finished: bool = False,
+        rows: CachedRows[CacheT] | None = None,
+        num_reused_tokens: int = 0,
         prefill_chunk_size: int = DEFAULT_PREFILL_CHUNK_SIZE,
         on_prefill: Callable[[int, int], None] | None = None,
         stopwatch: Stopwatch | None = None,
@@ -122,7 +127,8 @@ class ModelGenerator(Generic[CacheT]):
         self._num_prompt_tokens = 0
         self._stopwatch = stopwatch or Stopwatch()
         self._deadline_start = 0.0
-        self._rows = CachedRows(model, num_sequences, capacity, prefill_chunk_size, drops_idle=drops_finished)
+        self._num_reused_tokens = num_reused_tokens
+        self._rows = rows or CachedRows(model, num_sequences, capacity, prefill_chunk_size, drops_idle=drops_finished)
 
     # State
 
@@ -135,7 +141,11 @@ class ModelGenerator(Generic[CacheT]):
     @property
     def metrics(self) -> PerfMetrics:
         """Measurements since this generator was made."""
-        return self._stopwatch.metrics(num_prompt_tokens=self._num_prompt_tokens, cache_bytes=self._rows.nbytes)
+        return self._stopwatch.metrics(
+            num_prompt_tokens=self._num_prompt_tokens,
+            cache_bytes=self._rows.nbytes,
+            num_reused_tokens=self._num_reused_tokens,
+        )
 
     def is_done(self) -> bool:
         """Whether every sequence has ended."""

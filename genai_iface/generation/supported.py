@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from genai_iface.config import GenerationConfig
 from genai_iface.errors import InvalidInputError, UnsupportedCapabilityError
 
-__all__ = ["check_supported"]
+__all__ = ["check_supported", "check_together"]
 
 _NEEDS_BEAMS = ("diversity_penalty", "length_penalty", "early_stopping")
 _NEUTRAL = GenerationConfig()
@@ -42,3 +44,18 @@ def check_supported(config: GenerationConfig, /) -> None:
         )
     if config.echo:
         raise UnsupportedCapabilityError("echo=True is not supported with num_beams", remedy="Set echo=False.")
+
+
+def check_together(configs: Sequence[GenerationConfig], /, *, has_prefix: bool) -> None:
+    """Refuses configurations that cannot run in one call.
+
+    Raises:
+        InvalidInputError: Some prompts ask for beam search and others do not.
+        UnsupportedCapabilityError: Beam search or log-probabilities of the prompt with a saved prompt.
+    """
+    if len({config.num_beams > 1 for config in configs}) > 1:
+        raise InvalidInputError("Some prompts ask for beam search and others do not", remedy="Use two calls.")
+    if has_prefix and any(config.num_beams > 1 or config.echo for config in configs):
+        raise UnsupportedCapabilityError(
+            "prefix is not supported with num_beams or echo", remedy="Leave prefix or these fields alone."
+        )

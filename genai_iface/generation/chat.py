@@ -1,0 +1,197 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Conversations that keep their cache from turn to turn."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, Self
+
+from genai_iface.errors import InvalidInputError
+from genai_iface.generation.cached_rows import CachedRows
+from genai_iface.protocols import Message, Tokenizer
+from genai_iface.results import Chunk, PerfMetrics
+
+__all__ = ["ChatSession", "Turn"]
+
+
+class Turn(Protocol):
+    """A running answer, as the pipeline gives it to a session."""
+
+    @property
+    def chunks(self) -> Iterator[Chunk]:
+        """Its pieces."""
+        ...
+
+    @property
+    def token_ids(self) -> list[int]:
+        """All tokens of the conversation once it has ended."""
+        ...
+
+    @property
+    def metrics(self) -> PerfMetrics:
+        """Its measurements once it has ended."""
+        ...
+
+
+class ChatSession:
+    """A conversation. Made by ``TextGenerationPipeline.chat``.
+
+    Every turn renders the whole conversation with the chat template and runs only what the cache does not
+    hold already: what follows the longest common prefix. So a message may also be edited or an answer
+    generated anew, and what stands before it is not run again. Not thread safe, apart from the pipeline's
+    ``cancel``, which ends a running answer and keeps what there is of it.
+
+    Args:
+        tokenizer: Renders and encodes.
+        start: Starts the answer to (token ids, cache, tokens that ran in that cache, overrides).
+        open_rows: Makes the cache.
+        system: The system message, None for none.
+        tools: What the template is told about tools.
+        template_kwargs: Further variables of the template.
+    """
+
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        start: Callable[[list[int], CachedRows[Any], list[int], Mapping[str, Any]], Turn],
+        open_rows: Callable[[], CachedRows[Any]],
+        *,
+        system: str | None = None,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        template_kwargs: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._tokenizer = tokenizer
+        self._start = start
+        self._open_rows = open_rows
+        self._rows: CachedRows[Any] | None = None
+        self._cached: list[int] = []
+        self._system = system
+        self._tools = tools
+        self._template_kwargs = dict(template_kwargs or {})
+        self._messages: list[Message] = []
+        self._metrics = PerfMetrics()
+        self._is_closed = False
+
+    @property
+    def messages(self) -> list[Message]:
+        """The conversation, the system message included; a copy."""
+        head: list[Message] = [] if self._system is None else [{"role": "system", "content": self._system}]
+        return [*head, *self._messages]
+
+    @property
+    def system(self) -> str | None:
+        """The system message. A new one counts from the next answer on."""
+        return self._system
+
+    @system.setter
+    def system(self, text: str | None) -> None:
+        self._system = text
+
+    @property
+    def perf_metrics(self) -> PerfMetrics:
+        """Measurements of the last answer; ``num_reused_tokens`` did not run again."""
+        return self._metrics
+
+    def send(self, message: str | Message, /, **overrides: Any) -> str:
+        """Adds a message and returns the answer.
+
+        Args:
+            message: A text of the user, or any message, for example the result of a tool.
+            **overrides: Fields of ``GenerationConfig``.
+
+        Raises:
+            CacheOverflowError: The conversation is longer than the model's context. It is as before.
+            GenAIError: As ``TextGenerationPipeline.generate``.
+        """
+        return "".join(chunk.text for chunk in self.stream(message, **overrides))
+
+    def stream(self, message: str | Message, /, **overrides: Any) -> Iterator[Chunk]:
+        """As ``send``, piece by piece. Closing the iterator ends the answer and keeps what there is of it."""
+        added: Message = {"role": "user", "content": message} if isinstance(message, str) else dict(message)
+        return self._answer([*self._messages, added], overrides)
+
+    def regenerate(self, **overrides: Any) -> str:
+        """Gives another answer to the last message and forgets the one that there was."""
+        return "".join(chunk.text for chunk in self.stream_again(**overrides))
+
+    def stream_again(self, **overrides: Any) -> Iterator[Chunk]:
+        """As ``regenerate``, piece by piece.
+
+        Raises:
+            InvalidInputError: No message was sent yet.
+        """
+        kept = list(self._messages)
+        while kept and kept[-1]["role"] == "assistant":
+            kept.pop()
+        if not kept:
+            raise InvalidInputError("There is no message to answer", remedy="Send one first.")
+        return self._answer(kept, overrides)
+
+    def edit(self, index: int, content: str, /, **overrides: Any) -> str:
+        """Replaces the text of a message, forgets what follows it and returns a new answer.
+
+        Args:
+            index: Which one, counted without the system message; negative ones count from the end.
+            content: Its new text.
+            **overrides: Fields of ``GenerationConfig``.
+
+        Raises:
+            InvalidInputError: There is no such message, or it is an answer.
+        """
+        if not -len(self._messages) <= index < len(self._messages):
+            raise InvalidInputError(
+                f"There is no message {index}", remedy=f"The conversation has {len(self._messages)} messages."
+            )
+        place = index % len(self._messages)
+        old = self._messages[place]
+        if old["role"] == "assistant":
+            raise InvalidInputError(f"Message {index} is an answer", remedy="Edit the message before it.")
+        changed = [*self._messages[:place], {**old, "content": content}]
+        return "".join(chunk.text for chunk in self._answer(changed, overrides))
+
+    def reset(self) -> None:
+        """Forgets all messages but the system message. The cache stays, for what it still is worth."""
+        self._messages = []
+
+    def close(self) -> None:
+        """Frees the cache. A second call does nothing."""
+        self._is_closed = True
+        if self._rows is not None:
+            self._rows.close()
+            self._rows = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def _answer(self, messages: list[Message], overrides: Mapping[str, Any]) -> Iterator[Chunk]:
+        if self._is_closed:
+            raise InvalidInputError("The conversation is closed", remedy="Start a new one.")
+        head = self.messages[: len(self.messages) - len(self._messages)]
+        text = self._tokenizer.apply_chat_template([*head, *messages], tools=self._tools, **self._template_kwargs)
+        # The template writes the special tokens itself.
+        token_ids = self._tokenizer.encode(text, add_special_tokens=False)
+        if self._rows is None:
+            self._rows = self._open_rows()
+        turn = self._start(token_ids, self._rows, self._cached, overrides)
+        return self._run(turn, messages)
+
+    def _run(self, turn: Turn, messages: list[Message]) -> Iterator[Chunk]:
+        pieces: list[str] = []
+        has_failed = True
+        try:
+            for chunk in turn.chunks:
+                pieces.append(chunk.text)
+                has_failed = False
+                yield chunk
+        finally:
+            close = getattr(turn.chunks, "close", None)
+            if close is not None:
+                close()
+            self._cached = turn.token_ids
+            self._metrics = turn.metrics
+            if not has_failed:
+                self._messages = [*messages, {"role": "assistant", "content": "".join(pieces)}]
