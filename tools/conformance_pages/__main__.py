@@ -1,0 +1,186 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the kit on this repository's runtimes and writes every page that shows its results.
+
+    python -m tools.conformance_pages              # the pages, from the reports that are there
+    python -m tools.conformance_pages --run numpy  # first run numpy in all its dtypes
+    python -m tools.conformance_pages --run all
+
+Reports of a runtime are written to docs/reports/conformance/NAME-DTYPE/.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from genai_iface.conformance import all_checks, load_adapter, run_checks, write_report
+from genai_iface.conformance.context import Context
+from genai_iface.conformance.coverage import UNTESTABLE, checks_by_contract
+from genai_iface.conformance.registry import LEVELS
+from genai_iface.conformance.report import verdict_in_words
+from genai_iface.conformance.results import Outcome
+from genai_iface.conformance.runner import run_check
+from tests.conformance.mutants_pipeline import ALL_MUTANTS
+
+DOCS = Path(__file__).parents[2] / "docs"
+REPORTS = DOCS / "reports" / "conformance"
+ADAPTERS = {
+    "numpy": "tests.conformance.adapters:NumpyOperators",
+    "ort": "tests.conformance.adapters:OrtOperators",
+    "transformers": "transformers",
+    "openvino": "examples.new_runtime.adapter:OpenVinoAdapter",
+}
+DTYPES = ("float32", "float16", "bfloat16")
+
+_HEAD = """\
+<!-- SPDX-FileCopyrightText: The ONNX generative-AI interface authors -->
+<!-- SPDX-License-Identifier: Apache-2.0 -->
+<!-- Written by python -m tools.conformance_pages -->
+
+"""
+
+
+def main() -> int:
+    """Runs what is asked for and writes the pages; 1 if a run did not reach its level."""
+    parser = argparse.ArgumentParser(description="Writes the conformance pages of the documentation.")
+    parser.add_argument("--run", action="append", default=[], choices=[*ADAPTERS, "all"], metavar="NAME")
+    parser.add_argument("--level", type=int, default=4)
+    parser.add_argument("--one", metavar="DTYPE", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.one:
+        return _run(arguments.run[0], arguments.one, arguments.level)
+    failed = 0
+    for name in ADAPTERS if "all" in arguments.run else arguments.run:
+        for dtype in DTYPES:
+            # Runtimes do not share a process, so that none can lean on another's settings.
+            command = [sys.executable, "-m", "tools.conformance_pages", "--run", name, "--one", dtype]
+            failed |= subprocess.run([*command, "--level", str(arguments.level)], check=False).returncode
+    (DOCS / "conformance-checks.md").write_text(checks_page(), encoding="utf-8")
+    (DOCS / "reports" / "mutants.md").write_text(mutants_page(), encoding="utf-8")
+    (DOCS / "reports" / "conformance.md").write_text(matrix_page(), encoding="utf-8")
+    return failed
+
+
+def _run(name: str, dtype: str, level: int) -> int:
+    adapter = load_adapter(ADAPTERS[name])
+    if dtype not in adapter.backend().info().dtypes:
+        return 0
+    deviations = REPORTS / f"{name}-deviations.json"
+    from genai_iface.conformance import read_deviations  # noqa: PLC0415
+
+    known = read_deviations(deviations, dtype=dtype) if deviations.exists() else None
+    run = run_checks(adapter, level=level, dtype=dtype, deviations=known)
+    write_report(run, REPORTS / f"{name}-{dtype}")
+    print(f"{name}, {dtype}: level {run.level} {run.verdict}")
+    return int(run.verdict != "reached")
+
+
+def checks_page() -> str:
+    """Every check by level, and the contracts with their checks."""
+    checks = all_checks()
+    lines = [
+        _HEAD + "# Conformance checks",
+        "",
+        f"All {len(checks)} checks of the [conformance kit](conformance.md), by level. Ids are public and are never "
+        "renamed. `genai-iface conformance --list` prints the same list.",
+    ]
+    for level, subject in LEVELS.items():
+        lines += ["", f"## Level {level}: {subject}", "", "| check | what must hold | needs |", "|---|---|---|"]
+        for item in checks:
+            if item.level == level:
+                needs = ", ".join(f"`{name}`" for name in sorted(item.requires))
+                lines.append(f"| `{item.id}` | {item.title} | {needs} |")
+    lines += ["", "## Contracts", "", "Each numbered MUST of the protocols, and what holds a runtime to it.", ""]
+    lines += ["| contract | checks |", "|---|---|"]
+    rows = {name: ", ".join(f"`{check}`" for check in ids) for name, ids in checks_by_contract().items()}
+    rows |= {name: f"not testable: {reason}" for name, reason in UNTESTABLE.items()}
+    lines += [f"| `{name}` | {rows[name]} |" for name in sorted(rows)]
+    return "\n".join(lines) + "\n"
+
+
+def mutants_page() -> str:
+    """What each mutant does wrong, and how its check noticed."""
+    by_id = {item.id: item for item in all_checks()}
+    lines = [
+        _HEAD + "# Mutants",
+        "",
+        f"The kit is tested by {len(ALL_MUTANTS)} runtimes with one bug each (`tests/conformance/mutants.py` and "
+        "`mutants_pipeline.py`). Each must fail at least the check that stands beside it; the runtime without bugs "
+        "passes all. A mutant that no check kills would be a missing check.",
+        "",
+        "| mutant | bug | killed by | with |",
+        "|---|---|---|---|",
+    ]
+    for mutant in ALL_MUTANTS:
+        context = Context(mutant.make())
+        outcome = run_check(by_id[mutant.check], context)
+        context.close()
+        finding = _finding(outcome) if outcome.status == "failed" else "**not killed**"
+        lines.append(f"| {mutant.name} | {mutant.bug} | `{mutant.check}` | {finding} |")
+    return "\n".join(lines) + "\n"
+
+
+def matrix_page() -> str:
+    """Levels x backends x dtypes, from the reports."""
+    lines = [
+        _HEAD + "# Conformance results",
+        "",
+        "Every runtime of this repository, in every dtype that it declares. Written from the reports by "
+        "`python -m tools.conformance_pages`; `--run all` runs the kit first.",
+        "",
+        "| runtime | dtype | " + " | ".join(f"{level} {subject}" for level, subject in LEVELS.items()) + " | report |",
+        "|---|---|" + "---|" * len(LEVELS) + "---|",
+    ]
+    notes: list[str] = []
+    for name in ADAPTERS:
+        for dtype in DTYPES:
+            path = REPORTS / f"{name}-{dtype}" / "report.json"
+            if not path.exists():
+                continue
+            data = json.loads(path.read_text(encoding="utf-8"))
+            cells = {item["level"]: _level_cell(item) for item in data["levels"]}
+            row = " | ".join(cells.get(level, "not run") for level in LEVELS)
+            folder = f"conformance/{name}-{dtype}"
+            backend = data["backend"]
+            lines.append(
+                f"| {name}: {backend['runtime']} {backend['runtime_version']} | {dtype} | {row} | "
+                f"[page]({folder}/report.md), [HTML]({folder}/report.html), [JSON]({folder}/report.json) |"
+            )
+            notes += [f"- {name}, {dtype}: {verdict_in_words(data)}"]
+            notes += [
+                f"    - `{item['id']}`: {item['message']}"
+                for item in data["checks"]
+                if item["status"] in ("failed", "deviation")
+            ]
+    lines += ["", 'A cell says how many checks passed of those that apply, and the verdict where it is not "reached".']
+    lines += ["", "## Verdicts and deviations", "", *notes]
+    return "\n".join(lines) + "\n"
+
+
+def _level_cell(level: dict[str, Any]) -> str:
+    counts = level["counts"]
+    applicable = sum(counts.values()) - counts["not_applicable"]
+    if not applicable:
+        return "not shown"
+    text = f"{counts['passed']} of {applicable}"
+    if counts["deviation"]:
+        text += f", {counts['deviation']} known"
+    return text if level["verdict"] == "reached" else f"{text}, **{level['verdict'].replace('_', ' ')}**"
+
+
+def _finding(outcome: Outcome) -> str:
+    numbers = {name: value for name, value in outcome.numbers.items() if name in ("max_error", "expected", "got")}
+    shown = ", ".join(
+        f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}" for name, value in numbers.items()
+    )
+    text = outcome.message if len(outcome.message) < 90 else outcome.message[:87] + "..."
+    return (f"{text} ({shown})" if shown and len(shown) < 120 else text).replace("|", "\\|").replace("\n", " ")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
