@@ -118,6 +118,10 @@ class OrtModel:
         """Appends tokens to the rows of a cache and returns logits."""
         steps = self._loaded()
         self._check_cache(cache)
+        if counts is None and logits == "last" and isinstance(cache, OrtCache) and isinstance(steps, BufferSteps):
+            decoded = steps.decode(input_ids, cache)
+            if decoded is not None:
+                return decoded
         step = check_step(
             input_ids,
             counts,

@@ -19,6 +19,7 @@ from genai_iface.types import ModelSpec, UpdateMode
 from genai_iface_ort.bound_step import BoundStep
 from genai_iface_ort.buffers import BufferSpec, HostBuffer, buffer_specs
 from genai_iface_ort.cache import OrtCache
+from genai_iface_ort.decode_step import DecodeStep
 from genai_iface_ort.device_buffers import DeviceBuffer
 from genai_iface_ort.options import LoadOptions
 from genai_iface_ort.places import HOST
@@ -30,6 +31,9 @@ __all__ = ["BufferSteps", "CacheCopyWarning"]
 
 # Shapes of steps that stay bound per cache: decode, a prefill chunk, and rows that go alone.
 _MOST_BOUND = 8
+
+
+_DECODE = "decode"
 
 
 class CacheCopyWarning(RuntimeWarning):
@@ -114,6 +118,24 @@ class BufferSteps:
                 store_logits(result, values, slice(run.begin, run.stop), run, step)
         cache.advance(step.counts, mode)
         return result if result is not None else np.zeros((batch_size, columns, self._spec.vocab_size), np.float32)
+
+    def decode(self, input_ids: object, cache: OrtCache) -> NDArray[np.float32] | None:
+        """Runs one token per row the short way, if a step like it has run before.
+
+        Returns:
+            As ``DecodeStep.run``.
+        """
+        prepared: DecodeStep | None = cache.bound.get(_DECODE)
+        if prepared is not None:
+            return prepared.run(input_ids, cache)
+        bound: BoundStep | None = cache.bound.get((0, cache.batch_size, 1, "last"))
+        # The general step has to show first that it is in place.
+        may = bound is not None and bound.can_decode and cache.is_proven and cache.update_mode == "in_place"
+        if bound is not None and may and self._window is None and not self._options.cuda_graph:
+            is_smallest = self._bucket(1, cache.capacity) > cache.slots // 2
+            shortest = 1 if is_smallest else cache.slots // 4 + 1
+            cache.bound[_DECODE] = DecodeStep(bound, self._spec.vocab_size, shortest)
+        return None
 
     # Planning.
 

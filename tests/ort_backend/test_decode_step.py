@@ -1,0 +1,89 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The short way of decode steps: taken when it can be, and equal to the general way."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from genai_iface import CacheOverflowError, InvalidInputError, load_model
+from genai_iface_ort.decode_step import DecodeStep
+from tests.models import write_folder
+
+MODELS: dict[str, dict[str, Any]] = {
+    "lowered": {},
+    "standard": {"options": {"optimize": "none"}},
+    "positions": {"position_ids": True, "options": {"optimize": "none"}},
+}
+
+
+@pytest.fixture
+def runs(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
+    """Whether each call of the short way did the step."""
+    taken: list[bool] = []
+    plain = DecodeStep.run
+
+    def counted(self: DecodeStep, *arguments: Any) -> Any:
+        result = plain(self, *arguments)
+        taken.append(result is not None)
+        return result
+
+    monkeypatch.setattr(DecodeStep, "run", counted)
+    return taken
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_equals_the_general_way(name: str, tmp_path: Path, runs: list[bool]) -> None:
+    fields = dict(MODELS[name])
+    options = fields.pop("options", None)
+    model = load_model(write_folder(tmp_path / "model", **fields), backend="ort", options=options)
+    short = model.create_cache(batch_size=2, capacity=24)
+    general = model.create_cache(batch_size=2, capacity=24)
+    for cache in (short, general):
+        model.forward([[5, 77, 23], [64, 3, 1]], cache, counts=[3, 2])
+    for token in range(10, 20):
+        got = model.forward([[token], [token + 1]], short)
+        # Explicit counts go the general way.
+        expected = model.forward([[token], [token + 1]], general, counts=[1, 1])
+        np.testing.assert_array_equal(got, expected)
+        np.testing.assert_array_equal(short.lengths, general.lengths)
+    assert runs.count(True) >= 7
+    short.rewind_to([4, 3])
+    general.rewind_to([4, 3])
+    got, expected = (
+        model.forward([[9], [8]], cache, counts=given) for cache, given in ((short, None), (general, [1, 1]))
+    )
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_unusual_steps_go_the_general_way(tmp_path: Path, runs: list[bool]) -> None:
+    model = load_model(write_folder(tmp_path / "model"), backend="ort")
+    cache = model.create_cache(capacity=6)
+    for token in (1, 2, 3, 4):
+        model.forward([[token]], cache)
+    assert runs == [True, True]
+    for bad in ([[-1]], [[10**6]], [[1.5]], [[1], [2]]):
+        with pytest.raises(InvalidInputError):
+            model.forward(bad, cache)
+    assert cache.lengths.tolist() == [4]
+    model.forward([[5]], cache)
+    model.forward([[6]], cache)
+    with pytest.raises(CacheOverflowError):
+        model.forward([[7]], cache)
+    assert cache.lengths.tolist() == [6]
+
+
+def test_returned_logits_belong_to_the_caller(tmp_path: Path) -> None:
+    model = load_model(write_folder(tmp_path / "model"), backend="ort")
+    cache = model.create_cache(capacity=16)
+    kept = [model.forward([[token]], cache) for token in range(1, 9)]
+    copies = [logits.copy() for logits in kept]
+    for logits in kept:
+        logits[...] = 0
+    again = model.create_cache(capacity=16)
+    for token, expected in zip(range(1, 9), copies, strict=True):
+        np.testing.assert_array_equal(model.forward([[token]], again), expected)
