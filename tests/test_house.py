@@ -34,6 +34,7 @@ ALLOWED_IMPORTS = {
     "genai_iface/transform": {"ml_dtypes", "numpy", "onnx", "onnx_ir"},
     "backends/numpy": {"ml_dtypes", "numpy", "onnx", "onnx_ir", "typing_extensions"},
     "backends/ort": {"ml_dtypes", "numpy", "onnx", "onnx_ir", "onnxruntime", "typing_extensions"},
+    "backends/transformers": {"numpy", "safetensors", "torch", "transformers"},
 }
 
 # Parts of genai_iface that load more than the interface; the rest may import them only inside a function.

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from zipfile import ZipFile
 
-PACKAGES = ("genai_iface", "genai_iface_numpy", "genai_iface_ort")
+PACKAGES = ("genai_iface", "genai_iface_numpy", "genai_iface_ort", "genai_iface_transformers")
 NEEDED = ("genai_iface/models/onnx-prose/model.onnx", *(f"{package}/py.typed" for package in PACKAGES))
 MAX_BYTES = 12 * 2**20
 

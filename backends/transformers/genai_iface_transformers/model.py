@@ -1,0 +1,163 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The model: each row of a step runs alone through Transformers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from genai_iface.capabilities import Capability
+from genai_iface.errors import BackendError, InvalidInputError
+from genai_iface.steps import check_batch_and_capacity, check_step
+from genai_iface.types import CacheSpec, Device, LayerCacheSpec, LogitsMode, ModelSpec
+from genai_iface_transformers.cache import TransformersCache
+
+__all__ = ["CAPABILITIES", "TransformersModel"]
+
+CAPABILITIES: frozenset[str] = frozenset(
+    {
+        Capability.BATCH,
+        Capability.RAGGED,
+        Capability.CHUNKED_PREFILL,
+        Capability.LOGITS_ALL,
+        Capability.REORDER,
+        Capability.GROWTH,
+        Capability.THREADS,
+        Capability.FORK,
+        Capability.INSPECT,
+    }
+)
+"""What every model can do; one without sliding windows can rewind, too."""
+
+
+class TransformersModel:
+    """Implements ``Model[TransformersCache]``.
+
+    Rows are not batched: what a runtime may get wrong with padding and masks cannot go wrong here.
+
+    Args:
+        network: From ``load_checkpoint``.
+        device: The device, always the processor.
+    """
+
+    def __init__(self, network: Any, /, *, device: Device) -> None:
+        self._network = network
+        self._device = device
+        self._config = network.config
+        self._spec = _spec(network.config)
+
+    @property
+    def spec(self) -> ModelSpec:
+        """What the model is."""
+        return self._spec
+
+    @property
+    def device(self) -> Device:
+        """The processor."""
+        return self._device
+
+    @property
+    def capabilities(self) -> frozenset[str]:
+        """What this model can do."""
+        return CAPABILITIES if self._spec.cache.is_circular else CAPABILITIES | {Capability.REWIND}
+
+    def create_cache(self, *, batch_size: int = 1, capacity: int | None = None) -> TransformersCache:
+        """Makes an empty cache; it grows with its content."""
+        self._loaded()
+        limit = self._spec.context_length
+        check_batch_and_capacity(batch_size, capacity, limit)
+        most = np.iinfo(np.int32).max if limit is None else limit
+        return TransformersCache(
+            self._config,
+            self._spec.cache,
+            batch_size=batch_size,
+            capacity=most if capacity is None else capacity,
+        )
+
+    def forward(
+        self,
+        input_ids: ArrayLike,
+        cache: TransformersCache,
+        /,
+        *,
+        counts: ArrayLike | None = None,
+        logits: LogitsMode = "last",
+    ) -> NDArray[np.float32]:
+        """Appends tokens to the rows of a cache and returns logits."""
+        network = self._loaded()
+        if getattr(cache, "spec", None) is not self._spec.cache:
+            raise InvalidInputError("The cache was not made by this model", remedy="Use this model's create_cache().")
+        cache.check_open()
+        step = check_step(
+            input_ids,
+            counts,
+            logits,
+            lengths=cache.lengths,
+            capacity=cache.capacity,
+            vocab_size=self._spec.vocab_size,
+        )
+        batch_size, width = step.input_ids.shape
+        num_kept = {"last": 1, "all": width, "none": 0}[step.logits]
+        result = np.zeros((batch_size, num_kept, self._spec.vocab_size), np.float32)
+        for row in np.flatnonzero(step.counts).tolist():
+            count = int(step.counts[row])
+            ids = torch.from_numpy(step.input_ids[row : row + 1, :count])
+            got = self._run(network, ids, cache.rows[row], count if step.logits == "all" else 1)
+            if step.logits == "all":
+                result[row, :count] = got
+            elif step.logits == "last":
+                result[row] = got
+        cache.advance(step.counts)
+        return result
+
+    def close(self) -> None:
+        """Frees the weights."""
+        self._network = None
+
+    def _run(self, network: Any, ids: torch.Tensor, row: Any, num_kept: int) -> NDArray[np.float32]:
+        try:
+            with torch.inference_mode():
+                output = network(input_ids=ids, past_key_values=row, use_cache=True, logits_to_keep=num_kept)
+        except (RuntimeError, ValueError, IndexError) as error:
+            raise BackendError(
+                f"Transformers failed in a step of {ids.shape[1]} tokens: {error}",
+                remedy="Check the checkpoint with Transformers alone, or use another backend.",
+            ) from error
+        logits: NDArray[np.float32] = output.logits[0].to(torch.float32).numpy()
+        return logits
+
+    def _loaded(self) -> Any:
+        if self._network is None:
+            raise InvalidInputError("The model is closed", remedy="Load it again.")
+        return self._network
+
+
+def _spec(config: Any) -> ModelSpec:
+    """The model's shape from its configuration, in Transformers' names."""
+    text = config.get_text_config()
+    num_heads = text.num_attention_heads
+    kv_heads = getattr(text, "num_key_value_heads", None) or num_heads
+    head_dim = getattr(text, "head_dim", None) or text.hidden_size // num_heads
+    window = getattr(text, "sliding_window", None)
+    kinds = getattr(text, "layer_types", None) or (
+        ["sliding_attention" if window else "full_attention"] * text.num_hidden_layers
+    )
+    layers = []
+    for kind in kinds:
+        slides = kind == "sliding_attention" and window
+        layers.append(
+            LayerCacheSpec(
+                kv_heads,
+                head_dim,
+                head_dim,
+                "float32",
+                "circular" if slides else "linear",
+                window if slides else None,
+            )
+        )
+    cache = CacheSpec("concat", "bnsh", tuple(layers))
+    return ModelSpec(text.vocab_size, getattr(text, "max_position_embeddings", None), cache)
