@@ -544,7 +544,7 @@ class Generator(Protocol):
             InvalidInputError: Nothing was appended yet, or all sequences are done.
 
         Contract:
-            1. Equal logits MUST give equal tokens on every backend (docs/spec, sampling).
+            1. Equal logits MUST give equal tokens on every backend (docs/generation.md, sampling).
 
         Since: 1
         Stability: preview
