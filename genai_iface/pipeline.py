@@ -17,7 +17,7 @@ from genai_iface.errors import InvalidInputError
 from genai_iface.generation.async_chunks import iterate_in_thread
 from genai_iface.generation.beam_call import beam_chunks, found_beams, open_search
 from genai_iface.generation.cached_rows import CachedRows
-from genai_iface.generation.call import Call, RunningTurn, capacity_for, context_of, with_seeds
+from genai_iface.generation.call import Call, RunningTurn, capacity_for, context_of, split_options, with_seeds
 from genai_iface.generation.chat import ChatSession
 from genai_iface.generation.generator import DEFAULT_PREFILL_CHUNK_SIZE, ModelGenerator
 from genai_iface.generation.metrics import Stopwatch
@@ -26,6 +26,7 @@ from genai_iface.generation.prefix import rows_from_prefix, save_prefix
 from genai_iface.generation.processors import LogitsHook
 from genai_iface.generation.prompts import decode_prompt, encode_prompt, is_conversation
 from genai_iface.generation.scoring import as_score, perplexity, score_tokens, split_continuation
+from genai_iface.generation.speculation import Speculation
 from genai_iface.generation.stopping import StopHook
 from genai_iface.generation.supported import check_supported, check_together
 from genai_iface.protocols import Backend, Model, Prompt, Tokenizer
@@ -143,6 +144,7 @@ class TextGenerationPipeline:
         logits_processors: Sequence[LogitsHook] = (),
         stopping_criteria: Sequence[StopHook] = (),
         prefix: str | PathLike[str] | None = None,
+        speculation: Speculation | None = None,
         **overrides: Any,
     ) -> GenerationResult:
         """Generates until every sequence is done.
@@ -156,6 +158,7 @@ class TextGenerationPipeline:
                 them in place and return None. They run after all other processors.
             stopping_criteria: Functions on (tokens (T,), generated text); True ends the sequence.
             prefix: A file of ``save_prefix``; what a prompt shares with it from the beginning does not run.
+            speculation: How to guess tokens, ``PromptLookup()`` or ``DraftModel(model)``; the output is the same.
             **overrides: Single fields of ``GenerationConfig``, over either.
 
         Returns:
@@ -166,7 +169,14 @@ class TextGenerationPipeline:
             UnsupportedCapabilityError: A parameter asks for what cannot be done.
             CacheOverflowError: A prompt is longer than the model's context.
         """
-        run = self._prepare(prompt, config, overrides, logits_processors, stopping_criteria, prefix)
+        options = {
+            **overrides,
+            "logits_processors": logits_processors,
+            "stopping_criteria": stopping_criteria,
+            "prefix": prefix,
+            "speculation": speculation,
+        }
+        run = self._prepare(prompt, config, options)
         texts: list[list[str]] = [[] for _ in run.prompts]
         token_ids: list[list[int]] = [[] for _ in run.prompts]
         logprobs: list[list[TokenLogprob]] = [[] for _ in run.prompts]
@@ -190,38 +200,20 @@ class TextGenerationPipeline:
 
     __call__ = generate
 
-    def stream(
-        self,
-        prompt: Prompt,
-        config: Configs = None,
-        *,
-        logits_processors: Sequence[LogitsHook] = (),
-        stopping_criteria: Sequence[StopHook] = (),
-        prefix: str | PathLike[str] | None = None,
-        **overrides: Any,
-    ) -> Iterator[Chunk]:
+    def stream(self, prompt: Prompt, config: Configs = None, **options: Any) -> Iterator[Chunk]:
         """Generates and yields text as it comes. Arguments and errors as ``generate``.
 
         The prompt is encoded and the parameters are checked at once; the work begins with the first
         chunk. Closing the iterator, or dropping it, frees its cache.
         """
-        return self._chunks(self._prepare(prompt, config, overrides, logits_processors, stopping_criteria, prefix))
+        return self._chunks(self._prepare(prompt, config, options))
 
-    def astream(
-        self,
-        prompt: Prompt,
-        config: Configs = None,
-        *,
-        logits_processors: Sequence[LogitsHook] = (),
-        stopping_criteria: Sequence[StopHook] = (),
-        prefix: str | PathLike[str] | None = None,
-        **overrides: Any,
-    ) -> AsyncIterator[Chunk]:
+    def astream(self, prompt: Prompt, config: Configs = None, **options: Any) -> AsyncIterator[Chunk]:
         """As ``stream``, for asyncio: the steps run in a worker thread.
 
         Closing the iterator, or cancelling the task that reads it, cancels the generation.
         """
-        run = self._prepare(prompt, config, overrides, logits_processors, stopping_criteria, prefix)
+        run = self._prepare(prompt, config, options)
         return iterate_in_thread(self._chunks(run), run.cancel)
 
     def chat(
@@ -263,7 +255,7 @@ class TextGenerationPipeline:
     def _turn(
         self, token_ids: list[int], rows: CachedRows[Any], cached: list[int], overrides: Mapping[str, Any]
     ) -> RunningTurn:
-        run = self._prepare(token_ids, None, overrides, (), ())
+        run = self._prepare(token_ids, None, overrides)
         run.borrow(rows)
         with self._model_lock:
             run.num_reused_tokens = sum(rows.keep_common(cached, run.prompts))
@@ -343,15 +335,8 @@ class TextGenerationPipeline:
 
     # Parts of a call
 
-    def _prepare(
-        self,
-        prompt: Prompt,
-        config: Configs,
-        overrides: Mapping[str, Any],
-        logits_processors: Sequence[LogitsHook],
-        stopping_criteria: Sequence[StopHook],
-        prefix: str | PathLike[str] | None = None,
-    ) -> Call:
+    def _prepare(self, prompt: Prompt, config: Configs, options: Mapping[str, Any]) -> Call:
+        overrides, extras = split_options(options)
         self._check_open()
         stopwatch = Stopwatch()
         encoded = encode_prompt(self._tokenizer, prompt)
@@ -359,7 +344,7 @@ class TextGenerationPipeline:
         replaced = [one.replace(**overrides) for one in given]
         for one in replaced:
             check_supported(one)
-        check_together(replaced, has_prefix=prefix is not None)
+        check_together(replaced, extras)
         seeded, seed = with_seeds(replaced)
         pairs = [(ids, one) for ids, one in zip(encoded, seeded, strict=True) for _ in range(one.num_return_sequences)]
         prompts, configs = [ids for ids, _ in pairs], [one for _, one in pairs]
@@ -370,9 +355,7 @@ class TextGenerationPipeline:
             capacity=capacity_for(self._model.spec, prompts, configs),
             continues_text=not is_conversation(prompt),
             stopwatch=stopwatch,
-            logits_processors=tuple(logits_processors),
-            stopping_criteria=tuple(stopping_criteria),
-            prefix=prefix,
+            **extras,
         )
 
     def _chunks(self, run: Call) -> Generator[Chunk, None, None]:
@@ -479,6 +462,7 @@ class TextGenerationPipeline:
             drops_finished=not run.borrows_rows,
             rows=run.rows,
             num_reused_tokens=run.num_reused_tokens,
+            speculation=run.speculation,
             prefill_chunk_size=self._prefill_chunk_size,
             on_prefill=self._on_prefill,
             stopwatch=run.stopwatch,

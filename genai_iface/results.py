@@ -62,6 +62,8 @@ class PerfMetrics:
         num_decode_steps: Those steps.
         time_to_first_token: From the call to the first generated token (TTFT); 0 if there is none.
         cache_bytes: Bytes that the cache held at the end.
+        num_drafted_tokens: Drafts of speculative decoding that the model has checked.
+        num_accepted_tokens: Those that became part of the output.
     """
 
     num_prompt_tokens: int = 0
@@ -73,6 +75,13 @@ class PerfMetrics:
     num_decode_steps: int = 0
     time_to_first_token: float = 0.0
     cache_bytes: int = 0
+    num_drafted_tokens: int = 0
+    num_accepted_tokens: int = 0
+
+    @property
+    def acceptance_rate(self) -> float:
+        """Share of the drafts that were accepted; 0 if there are none."""
+        return self.num_accepted_tokens / self.num_drafted_tokens if self.num_drafted_tokens else 0.0
 
     @property
     def time_per_output_token(self) -> float:

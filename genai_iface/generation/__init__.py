@@ -4,7 +4,8 @@
 
 from genai_iface.generation.generator import ModelGenerator
 from genai_iface.generation.sampling import Sampler
+from genai_iface.generation.speculation import DraftModel, PromptLookup
 from genai_iface.generation.stopping import StopStrings
 from genai_iface.generation.streaming import Detokenizer, TextStream
 
-__all__ = ["Detokenizer", "ModelGenerator", "Sampler", "StopStrings", "TextStream"]
+__all__ = ["Detokenizer", "DraftModel", "ModelGenerator", "PromptLookup", "Sampler", "StopStrings", "TextStream"]

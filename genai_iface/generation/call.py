@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
 from typing import Any
 
@@ -18,11 +18,15 @@ from genai_iface.generation.generator import ModelGenerator
 from genai_iface.generation.metrics import Stopwatch
 from genai_iface.generation.plan import new_seed
 from genai_iface.generation.processors import LogitsHook
+from genai_iface.generation.speculation import Speculation
 from genai_iface.generation.stopping import StopHook
 from genai_iface.results import Chunk, PerfMetrics
 from genai_iface.types import ModelSpec
 
-__all__ = ["Call", "RunningTurn", "capacity_for", "context_of", "with_seeds"]
+__all__ = ["Call", "RunningTurn", "capacity_for", "context_of", "split_options", "with_seeds"]
+
+
+_EXTRAS = frozenset({"logits_processors", "stopping_criteria", "prefix", "speculation"})
 
 
 class Call:
@@ -38,6 +42,7 @@ class Call:
         logits_processors: The caller's own.
         stopping_criteria: The caller's own.
         prefix: A file of ``save_prefix``.
+        speculation: How to guess tokens.
 
     Attributes:
         metrics: The measurements, once it is closed.
@@ -57,6 +62,7 @@ class Call:
         logits_processors: Sequence[LogitsHook] = (),
         stopping_criteria: Sequence[StopHook] = (),
         prefix: str | PathLike[str] | None = None,
+        speculation: Speculation | None = None,
     ) -> None:
         self.prompts = prompts
         self.configs = configs
@@ -67,6 +73,7 @@ class Call:
         self.logits_processors = logits_processors
         self.stopping_criteria = stopping_criteria
         self.prefix = prefix
+        self.speculation = speculation
         self.generator: ModelGenerator[Any] | None = None
         # Caches that begin with tokens which ran before, and how many; kept open if they are borrowed.
         self.rows: CachedRows[Any] | None = None
@@ -111,6 +118,7 @@ class Call:
         with self.lock:
             if self.generator is not None:
                 self.metrics = self.generator.metrics
+                self.generator.settle()
                 self.token_ids = self.generator.get_sequence(0)
                 if not self.borrows_rows:
                     self.generator.close()
@@ -139,6 +147,12 @@ class RunningTurn:
     def metrics(self) -> PerfMetrics:
         """The measurements, once the chunks have ended."""
         return self._call.metrics
+
+
+def split_options(options: Mapping[str, Any], /) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The keywords of a call as fields of ``GenerationConfig``, and those that are more than numbers and texts."""
+    fields = {name: value for name, value in options.items() if name not in _EXTRAS}
+    return fields, {name: value for name, value in options.items() if name in _EXTRAS}
 
 
 def with_seeds(configs: Sequence[GenerationConfig]) -> tuple[list[GenerationConfig], int | None]:

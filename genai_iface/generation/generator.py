@@ -19,6 +19,7 @@ from genai_iface.generation.plan import SequencePlan, new_seed, one_per_sequence
 from genai_iface.generation.processors import LogitsHook
 from genai_iface.generation.sampling import log_probability
 from genai_iface.generation.sequence import TokenSequence
+from genai_iface.generation.speculation import Speculation, Speculator
 from genai_iface.generation.stopping import StopHook, length_limit
 from genai_iface.generation.streaming import TextStream
 from genai_iface.generation.token_ids import as_ids, as_rows
@@ -54,6 +55,9 @@ class ModelGenerator(Generic[CacheT]):
         rows: Caches that hold the beginning of what will be appended; None for new ones. ``close`` frees
             them too.
         num_reused_tokens: How many tokens they hold, for the measurements.
+        speculation: How to guess tokens. The tokens stay the same, but those that were guessed well come
+            without a step of their own; a sequence whose guesses are used up gets no token in a call in
+            which others still have some.
         prefill_chunk_size: Most tokens per sequence in one step.
         on_prefill: Told after each step of a prompt how many tokens are done, and of how many.
         stopwatch: Measures from when it was made; None for a new one.
@@ -82,6 +86,7 @@ class ModelGenerator(Generic[CacheT]):
         drops_finished: bool = False,
         rows: CachedRows[CacheT] | None = None,
         num_reused_tokens: int = 0,
+        speculation: Speculation | None = None,
         prefill_chunk_size: int = DEFAULT_PREFILL_CHUNK_SIZE,
         on_prefill: Callable[[int, int], None] | None = None,
         stopwatch: Stopwatch | None = None,
@@ -129,6 +134,15 @@ class ModelGenerator(Generic[CacheT]):
         self._deadline_start = 0.0
         self._num_reused_tokens = num_reused_tokens
         self._rows = rows or CachedRows(model, num_sequences, capacity, prefill_chunk_size, drops_idle=drops_finished)
+        self._speculator: Speculator | None = None
+        if speculation is not None:
+            try:
+                drafter = speculation.start(model, num_sequences, self._rows.capacity)
+                self._speculator = Speculator(model, self._rows, self._sequences, drafter, self._draw)
+            except BaseException:
+                # Nobody else can free what was made before the failure.
+                self._rows.close()
+                raise
 
     # State
 
@@ -141,7 +155,10 @@ class ModelGenerator(Generic[CacheT]):
     @property
     def metrics(self) -> PerfMetrics:
         """Measurements since this generator was made."""
+        speculator = self._speculator
         return self._stopwatch.metrics(
+            num_drafted_tokens=speculator.num_drafted if speculator else 0,
+            num_accepted_tokens=speculator.num_accepted if speculator else 0,
             num_prompt_tokens=self._num_prompt_tokens,
             cache_bytes=self._rows.nbytes,
             num_reused_tokens=self._num_reused_tokens,
@@ -197,6 +214,7 @@ class ModelGenerator(Generic[CacheT]):
         for index, (sequence, new) in enumerate(zip(self._sequences, arrays, strict=True)):
             if len(sequence) + len(new) > self._rows.capacity:
                 raise CacheOverflowError(index, len(sequence) + len(new), self._rows.capacity)
+        self.settle()
         self._is_cancelled = False
         self._override = None
         self._deadline_start = time.perf_counter()
@@ -225,7 +243,8 @@ class ModelGenerator(Generic[CacheT]):
             self._stopwatch.add(time.perf_counter() - started, 0)
             return
         for index, sequence in enumerate(self._sequences):
-            if sequence.finish_reason is None:
+            # With speculation, those without logits wait for the ones that need no step.
+            if sequence.finish_reason is None and sequence.logits is not None:
                 self._choose(index)
         self._override = None
         num_tokens = sum(token is not None for token in self._next_tokens)
@@ -257,6 +276,7 @@ class ModelGenerator(Generic[CacheT]):
                     f"Sequence {index} has {len(sequence)} tokens and cannot be rewound to {wanted}",
                     remedy=f"Use a length from 0 to {len(sequence)}.",
                 )
+        self.settle()
         self._is_cancelled = False
         self._override = None
         for index, (sequence, wanted) in enumerate(zip(self._sequences, lengths, strict=True)):
@@ -308,8 +328,15 @@ class ModelGenerator(Generic[CacheT]):
         """
         self._is_cancelled = True
 
+    def settle(self) -> None:
+        """Forgets all drafts: the cache holds nothing but the sequences' own tokens."""
+        if self._speculator is not None:
+            self._speculator.drop()
+
     def close(self) -> None:
         """Frees the caches. A second call does nothing."""
+        if self._speculator is not None:
+            self._speculator.close()
         self._rows.close()
 
     # Parts of a step
@@ -327,6 +354,8 @@ class ModelGenerator(Generic[CacheT]):
                     f"Sequence {index} has no tokens",
                     remedy="Append at least one token, for example the BOS token.",
                 )
+        if self._speculator is not None:
+            return self._run_drafts(self._speculator, active)
         observe = self._observe if any(map(self._wants_prompt_logprobs, range(len(active)))) else None
         while not self._rows.run(
             self._sequences,
@@ -340,6 +369,35 @@ class ModelGenerator(Generic[CacheT]):
                 return False
             active = [sequence.finish_reason is None for sequence in self._sequences]
         return True
+
+    def _run_drafts(self, speculator: Speculator, active: Sequence[bool]) -> bool:
+        """As ``_run_pending``, if no sequence has logits from an earlier step."""
+        going = [sequence for sequence, is_active in zip(self._sequences, active, strict=True) if is_active]
+        if any(sequence.logits is not None for sequence in going):
+            return True
+        # The token after the last draft must have room too.
+        limits = [self._length_limit(index) - len(sequence) - 1 for index, sequence in enumerate(self._sequences)]
+        found: list[dict[int, NDArray[np.float32]]] = [{} for _ in self._sequences]
+
+        def observe(index: int, start: int, logits: NDArray[np.float32]) -> None:
+            self._observe(index, start, logits)
+            found[index].update(enumerate(logits, start=start))
+
+        watches = all(sequence.num_new for sequence in going) or any(
+            map(self._wants_prompt_logprobs, range(len(active)))
+        )
+        lengths = speculator.draft(active, limits if watches else [0] * len(limits))
+        try:
+            is_complete = self._rows.run(
+                self._sequences,
+                active,
+                is_interrupted=self._is_interrupted,
+                on_progress=self._on_prefill,
+                observe=observe if watches else None,
+            )
+        finally:
+            speculator.settle(lengths, found)
+        return is_complete or not self._end_if_interrupted()
 
     def _wants_prompt_logprobs(self, index: int) -> bool:
         config, sequence = self._plans[index].config, self._sequences[index]
@@ -362,10 +420,12 @@ class ModelGenerator(Generic[CacheT]):
         # _run_pending has set the logits of every sequence that goes on.
         logits = cast("NDArray[np.float32]", sequence.logits) if self._override is None else self._override[index]
         plan = self._plans[index]
-        token = plan.sampler.choose(logits, sequence.tokens, sequence.num_new, index)
+        token = self._draw(index, logits, sequence.tokens, sequence.num_new)
         if plan.config.logprobs is not None:
             sequence.logprobs.append(log_probability(logits, token, plan.config.logprobs))
         sequence.append_new(token)
+        if self._speculator is not None:
+            self._speculator.chosen(index, token)
         self._next_tokens[index] = token
         is_stop = token in plan.stop_ids
         stream = self._streams[index]
@@ -380,6 +440,9 @@ class ModelGenerator(Generic[CacheT]):
             self._end(index, "stop")
         else:
             self._end_if_full(index)
+
+    def _draw(self, index: int, logits: NDArray[np.float32], tokens: NDArray[np.int64], num_new: int) -> int:
+        return self._plans[index].sampler.choose(logits, tokens, num_new, index)
 
     def _is_interrupted(self) -> bool:
         return self._is_cancelled or any(
@@ -401,8 +464,12 @@ class ModelGenerator(Generic[CacheT]):
 
     def _end_if_full(self, index: int) -> None:
         sequence = self._sequences[index]
-        if len(sequence) >= length_limit(self._plans[index].config, sequence.num_input, self._rows.capacity):
+        if len(sequence) >= self._length_limit(index):
             self._end(index, "length")
+
+    def _length_limit(self, index: int) -> int:
+        num_input = self._sequences[index].num_input
+        return length_limit(self._plans[index].config, num_input, self._rows.capacity)
 
     def _end(self, index: int, reason: FinishReason) -> None:
         self._sequences[index].finish_reason = reason

@@ -44,11 +44,21 @@ class Stopwatch:
                 self._first_token_seconds = self.elapsed
         self._num_generated += num_tokens
 
-    def metrics(self, *, num_prompt_tokens: int, cache_bytes: int, num_reused_tokens: int = 0) -> PerfMetrics:
+    def metrics(
+        self,
+        *,
+        num_prompt_tokens: int,
+        cache_bytes: int,
+        num_reused_tokens: int = 0,
+        num_drafted_tokens: int = 0,
+        num_accepted_tokens: int = 0,
+    ) -> PerfMetrics:
         """What was measured so far."""
         return PerfMetrics(
             num_prompt_tokens=num_prompt_tokens,
             num_reused_tokens=num_reused_tokens,
+            num_drafted_tokens=num_drafted_tokens,
+            num_accepted_tokens=num_accepted_tokens,
             num_generated_tokens=self._num_generated,
             prefill_seconds=self._prefill_seconds,
             decode_seconds=self._decode_seconds,

@@ -72,6 +72,16 @@ class TokenSequence:
         """Appends a generated token."""
         self._extend((token,))
 
+    def append_drafts(self, token_ids: Sequence[int]) -> None:
+        """Appends tokens that ``take_drafts`` takes off again."""
+        if token_ids:
+            self._extend(token_ids)
+
+    def take_drafts(self, length: int, logits: NDArray[np.float32] | None) -> None:
+        """Takes off the drafts from ``length`` on; ``logits`` (V,) follow the last token that is left."""
+        self._length = length
+        self.logits = logits
+
     def copy(self) -> TokenSequence:
         """The same tokens and log-probabilities; changing one does not change the other."""
         twin = TokenSequence()

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from genai_iface.config import GenerationConfig
 from genai_iface.errors import InvalidInputError, UnsupportedCapabilityError
@@ -46,7 +47,7 @@ def check_supported(config: GenerationConfig, /) -> None:
         raise UnsupportedCapabilityError("echo=True is not supported with num_beams", remedy="Set echo=False.")
 
 
-def check_together(configs: Sequence[GenerationConfig], /, *, has_prefix: bool) -> None:
+def check_together(configs: Sequence[GenerationConfig], extras: Mapping[str, Any], /) -> None:
     """Refuses configurations that cannot run in one call.
 
     Raises:
@@ -55,7 +56,9 @@ def check_together(configs: Sequence[GenerationConfig], /, *, has_prefix: bool) 
     """
     if len({config.num_beams > 1 for config in configs}) > 1:
         raise InvalidInputError("Some prompts ask for beam search and others do not", remedy="Use two calls.")
-    if has_prefix and any(config.num_beams > 1 or config.echo for config in configs):
+    if extras.get("prefix") is not None and any(config.num_beams > 1 or config.echo for config in configs):
         raise UnsupportedCapabilityError(
             "prefix is not supported with num_beams or echo", remedy="Leave prefix or these fields alone."
         )
+    if extras.get("speculation") is not None and any(config.num_beams > 1 for config in configs):
+        raise UnsupportedCapabilityError("speculation is not supported with num_beams", remedy="Use one of them.")
