@@ -33,7 +33,7 @@ ADAPTERS = {
     "numpy": "tests.conformance.adapters:NumpyOperators",
     "ort": "tests.conformance.adapters:OrtOperators",
     "transformers": "transformers",
-    "openvino": "examples.new_runtime.adapter:OpenVinoAdapter",
+    "openvino": "examples.new_runtime.openvino_runtime:OpenVinoAdapter",
 }
 DTYPES = ("float32", "float16", "bfloat16")
 
