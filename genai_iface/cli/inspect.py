@@ -9,7 +9,9 @@ import json
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
+from genai_iface.cli.arguments import parse_options
 from genai_iface.errors import GenAIError
+from genai_iface.registry import load_model
 
 if TYPE_CHECKING:
     from genai_iface.folder import ModelFolder
@@ -35,6 +37,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("folder", metavar="FOLDER", help="a folder with model.onnx in it")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    parser.add_argument(
+        "--backend", metavar="NAME", help="also load it there and show what was done to the graph"
+    )
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="an option of that backend; may be repeated"
+    )
     return parser
 
 
@@ -47,11 +55,27 @@ def run(arguments: argparse.Namespace) -> int:
     from genai_iface.folder import open_folder  # noqa: PLC0415 - onnx loads slowly, --help must not
 
     folder = open_folder(arguments.folder)
+    notes = None
+    if arguments.backend is not None:
+        notes = _load_notes(folder, arguments.backend, parse_options(arguments.option))
     if arguments.json:
-        print(json.dumps(describe(folder), indent=2, ensure_ascii=False))
-    else:
-        _print_tables(folder)
+        described = describe(folder) | ({} if notes is None else {"load_notes": notes})
+        print(json.dumps(described, indent=2, ensure_ascii=False))
+        return 0
+    _print_tables(folder)
+    if notes is not None:
+        print(f"\nloaded by {arguments.backend}:")
+        print("\n".join(f"  {_printable(note)}" for note in notes) or "  the graph runs as it is")
     return 0
+
+
+def _load_notes(folder: ModelFolder, backend: str, options: dict[str, Any]) -> list[str]:
+    """What a backend did to the graph at load; empty if it says nothing of that kind."""
+    model = load_model(folder.path, backend=backend, options=options)
+    try:
+        return [str(note) for note in getattr(model, "notes", ())]
+    finally:
+        model.close()
 
 
 def describe(folder: ModelFolder) -> dict[str, Any]:

@@ -105,3 +105,14 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
         build_parser().parse_args(["inspect", "--help"])
     assert caught.value.code == 0
     assert "genai-iface inspect ./my-model --json" in capsys.readouterr().out
+
+
+def test_what_a_backend_did_to_the_graph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = str(write_folder(tmp_path / "model", softcap=0.0, quantise="int8"))
+    assert main(["inspect", folder, "--backend", "ort", "--json"]) == 0
+    notes = json.loads(capsys.readouterr().out)["load_notes"]
+    assert any(note.startswith("group-query-attention: applied") for note in notes)
+    assert main(["inspect", folder, "--backend", "ort", "--option", "optimize=none"]) == 0
+    assert "group-query-attention: applied" not in capsys.readouterr().out
+    assert main(["inspect", folder, "--json"]) == 0
+    assert "load_notes" not in json.loads(capsys.readouterr().out)
