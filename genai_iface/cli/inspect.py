@@ -37,9 +37,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("folder", metavar="FOLDER", help="a folder with model.onnx in it")
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
-    parser.add_argument(
-        "--backend", metavar="NAME", help="also load it there and show what was done to the graph"
-    )
+    parser.add_argument("--backend", metavar="NAME", help="also load it there and show what was done to the graph")
     parser.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="an option of that backend; may be repeated"
     )
