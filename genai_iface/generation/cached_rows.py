@@ -129,7 +129,9 @@ class CachedRows(Generic[CacheT]):
                 done += counts
                 if on_progress is not None and total > len(sequences):
                     on_progress(done, total)
-                if done < total and is_interrupted():
+                if done >= total:
+                    return True
+                if is_interrupted():
                     return False
         return True
 
@@ -153,40 +155,40 @@ class CachedRows(Generic[CacheT]):
         observe: Observer | None,
     ) -> int | None:
         """Runs the next chunk of one cache and returns its tokens; None if nothing was pending."""
-        lengths = cache.lengths
-        pending = np.array(
-            [len(sequences[i]) - lengths[row] if active[i] else 0 for row, i in enumerate(members)], dtype=np.int64
-        )
-        width = int(pending.max())
+        # Plain lists: a decode step is a few numbers, and between two of them NumPy's code is cold.
+        lengths: list[int] = cache.lengths.tolist()
+        pending = [len(sequences[i]) - lengths[row] if active[i] else 0 for row, i in enumerate(members)]
+        width = max(pending)
         if width <= 0:
             return None
         if self._can_chunk:
             width = min(width, self._chunk_size)
-        elif width > 1 and lengths.any():
+        elif width > 1 and any(lengths):
             width = 1
         if observe is not None and self._can_chunk:
             width = min(width, _OBSERVED_CHUNK_SIZE)
         takes_all = observe is not None and self._gives_all
         if observe is not None and not self._gives_all:
             width = 1
-        counts = np.minimum(pending, width)
+        counts = [min(count, width) for count in pending]
         ids = np.zeros((len(members), width), dtype=np.int64)
         for row, i in enumerate(members):
             ids[row, : counts[row]] = sequences[i].tokens[lengths[row] : lengths[row] + counts[row]]
-        complete = (counts == pending) & (counts > 0)
+        complete = [row for row, count in enumerate(counts) if 0 < count == pending[row]]
         logits = self._model.forward(
             ids,
             cache,
-            counts=None if (counts == width).all() else counts,
-            logits="all" if takes_all else "last" if complete.any() or observe is not None else "none",
+            counts=None if min(counts) == width else np.array(counts, dtype=np.int64),
+            logits="all" if takes_all else "last" if complete or observe is not None else "none",
         )
         if observe is not None:
-            for row in np.flatnonzero(counts).tolist():
-                observe(members[row], int(lengths[row]), logits[row, : counts[row]])
-        for row in np.flatnonzero(complete).tolist():
+            for row, count in enumerate(counts):
+                if count:
+                    observe(members[row], lengths[row], logits[row, :count])
+        for row in complete:
             # A copy of one row of many, or it would keep all of them.
             sequences[members[row]].logits = logits[row, counts[row] - 1].copy() if takes_all else logits[row, 0]
-        return int(counts.sum())
+        return sum(counts)
 
     def rewind(self, sequences: Sequence[TokenSequence]) -> None:
         """Shortens the caches so that each is a prefix of its sequence, with a token pending if it has any.
