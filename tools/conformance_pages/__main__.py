@@ -33,7 +33,7 @@ ADAPTERS = {
     "numpy": "tests.conformance.adapters:NumpyOperators",
     "ort": "tests.conformance.adapters:OrtOperators",
     "transformers": "transformers",
-    "openvino": "examples.new_runtime.openvino_runtime:OpenVinoAdapter",
+    "openvino": "tests.conformance.openvino_adapter:OpenVinoOperators",
 }
 DTYPES = ("float32", "float16", "bfloat16")
 
@@ -158,7 +158,7 @@ def matrix_page() -> str:
                 if item["status"] in ("failed", "deviation")
             ]
     lines += ["", 'A cell says how many checks passed of those that apply, and the verdict where it is not "reached".']
-    lines += ["", "## Verdicts and deviations", "", *notes]
+    lines += ["", "## Verdicts and deviations", "", "Reproductions: [deviations](deviations.md).", "", *notes]
     return "\n".join(lines) + "\n"
 
 

@@ -102,8 +102,10 @@ def _attention_cases() -> list[Case]:
     none_visible[1] = False
     bias = _random(7, 3, 5)
     past_k, past_v = _random(8, 2, 2, 2, 8), _random(9, 2, 2, 2, 8)
-    k_all, v_all = np.concatenate((past_k, k), axis=2), np.concatenate((past_v, v), axis=2)
-    after_past = np.arange(7) <= np.arange(3)[:, None] + 2
+    # As many new keys as queries: with more of them, runtimes disagree about the offset, and no decoder has that.
+    k_new, v_new = k[:, :, :3].copy(), v[:, :, :3].copy()
+    k_all, v_all = np.concatenate((past_k, k_new), axis=2), np.concatenate((past_v, v_new), axis=2)
+    after_past = np.arange(5) <= np.arange(3)[:, None] + 2
     q3, k3, v3 = (array.swapaxes(1, 2).reshape(2, array.shape[2], -1) for array in (q, k, v))
     wide = _random(10, 1, 2, 2, 256), _random(11, 1, 1, 4, 256), _random(12, 1, 1, 4, 256)
     square = np.arange(5) <= np.arange(3)[:, None]
@@ -130,7 +132,7 @@ def _attention_cases() -> list[Case]:
         case("causal", [q, k, v], _attend(q, k, v, square), is_causal=1),
         case(
             "causal_past",
-            [q, k, v, None, past_k, past_v],
+            [q, k_new, v_new, None, past_k, past_v],
             _attend(q, k_all, v_all, after_past),
             k_all,
             v_all,
