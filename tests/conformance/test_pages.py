@@ -1,0 +1,48 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The conformance pages of the documentation say what the kit is now."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from genai_iface.conformance import all_checks
+from genai_iface.conformance.golden import manifest_digest
+from genai_iface.conformance.report import SCHEMA
+from tests.conformance.mutants_pipeline import ALL_MUTANTS
+from tools.conformance_pages.__main__ import checks_page, matrix_page
+
+DOCS = Path(__file__).parents[2] / "docs"
+REPORTS = sorted((DOCS / "reports/conformance").glob("*/report.json"))
+REMEDY = "run: python -m tools.conformance_pages"
+
+
+def test_the_list_of_checks() -> None:
+    assert (DOCS / "conformance-checks.md").read_text(encoding="utf-8") == checks_page(), REMEDY
+
+
+def test_the_matrix_shows_the_reports() -> None:
+    assert REPORTS
+    assert (DOCS / "reports/conformance.md").read_text(encoding="utf-8") == matrix_page(), REMEDY
+
+
+def test_the_table_of_mutants() -> None:
+    text = (DOCS / "reports/mutants.md").read_text(encoding="utf-8")
+    rows = [line.split(" | ")[0].strip("| ") for line in text.splitlines() if line.startswith("| ")]
+    assert rows[1:] == [mutant.name for mutant in ALL_MUTANTS], REMEDY
+    assert "not killed" not in text
+
+
+@pytest.mark.parametrize("path", REPORTS, ids=lambda path: path.parent.name)
+def test_committed_reports(path: Path) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    data = json.loads(path.read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8"))).validate(data)
+    assert data["golden_sha256"] == manifest_digest(), f"{REMEDY} --run all"
+    assert [item["id"] for item in data["checks"]] == [item.id for item in all_checks()], f"{REMEDY} --run all"
+    # Reports are published: no path of the machine that wrote them.
+    assert "/home/" not in json.dumps(data)
+    assert "/tmp/" not in json.dumps(data)
