@@ -10,11 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 
-from genai_iface import CacheOverflowError
+from genai_iface import CacheOverflowError, load_backend
 from genai_iface.conformance import Adapter
 from tests.conformance.plain import PlainAdapter, PlainBackend, PlainCache, PlainModel
 
@@ -536,6 +537,58 @@ class WritesFolder(PlainModel):
         super().__init__(folder)
         if "golden" not in folder.parts:
             (folder / "compiled.bin").write_bytes(b"0")
+
+
+# Saved caches, on the NumPy backend.
+
+
+class _SavingAdapter:
+    """The NumPy backend, with models that are changed after loading."""
+
+    def __init__(self, name: str, change: Callable[[Any], None]) -> None:
+        self.name = name
+        self._change = change
+
+    def backend(self) -> Any:
+        backend = load_backend("numpy")
+        load = backend.load
+
+        def load_changed(folder: Any, /, **arguments: Any) -> Any:
+            model = load(folder, **arguments)
+            self._change(model)
+            return model
+
+        backend.load = load_changed  # type: ignore[method-assign]
+        return backend
+
+
+def _loads_empty(model: Any) -> None:
+    load = model.load_cache
+
+    def load_cache(path: Any, /, *, capacity: int | None = None) -> Any:
+        cache = load(path, capacity=capacity)
+        cache.reset()
+        return cache
+
+    model.load_cache = load_cache
+
+
+def _saves_in_place(model: Any) -> None:
+    save = model.save_cache
+
+    def save_cache(cache: Any, path: Any, /) -> None:
+        with open(path, "wb") as file:
+            file.write(b"half")
+        save(cache, path)
+
+    model.save_cache = save_cache
+
+
+for _name, _bug, _check, _change in (
+    ("LoadsEmpty", "a loaded cache is empty", "L2.save.round_trip", _loads_empty),
+    ("SavesInPlace", "a save that fails leaves half a file", "L2.save.atomic", _saves_in_place),
+):
+    MUTANTS.append(Mutant(_name, _bug, _check, partial(_SavingAdapter, _name, _change)))
 
 
 info("NothingDeclared", "nothing is declared", "L2.write.per_row_indices", capabilities=frozenset({"cache_scatter"}))
