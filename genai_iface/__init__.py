@@ -7,6 +7,8 @@ nothing but them. Runtimes come from backends, which are found by name. Importin
 runtime and, beyond numpy, no third-party library.
 """
 
+from typing import TYPE_CHECKING
+
 from genai_iface.capabilities import LEVEL_PROFILES, Capability
 from genai_iface.config import GenerationConfig
 from genai_iface.errors import (
@@ -20,7 +22,6 @@ from genai_iface.errors import (
     UnsupportedCapabilityError,
     UnsupportedModelError,
 )
-from genai_iface.pipeline import TextGenerationPipeline
 from genai_iface.protocols import (
     Backend,
     Generator,
@@ -38,6 +39,9 @@ from genai_iface.registry import list_backends, load_backend, load_model
 from genai_iface.results import Chunk, FinishReason, GenerationResult, PerfMetrics, Score, TokenLogprob
 from genai_iface.types import BackendInfo, CacheSpec, Device, LayerCacheSpec, ModelSpec
 from genai_iface.version import INTERFACE_VERSION, SUPPORTED_INTERFACE_VERSIONS, negotiate_version
+
+if TYPE_CHECKING:
+    from genai_iface.pipeline import TextGenerationPipeline
 
 __version__ = "0.1.0"
 
@@ -84,3 +88,16 @@ __all__ = [
     "load_model",
     "negotiate_version",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # The pipeline brings in all of generation; whoever implements a backend need not wait for it.
+    if name == "TextGenerationPipeline":
+        from genai_iface.pipeline import TextGenerationPipeline  # noqa: PLC0415
+
+        return TextGenerationPipeline
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
