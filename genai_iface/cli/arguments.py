@@ -12,7 +12,18 @@ from typing import Any
 
 from genai_iface.errors import InvalidInputError
 
-__all__ = ["folder_or_default", "parse_options", "positive"]
+__all__ = ["add_model_arguments", "folder_or_default", "parse_options", "positive"]
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, /) -> None:
+    """Adds what says which model to run, and where: --model, --backend, --device, --option."""
+    where = parser.add_argument_group("model")
+    where.add_argument("--model", metavar="FOLDER", help="the model folder")
+    where.add_argument("--backend", default="numpy", metavar="NAME", help="a registered backend (default: numpy)")
+    where.add_argument("--device", metavar="D", help='one of the devices of "genai-iface devices"')
+    where.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the backend; may be repeated"
+    )
 
 
 def folder_or_default(folder: str | None, /) -> Path:

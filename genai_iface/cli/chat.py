@@ -12,7 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from genai_iface.cli.arguments import parse_options
+from genai_iface.cli.arguments import add_model_arguments, parse_options
 from genai_iface.cli.interrupt import cancel_on_interrupt
 from genai_iface.cli.progress import Progress
 from genai_iface.errors import GenAIError, InvalidInputError
@@ -44,13 +44,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "In a pipe only the answers are printed.",
     )
     parser.add_argument("--system", metavar="TEXT", help="the system message")
-    where = parser.add_argument_group("model")
-    where.add_argument("--model", metavar="FOLDER", help="the model folder")
-    where.add_argument("--backend", default="numpy", metavar="NAME", help="a registered backend (default: numpy)")
-    where.add_argument("--device", metavar="D", help='one of the devices of "genai-iface devices"')
-    where.add_argument(
-        "--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the backend; may be repeated"
-    )
+    add_model_arguments(parser)
     how = parser.add_argument_group(
         "generation", "What is not given here comes from the model's generation_config.json."
     )

@@ -10,7 +10,7 @@ import json
 import sys
 from typing import Any
 
-from genai_iface.cli.arguments import parse_options
+from genai_iface.cli.arguments import add_model_arguments, parse_options
 from genai_iface.cli.interrupt import cancel_on_interrupt
 from genai_iface.cli.progress import Progress
 from genai_iface.config import GenerationConfig
@@ -39,13 +39,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--chat", action="store_true", help="send the prompt as a user's message, by the chat template")
     parser.add_argument("--system", metavar="TEXT", help="a system message before it; implies --chat")
 
-    where = parser.add_argument_group("model")
-    where.add_argument("--model", metavar="FOLDER", help="the model folder")
-    where.add_argument("--backend", default="numpy", metavar="NAME", help="a registered backend (default: numpy)")
-    where.add_argument("--device", metavar="D", help='one of the devices of "genai-iface devices"')
-    where.add_argument(
-        "--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the backend; may be repeated"
-    )
+    add_model_arguments(parser)
 
     how = parser.add_argument_group(
         "generation", "What is not given here comes from the model's generation_config.json."
