@@ -28,6 +28,17 @@ CODE_FOLDERS = ("genai_iface", "backends", "benchmarks", "docs", "examples", "te
 # ("google" is protobuf, whose errors onnx lets through.)
 ALLOWED_IMPORTS = {
     "genai_iface": {"numpy", "typing_extensions"},
+    "genai_iface/build": {
+        "mobius",
+        "numpy",
+        "onnx",
+        "onnx_ir",
+        "onnxscript",
+        "onnxruntime",
+        "safetensors",
+        "torch",
+        "transformers",
+    },
     "genai_iface/cli": {"numpy", "onnx", "onnx_ir", "rich"},
     "genai_iface/conformance": {"numpy", "pytest"},
     "genai_iface/folder": {"google", "jinja2", "ml_dtypes", "numpy", "onnx", "onnx_ir", "safetensors", "tokenizers"},
@@ -38,7 +49,7 @@ ALLOWED_IMPORTS = {
 }
 
 # Parts of genai_iface that load more than the interface; the rest may import them only inside a function.
-HEAVY_PARTS = ("genai_iface.cli", "genai_iface.folder", "genai_iface.transform")
+HEAVY_PARTS = ("genai_iface.build", "genai_iface.cli", "genai_iface.folder", "genai_iface.transform")
 
 MAX_LINES = 500
 LONG_FILES = {

@@ -1,0 +1,3 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Model folders from checkpoints, and reports on exporters; needs the extra "build". Import its modules by name."""
