@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
 
-"""The examples, and the Python code in the texts, run as a reader would run them."""
+"""The examples run as a reader would run them. (The code in the texts: test_docs.py.)"""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from tests.models import write_folder
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
-TEXTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 needs_ort = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
 
@@ -86,23 +85,3 @@ def test_swap_the_backend() -> None:
     assert re.fullmatch(r"ort: [1-9]\d* tokens/s", lines[1])
     assert lines[2] == "equal texts: True"
     assert lines[3].startswith("The Attention operator ")
-
-
-def code_blocks() -> list[pytest.param]:
-    """Every Python block of the texts, as a parameter that names where it stands."""
-    found = []
-    for text in TEXTS:
-        content = text.read_text(encoding="utf-8")
-        for match in re.finditer(r"^```python\n(.*?)^```$", content, re.MULTILINE | re.DOTALL):
-            line = content.count("\n", 0, match.start()) + 1
-            marks = [needs_ort] if 'backend="ort"' in match[1] else []
-            found.append(pytest.param(match[1], id=f"{text.relative_to(ROOT).as_posix()}:{line}", marks=marks))
-    return found
-
-
-@pytest.mark.parametrize("code", code_blocks())
-def test_code_in_the_texts(tmp_path: Path, code: str) -> None:
-    write_folder(tmp_path / "my-model")
-    script = tmp_path / "block.py"
-    script.write_text(code, encoding="utf-8")
-    assert bool(run(script, cwd=tmp_path).strip()) == ("print(" in code)
