@@ -20,7 +20,13 @@ from genai_iface.errors import InvalidInputError
 __all__ = ["GenerationConfig"]
 
 _ALIASES: Mapping[str, str] = MappingProxyType(
-    {"max_tokens": "max_new_tokens", "stop": "stop_strings", "rng_seed": "seed", "random_seed": "seed"}
+    {
+        "max_tokens": "max_new_tokens",
+        "stop": "stop_strings",
+        "rng_seed": "seed",
+        "random_seed": "seed",
+        "grammar": "lark_grammar",
+    }
 )
 
 # A value other than the one here asks for sampling, unless do_sample says otherwise.
@@ -51,6 +57,9 @@ class GenerationConfig:
         no_repeat_ngram_size: No n-gram of this size occurs twice; 0 is off.
         logit_bias: Added to single logits, by token id.
         bad_words_ids: Token sequences that must not be generated.
+        json_schema: The output is JSON that this schema (a mapping, or its JSON) allows.
+        regex: The whole output matches this regular expression, in the syntax of Rust's regex crate.
+        lark_grammar: The output follows this grammar, in llguidance's variant of Lark. At most one of these three.
         stop_strings: Texts that end a sequence.
         stop_token_ids: Tokens that end a sequence, besides eos_token_id.
         include_stop_str_in_output: Leave the stop string in the text.
@@ -84,6 +93,9 @@ class GenerationConfig:
     no_repeat_ngram_size: int = 0
     logit_bias: Mapping[int, float] = dataclasses.field(default_factory=dict, hash=False)
     bad_words_ids: tuple[tuple[int, ...], ...] = ()
+    json_schema: str | Mapping[str, Any] | bool | None = None
+    regex: str | None = None
+    lark_grammar: str | None = None
     stop_strings: tuple[str, ...] = ()
     stop_token_ids: tuple[int, ...] = ()
     include_stop_str_in_output: bool = False
@@ -221,6 +233,9 @@ class GenerationConfig:
                 f"num_beams={self.num_beams} is not a multiple of num_beam_groups={self.num_beam_groups}",
                 remedy="Make every group equally large.",
             )
+        constraints = [name for name in ("json_schema", "regex", "lark_grammar") if getattr(self, name) is not None]
+        if len(constraints) > 1:
+            raise InvalidInputError(f"{' and '.join(constraints)} are both given", remedy="Give one of them.")
         if self.num_beams > 1 and self.num_return_sequences > self.num_beams:
             raise InvalidInputError(
                 f"num_return_sequences={self.num_return_sequences} is more than num_beams={self.num_beams}",
@@ -265,6 +280,10 @@ def _boolean(value: Any) -> bool:
     return isinstance(value, bool)
 
 
+def _text(value: Any) -> bool:
+    return value is None or (isinstance(value, str) and bool(value))
+
+
 # Per field: what is legal, and how to say it.
 _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "max_new_tokens": (_integer(0, none=True), "an integer of at least 0, or None"),
@@ -288,6 +307,9 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
         lambda value: all(word and _token_ids(word) for word in value),
         "lists of at least one token id each",
     ),
+    "json_schema": (_text, "a JSON schema as a mapping or as JSON, or None"),
+    "regex": (_text, "a text of at least one character, or None"),
+    "lark_grammar": (_text, "a text of at least one character, or None"),
     "stop_strings": (
         lambda value: all(isinstance(text, str) and text for text in value),
         "a string or a list of strings, none of them empty",
@@ -329,11 +351,22 @@ def _as_ids(value: Any) -> tuple[Any, ...]:
     return tuple(map(_as_plain, value or ()))
 
 
+def _as_json(value: Any) -> str | None:
+    """A JSON schema as text, which can be compared, hashed and written to a file."""
+    if value is None:
+        return None
+    schema = json.loads(value) if isinstance(value, str) else value
+    if not isinstance(schema, (Mapping, bool)):
+        raise TypeError("a schema is a JSON object")
+    return json.dumps(dict(schema) if isinstance(schema, Mapping) else schema, ensure_ascii=False)
+
+
 # JSON gives lists where the fields hold tuples, and string keys where they hold token ids.
 _NORMALISERS: Mapping[str, Callable[[Any], Any]] = {
     "stop_strings": lambda value: (value,) if isinstance(value, str) else tuple(value or ()),
     "stop_token_ids": _as_ids,
     "bad_words_ids": lambda value: tuple(map(_as_ids, value or ())),
+    "json_schema": _as_json,
     "eos_token_id": lambda value: _as_ids(value) if isinstance(value, (list, tuple)) else _as_plain(value),
     "logit_bias": lambda value: MappingProxyType(
         {_as_id(token): _as_plain(bias) for token, bias in (value or {}).items()}

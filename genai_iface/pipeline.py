@@ -19,6 +19,8 @@ from genai_iface.generation.beam_call import beam_chunks, found_beams, open_sear
 from genai_iface.generation.cached_rows import CachedRows
 from genai_iface.generation.call import Call, RunningTurn, capacity_for, context_of, split_options, with_seeds
 from genai_iface.generation.chat import ChatSession
+from genai_iface.generation.collect import collect
+from genai_iface.generation.constraints import Constraint, check_constraint
 from genai_iface.generation.generator import DEFAULT_PREFILL_CHUNK_SIZE, ModelGenerator
 from genai_iface.generation.metrics import Stopwatch
 from genai_iface.generation.plan import one_per_sequence
@@ -28,10 +30,11 @@ from genai_iface.generation.prompts import decode_prompt, encode_prompt, is_conv
 from genai_iface.generation.scoring import as_score, perplexity, score_tokens, split_continuation
 from genai_iface.generation.speculation import Speculation
 from genai_iface.generation.stopping import StopHook
+from genai_iface.generation.streamer import ChunkHook, Streamer, TextHook, streaming_to
 from genai_iface.generation.supported import check_supported, check_together
 from genai_iface.protocols import Backend, Model, Prompt, Tokenizer
 from genai_iface.registry import load_model
-from genai_iface.results import Chunk, FinishReason, GenerationResult, Score, TokenLogprob
+from genai_iface.results import Chunk, GenerationResult, Score
 
 __all__ = ["TextGenerationPipeline"]
 
@@ -140,9 +143,11 @@ class TextGenerationPipeline:
         prompt: Prompt,
         config: Configs = None,
         *,
-        on_chunk: Callable[[Chunk], object] | None = None,
+        on_chunk: ChunkHook | None = None,
+        streamer: Streamer | TextHook | None = None,
         logits_processors: Sequence[LogitsHook] = (),
         stopping_criteria: Sequence[StopHook] = (),
+        constraint: Constraint | None = None,
         prefix: str | PathLike[str] | None = None,
         speculation: Speculation | None = None,
         **overrides: Any,
@@ -154,9 +159,13 @@ class TextGenerationPipeline:
                 a list of such lists.
             config: Replaces ``generation_config`` for this call: one, or a list with one for each prompt.
             on_chunk: Called with each piece as it comes.
+            streamer: Has ``write(text)`` and ``end()``, or is a function of the text; for one sequence. Where the
+                text goes while it comes; True from ``write`` ends the generation.
             logits_processors: Functions on (tokens (T,), scores (V,)) that return new scores, or change
                 them in place and return None. They run after all other processors.
             stopping_criteria: Functions on (tokens (T,), generated text); True ends the sequence.
+            constraint: A rule of your own for the output; ``json_schema``, ``regex`` and ``lark_grammar`` are fields
+                of the configuration.
             prefix: A file of ``save_prefix``; what a prompt shares with it from the beginning does not run.
             speculation: How to guess tokens, ``PromptLookup()`` or ``DraftModel(model)``; the output is the same.
             **overrides: Single fields of ``GenerationConfig``, over either.
@@ -173,30 +182,14 @@ class TextGenerationPipeline:
             **overrides,
             "logits_processors": logits_processors,
             "stopping_criteria": stopping_criteria,
+            "constraint": constraint,
             "prefix": prefix,
             "speculation": speculation,
         }
         run = self._prepare(prompt, config, options)
-        texts: list[list[str]] = [[] for _ in run.prompts]
-        token_ids: list[list[int]] = [[] for _ in run.prompts]
-        logprobs: list[list[TokenLogprob]] = [[] for _ in run.prompts]
-        reasons: list[FinishReason] = ["stop"] * len(run.prompts)
-        for chunk in self._chunks(run):
-            if on_chunk is not None:
-                on_chunk(chunk)
-            texts[chunk.index].append(chunk.text)
-            token_ids[chunk.index].extend(chunk.token_ids)
-            logprobs[chunk.index].extend(chunk.logprobs or ())
-            reasons[chunk.index] = chunk.finish_reason or reasons[chunk.index]
-        return GenerationResult(
-            texts=["".join(pieces) for pieces in texts],
-            token_ids=token_ids,
-            finish_reasons=reasons,
-            logprobs=logprobs if any(config.logprobs is not None for config in run.configs) else None,
-            perf_metrics=run.metrics,
-            seed=run.seed,
-            beam_scores=run.beam_scores,
-        )
+        chunks = self._chunks(run)
+        with streaming_to(streamer, run, on_chunk) as take:
+            return collect(run, chunks, take)
 
     __call__ = generate
 
@@ -344,6 +337,7 @@ class TextGenerationPipeline:
         replaced = [one.replace(**overrides) for one in given]
         for one in replaced:
             check_supported(one)
+            check_constraint(one, self._tokenizer, self._model.spec.vocab_size)
         check_together(replaced, extras)
         seeded, seed = with_seeds(replaced)
         pairs = [(ids, one) for ids, one in zip(encoded, seeded, strict=True) for _ in range(one.num_return_sequences)]
@@ -459,6 +453,7 @@ class TextGenerationPipeline:
             continues_text=run.continues_text or run.configs[0].echo,
             logits_processors=run.logits_processors,
             stopping_criteria=run.stopping_criteria,
+            constraint=run.constraint,
             drops_finished=not run.borrows_rows,
             rows=run.rows,
             num_reused_tokens=run.num_reused_tokens,

@@ -41,6 +41,7 @@ ALLOWED_IMPORTS = {
     },
     "genai_iface/cli": {"numpy", "onnx", "onnx_ir", "rich"},
     "genai_iface/conformance": {"numpy", "pytest"},
+    "genai_iface/generation/constraints": {"llguidance", "numpy"},
     "genai_iface/folder": {"google", "jinja2", "ml_dtypes", "numpy", "onnx", "onnx_ir", "safetensors", "tokenizers"},
     "genai_iface/transform": {"ml_dtypes", "numpy", "onnx", "onnx_ir"},
     "backends/numpy": {"ml_dtypes", "numpy", "onnx", "onnx_ir", "typing_extensions"},

@@ -59,12 +59,12 @@ class FolderTokenizer:
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, added tokens included."""
-        return int(self._tokenizer.get_vocab_size(with_added_tokens=True))
+        """One more than the highest id, added tokens included; there may be ids without a token."""
+        return self.max_token_id + 1
 
     @cached_property
     def max_token_id(self) -> int:
-        """The highest id; ids may have gaps, so it can be more than ``vocab_size - 1``."""
+        """The highest id."""
         return max(self._tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
 
     @cached_property
@@ -136,6 +136,10 @@ class FolderTokenizer:
             what=f"The tokenizer cannot decode {ids[:8]}",
             remedy=_REPAIR,
         )
+
+    def to_json(self) -> str:
+        """The tokenizer as the text of a ``tokenizer.json``, with the tokens that other files of the folder add."""
+        return str(self._tokenizer.to_str())
 
     def apply_chat_template(
         self,

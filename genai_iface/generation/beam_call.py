@@ -36,6 +36,8 @@ def open_search(
             eos_token_ids=eos_token_ids,
             seed=0,
             logits_processors=call.logits_processors,
+            constraint=call.constraint,
+            tokenizer=tokenizer,
         )
         for first in firsts
     ]

@@ -141,6 +141,9 @@ class BeamGroup(Generic[KeptT]):
         chosen = kept[np.argsort(-scores[kept], kind="stable")][: self._width]
         continuations = []
         for flat in chosen.tolist():
+            if scores[flat] == -np.inf:
+                # What the processors have ruled out goes nowhere.
+                break
             beam, token = divmod(flat, vocab_size)
             row = self.beams[beam].row
             continuations.append(Continuation(row, token, float(scores[flat]), ends(row, token)))

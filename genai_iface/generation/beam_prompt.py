@@ -11,6 +11,7 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from genai_iface.errors import InvalidInputError
 from genai_iface.generation.beam_group import Beam, BeamGroup, Continuation
 from genai_iface.generation.plan import SequencePlan
 from genai_iface.generation.sampling import log_probability
@@ -147,6 +148,11 @@ class PromptSearch:
         if self._nothing is not None:
             return [Hypothesis([], 0.0, self._nothing)] * count
         found = [hypothesis for group in self._groups for hypothesis in group.finished]
+        if len(found) < count:
+            raise InvalidInputError(
+                f"Only {len(found)} sequences are possible, num_return_sequences={count}",
+                remedy="Ask for fewer, or loosen the constraint or bad_words_ids.",
+            )
         return sorted(found, key=lambda one: -one.score)[:count]
 
     def _log_probs(self, sequence: TokenSequence) -> NDArray[np.float64]:
@@ -159,7 +165,7 @@ class PromptSearch:
         return scores
 
     def _end(self, sequence: TokenSequence, token: int) -> FinishReason | None:
-        if token in self.plan.stop_ids:
+        if token in self.plan.stop_ids or self.plan.is_over([*sequence.new_tokens.tolist(), token]):
             return "stop"
         if self._tokenizer is not None or self._criteria:
             new = [*sequence.new_tokens.tolist(), token]

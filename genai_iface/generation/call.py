@@ -14,6 +14,7 @@ from genai_iface.config import GenerationConfig
 from genai_iface.errors import CacheOverflowError, InvalidInputError
 from genai_iface.generation.beams import BeamSearch
 from genai_iface.generation.cached_rows import CachedRows
+from genai_iface.generation.constraints import Constraint
 from genai_iface.generation.generator import ModelGenerator
 from genai_iface.generation.metrics import Stopwatch
 from genai_iface.generation.plan import new_seed
@@ -26,7 +27,7 @@ from genai_iface.types import ModelSpec
 __all__ = ["Call", "RunningTurn", "capacity_for", "context_of", "split_options", "with_seeds"]
 
 
-_EXTRAS = frozenset({"logits_processors", "stopping_criteria", "prefix", "speculation"})
+_EXTRAS = frozenset({"logits_processors", "stopping_criteria", "constraint", "prefix", "speculation"})
 
 
 class Call:
@@ -41,6 +42,7 @@ class Call:
         stopwatch: Runs since the call.
         logits_processors: The caller's own.
         stopping_criteria: The caller's own.
+        constraint: The caller's own.
         prefix: A file of ``save_prefix``.
         speculation: How to guess tokens.
 
@@ -61,6 +63,7 @@ class Call:
         stopwatch: Stopwatch,
         logits_processors: Sequence[LogitsHook] = (),
         stopping_criteria: Sequence[StopHook] = (),
+        constraint: Constraint | None = None,
         prefix: str | PathLike[str] | None = None,
         speculation: Speculation | None = None,
     ) -> None:
@@ -72,6 +75,7 @@ class Call:
         self.stopwatch = stopwatch
         self.logits_processors = logits_processors
         self.stopping_criteria = stopping_criteria
+        self.constraint = constraint
         self.prefix = prefix
         self.speculation = speculation
         self.generator: ModelGenerator[Any] | None = None

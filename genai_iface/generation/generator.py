@@ -14,14 +14,13 @@ from numpy.typing import ArrayLike, NDArray
 from genai_iface.config import GenerationConfig
 from genai_iface.errors import CacheOverflowError, InvalidInputError, UnsupportedCapabilityError
 from genai_iface.generation.cached_rows import CachedRows
+from genai_iface.generation.constraints import Constraint
 from genai_iface.generation.metrics import Stopwatch
 from genai_iface.generation.plan import SequencePlan, new_seed, one_per_sequence
 from genai_iface.generation.processors import LogitsHook
-from genai_iface.generation.sampling import log_probability
-from genai_iface.generation.sequence import TokenSequence
+from genai_iface.generation.running import RunningSequence
 from genai_iface.generation.speculation import Speculation, Speculator
-from genai_iface.generation.stopping import StopHook, length_limit
-from genai_iface.generation.streaming import TextStream
+from genai_iface.generation.stopping import StopHook
 from genai_iface.generation.token_ids import as_ids, as_rows
 from genai_iface.protocols import CacheT, Model, Tokenizer
 from genai_iface.results import FinishReason, PerfMetrics, TokenLogprob
@@ -50,6 +49,7 @@ class ModelGenerator(Generic[CacheT]):
         seed: Of the draws, over ``config.seed``; None for a new one where that has none.
         logits_processors: The caller's functions on (tokens, scores), after the built-in processors.
         stopping_criteria: The caller's functions on (tokens, text); one that says True ends the sequence.
+        constraint: The caller's rule for the output of each turn.
         drops_finished: Whether a sequence that has ended may lose its part of the cache, so that it costs
             nothing while others go on. If it goes on later, all of it runs again.
         rows: Caches that hold the beginning of what will be appended; None for new ones. ``close`` frees
@@ -83,6 +83,7 @@ class ModelGenerator(Generic[CacheT]):
         seed: int | None = None,
         logits_processors: Sequence[LogitsHook] = (),
         stopping_criteria: Sequence[StopHook] = (),
+        constraint: Constraint | None = None,
         drops_finished: bool = False,
         rows: CachedRows[CacheT] | None = None,
         num_reused_tokens: int = 0,
@@ -107,33 +108,38 @@ class ModelGenerator(Generic[CacheT]):
         given = [one.seed if seed is None else seed for one in configs]
         fresh = new_seed() if None in given else None
         self.seed = cast("int", given[0] if fresh is None else fresh)
-        self._plans = [
+        plans = [
             SequencePlan(
                 one,
                 vocab_size=self._vocab_size,
                 eos_token_ids=eos_token_ids,
                 seed=self.seed if own is None else own,
                 logits_processors=logits_processors,
+                constraint=constraint,
+                tokenizer=tokenizer,
             )
             for one, own in zip(configs, given, strict=True)
         ]
-        self._stopping_criteria = tuple(stopping_criteria)
-        self._tokenizer = tokenizer
-        self._continues_text = continues_text
         self._on_prefill = on_prefill
-        self._sequences = [TokenSequence() for _ in range(num_sequences)]
-        self._streams: list[TextStream | None] = [None] * num_sequences
-        # Text that was not taken yet, and all text of the turn for the caller's criteria.
-        self._texts = [""] * num_sequences
-        self._said = [""] * num_sequences
         self._next_tokens: list[int | None] = [None] * num_sequences
         self._override: NDArray[np.float32] | None = None
         self._is_cancelled = False
         self._num_prompt_tokens = 0
         self._stopwatch = stopwatch or Stopwatch()
-        self._deadline_start = 0.0
         self._num_reused_tokens = num_reused_tokens
         self._rows = rows or CachedRows(model, num_sequences, capacity, prefill_chunk_size, drops_idle=drops_finished)
+        self._running = [
+            RunningSequence(
+                plan,
+                index=index,
+                capacity=self._rows.capacity,
+                tokenizer=tokenizer,
+                continues_text=continues_text,
+                stopping_criteria=stopping_criteria,
+            )
+            for index, plan in enumerate(plans)
+        ]
+        self._sequences = [running.state for running in self._running]
         self._speculator: Speculator | None = None
         if speculation is not None:
             try:
@@ -185,13 +191,7 @@ class ModelGenerator(Generic[CacheT]):
 
         NaN for the first token, which follows nothing, and for what has not run because it was interrupted.
         """
-        sequence = self._sequences[index]
-        config = self._plans[index].config
-        if not config.echo or config.logprobs is None:
-            return []
-        known = sequence.prompt_logprobs
-        rest = sequence.tokens[len(known) : sequence.num_prompt].tolist()
-        return [*known, *(TokenLogprob(token, float("nan")) for token in rest)]
+        return self._running[index].prompt_logprobs()
 
     def token_count(self, index: int = 0, /) -> int:
         """The length of one sequence."""
@@ -202,8 +202,7 @@ class ModelGenerator(Generic[CacheT]):
 
         Needs a tokenizer. All of a sequence's text can be taken once it has ended.
         """
-        text, self._texts[index] = self._texts[index], ""
-        return text
+        return self._running[index].take_text()
 
     # Changes
 
@@ -217,14 +216,11 @@ class ModelGenerator(Generic[CacheT]):
         self.settle()
         self._is_cancelled = False
         self._override = None
-        self._deadline_start = time.perf_counter()
-        for index, (sequence, new) in enumerate(zip(self._sequences, arrays, strict=True)):
+        for running, new in zip(self._running, arrays, strict=True):
+            running.start_clock()
             if len(new):
-                sequence.append_input(new)
-                sequence.finish_reason = None
+                running.append_input(new)
                 self._num_prompt_tokens += len(new)
-                self._new_stream(index)
-                self._end_if_full(index)
 
     def generate_next_token(self) -> None:
         """Chooses and appends one token for every sequence that is not done.
@@ -253,7 +249,7 @@ class ModelGenerator(Generic[CacheT]):
 
     def run_prompts(self) -> None:
         """Computes the prompts' log-probabilities for sequences that end before their first new token."""
-        wanted = [self._wants_prompt_logprobs(index) for index in range(len(self._sequences))]
+        wanted = [running.wants_prompt_logprobs for running in self._running]
         if any(wanted):
             self._rows.run(self._sequences, wanted, is_interrupted=lambda: self._is_cancelled, observe=self._observe)
 
@@ -282,7 +278,7 @@ class ModelGenerator(Generic[CacheT]):
         for index, (sequence, wanted) in enumerate(zip(self._sequences, lengths, strict=True)):
             if wanted < len(sequence):
                 sequence.truncate(wanted)
-                self._new_stream(index)
+                self._running[index].new_text()
         self._rows.rewind(self._sequences)
 
     def get_logits(self) -> NDArray[np.float32]:
@@ -356,7 +352,7 @@ class ModelGenerator(Generic[CacheT]):
                 )
         if self._speculator is not None:
             return self._run_drafts(self._speculator, active)
-        observe = self._observe if any(map(self._wants_prompt_logprobs, range(len(active)))) else None
+        observe = self._observe if any(running.wants_prompt_logprobs for running in self._running) else None
         while not self._rows.run(
             self._sequences,
             active,
@@ -376,7 +372,7 @@ class ModelGenerator(Generic[CacheT]):
         if any(sequence.logits is not None for sequence in going):
             return True
         # The token after the last draft must have room too.
-        limits = [self._length_limit(index) - len(sequence) - 1 for index, sequence in enumerate(self._sequences)]
+        limits = [running.length_limit - len(running.state) - 1 for running in self._running]
         found: list[dict[int, NDArray[np.float32]]] = [{} for _ in self._sequences]
 
         def observe(index: int, start: int, logits: NDArray[np.float32]) -> None:
@@ -384,7 +380,7 @@ class ModelGenerator(Generic[CacheT]):
             found[index].update(enumerate(logits, start=start))
 
         watches = all(sequence.num_new for sequence in going) or any(
-            map(self._wants_prompt_logprobs, range(len(active)))
+            running.wants_prompt_logprobs for running in self._running
         )
         lengths = speculator.draft(active, limits if watches else [0] * len(limits))
         try:
@@ -399,91 +395,32 @@ class ModelGenerator(Generic[CacheT]):
             speculator.settle(lengths, found)
         return is_complete or not self._end_if_interrupted()
 
-    def _wants_prompt_logprobs(self, index: int) -> bool:
-        config, sequence = self._plans[index].config, self._sequences[index]
-        return config.echo and config.logprobs is not None and len(sequence.prompt_logprobs) < sequence.num_prompt
-
     def _observe(self, index: int, start: int, logits: NDArray[np.float32]) -> None:
-        """Keeps the log-probabilities of a prompt while it runs."""
-        num_top, sequence = self._plans[index].config.logprobs, self._sequences[index]
-        if num_top is None or not self._wants_prompt_logprobs(index):
-            return
-        known, tokens = sequence.prompt_logprobs, sequence.tokens
-        if not known:
-            known.append(TokenLogprob(int(tokens[0]), float("nan")))
-        for position, row in enumerate(logits, start=start + 1):
-            if position == len(known) and position < sequence.num_prompt:
-                known.append(log_probability(row, int(tokens[position]), num_top))
+        self._running[index].observe(start, logits)
 
     def _choose(self, index: int) -> None:
-        sequence = self._sequences[index]
+        running = self._running[index]
         # _run_pending has set the logits of every sequence that goes on.
-        logits = cast("NDArray[np.float32]", sequence.logits) if self._override is None else self._override[index]
-        plan = self._plans[index]
-        token = self._draw(index, logits, sequence.tokens, sequence.num_new)
-        if plan.config.logprobs is not None:
-            sequence.logprobs.append(log_probability(logits, token, plan.config.logprobs))
-        sequence.append_new(token)
+        logits = cast("NDArray[np.float32]", running.state.logits) if self._override is None else self._override[index]
+        token = running.choose(logits)
         if self._speculator is not None:
             self._speculator.chosen(index, token)
         self._next_tokens[index] = token
-        is_stop = token in plan.stop_ids
-        stream = self._streams[index]
-        if stream is not None and (not is_stop or plan.config.include_stop_str_in_output):
-            text, found = stream.push(token)
-            self._texts[index] += text
-            self._said[index] += text if self._stopping_criteria else ""
-            is_stop |= found
-        for criterion in self._stopping_criteria:
-            is_stop |= bool(criterion(sequence.tokens.copy(), self._said[index]))
-        if is_stop:
-            self._end(index, "stop")
-        else:
-            self._end_if_full(index)
+        running.settle(token)
 
     def _draw(self, index: int, logits: NDArray[np.float32], tokens: NDArray[np.int64], num_new: int) -> int:
-        return self._plans[index].sampler.choose(logits, tokens, num_new, index)
+        return self._running[index].draw(logits, tokens, num_new)
 
     def _is_interrupted(self) -> bool:
         return self._is_cancelled or any(
-            sequence.finish_reason is None and self._is_late(index) for index, sequence in enumerate(self._sequences)
+            running.state.finish_reason is None and running.is_late for running in self._running
         )
-
-    def _is_late(self, index: int) -> bool:
-        limit = self._plans[index].config.max_time
-        return limit is not None and time.perf_counter() - self._deadline_start >= limit
 
     def _end_if_interrupted(self) -> bool:
         """Ends what was cancelled or is out of time; True if that leaves nothing that goes on."""
         if not self._is_interrupted():
             return False
-        for index, sequence in enumerate(self._sequences):
-            if sequence.finish_reason is None and (self._is_cancelled or self._is_late(index)):
-                self._end(index, "cancelled" if self._is_cancelled else "time")
+        for running in self._running:
+            if running.state.finish_reason is None and (self._is_cancelled or running.is_late):
+                running.end("cancelled" if self._is_cancelled else "time")
         return all(sequence.finish_reason for sequence in self._sequences)
-
-    def _end_if_full(self, index: int) -> None:
-        sequence = self._sequences[index]
-        if len(sequence) >= self._length_limit(index):
-            self._end(index, "length")
-
-    def _length_limit(self, index: int) -> int:
-        num_input = self._sequences[index].num_input
-        return length_limit(self._plans[index].config, num_input, self._rows.capacity)
-
-    def _end(self, index: int, reason: FinishReason) -> None:
-        self._sequences[index].finish_reason = reason
-        stream = self._streams[index]
-        if stream is not None:
-            self._texts[index] += stream.finish()
-
-    def _new_stream(self, index: int) -> None:
-        """Starts the text of a turn; after a rewind the tokens that are left have been given out."""
-        if self._tokenizer is None:
-            return
-        sequence = self._sequences[index]
-        context = sequence.tokens[: sequence.num_input].tolist() if self._continues_text else ()
-        stream = TextStream(self._tokenizer, self._plans[index].stop_strings, context)
-        self._said[index] = "".join([stream.push(token)[0] for token in sequence.new_tokens.tolist()])
-        self._streams[index] = stream
-        self._texts[index] = ""

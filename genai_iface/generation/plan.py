@@ -7,12 +7,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+from numpy.typing import ArrayLike
+
 from genai_iface.config import GenerationConfig
 from genai_iface.errors import InvalidInputError
+from genai_iface.generation.constraints import Constraint, ConstraintProcessor, constraint_of
 from genai_iface.generation.processors import LogitsHook
 from genai_iface.generation.sampling import Sampler
 from genai_iface.generation.stopping import StopStrings
 from genai_iface.generation.supported import check_supported
+from genai_iface.protocols import Tokenizer
 
 __all__ = ["SequencePlan", "new_seed", "one_per_sequence"]
 
@@ -26,6 +30,8 @@ class SequencePlan:
         eos_token_ids: What ends a sequence if the configuration itself names nothing.
         seed: Of the draws.
         logits_processors: The caller's own processors.
+        constraint: The caller's own rule for the output.
+        tokenizer: For the rules that the configuration itself names.
 
     Attributes:
         config: The configuration.
@@ -47,15 +53,38 @@ class SequencePlan:
         eos_token_ids: Sequence[int],
         seed: int,
         logits_processors: Sequence[LogitsHook] = (),
+        constraint: Constraint | None = None,
+        tokenizer: Tokenizer | None = None,
     ) -> None:
         check_supported(config)
         self.config = config
         ends = () if config.ignore_eos else config.eos_token_ids or tuple(eos_token_ids)
         self.stop_ids = frozenset((*ends, *config.stop_token_ids))
         self.stop_strings = StopStrings(config.stop_strings, include=config.include_stop_str_in_output)
+        rule = _rule(config, constraint)
+        self._follower: ConstraintProcessor | None = None
+        if rule is not None:
+            state = rule.start(tokenizer, vocab_size)
+            self._follower = ConstraintProcessor(state, stop_ids=self.stop_ids, vocab_size=vocab_size)
         self.sampler = Sampler(
-            config, vocab_size=vocab_size, stop_ids=sorted(self.stop_ids), seed=seed, hooks=logits_processors
+            config,
+            vocab_size=vocab_size,
+            stop_ids=sorted(self.stop_ids),
+            seed=seed,
+            constraint=self._follower,
+            hooks=logits_processors,
         )
+
+    def is_over(self, new_tokens: ArrayLike, /) -> bool:
+        """Whether the constraint, if there is one, lets nothing follow these tokens of the turn."""
+        return self._follower is not None and self._follower.is_over(new_tokens)
+
+
+def _rule(config: GenerationConfig, constraint: Constraint | None) -> Constraint | None:
+    own = constraint_of(config)
+    if own is not None and constraint is not None:
+        raise InvalidInputError(f"{own.kind} and constraint are both given", remedy="Give one of them.")
+    return own or constraint
 
 
 def one_per_sequence(

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from genai_iface.config import GenerationConfig
 from genai_iface.errors import BackendError, InvalidInputError
 from genai_iface.generation import filters
-from genai_iface.generation.processors import LogitsHook, as_processor, build_processors
+from genai_iface.generation.processors import LogitsHook, Processor, as_processor, build_processors
 from genai_iface.results import TokenLogprob
 
 __all__ = ["Sampler", "draw", "log_probability", "uniform"]
@@ -40,6 +40,7 @@ class Sampler:
         vocab_size: V.
         stop_ids: The tokens that end a sequence.
         seed: Of the draws; ignored when the configuration is greedy.
+        constraint: What the output may be; it runs after the processors of the configuration.
         hooks: The caller's own processors; they run after all others.
 
     Raises:
@@ -54,11 +55,13 @@ class Sampler:
         vocab_size: int,
         stop_ids: Sequence[int],
         seed: int,
+        constraint: Processor | None = None,
         hooks: Sequence[LogitsHook] = (),
     ) -> None:
         self._seed = seed
         self._temperature = config.temperature
         self._processors = build_processors(config, vocab_size=vocab_size, stop_ids=stop_ids)
+        self._processors += [] if constraint is None else [constraint]
         self._processors += map(as_processor, hooks)
         self._filters = _build_filters(config) if config.samples else None
 
@@ -187,8 +190,8 @@ def _check_best(best: float, *, processed: bool) -> None:
         return
     if processed and best == -np.inf:
         raise InvalidInputError(
-            "Every token is ruled out by bad_words_ids, no_repeat_ngram_size, logit_bias, min_new_tokens or a "
-            "function of logits_processors",
+            "Every token is ruled out by bad_words_ids, no_repeat_ngram_size, logit_bias, min_new_tokens, a "
+            "constraint or a function of logits_processors",
             remedy="Loosen one of them.",
         )
     raise BackendError(

@@ -478,7 +478,7 @@ def test_stop_strings_need_a_tokenizer() -> None:
 def test_every_configuration_field_is_used_or_refused() -> None:
     """A field that nothing reads would be ignored silently."""
     folder = Path(generation.__file__).parent
-    sources = "".join(path.read_text() for path in [*folder.glob("*.py"), folder.parent / "pipeline.py"])
+    sources = "".join(path.read_text() for path in [*folder.rglob("*.py"), folder.parent / "pipeline.py"])
     for field in dataclasses.fields(GenerationConfig):
         name = "eos_token_ids" if field.name == "eos_token_id" else field.name
         name = "samples" if name == "do_sample" else name
