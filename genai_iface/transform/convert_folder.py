@@ -1,0 +1,111 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Converts a model folder from one way of keeping its cache to another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Literal
+
+from genai_iface.errors import GenAIError, InvalidInputError
+from genai_iface.folder import ModelFolder, open_folder
+from genai_iface.registry import load_model
+from genai_iface.transform.model_writer import copy_companions, new_folder, save_checked
+from genai_iface.transform.same_logits import check_same_logits
+from genai_iface.transform.scatter_cache import Converted, to_scatter
+
+__all__ = ["Target", "convert_folder", "find_model"]
+
+Target = Literal["scatter", "concat", "scatter-nd"]
+
+_MODEL = "model.onnx"
+
+
+def convert_folder(
+    source: str | PathLike[str],
+    out: str | PathLike[str],
+    /,
+    *,
+    to: Target = "scatter",
+    capacity: int | None = None,
+    verify: bool = True,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Converted:
+    """Converts a model and writes it with the other files of its folder.
+
+    Args:
+        source: A folder with ``model.onnx`` or ``onnx/model.onnx`` in it, or that file.
+        out: The new folder; it must not exist, or be empty.
+        to: The way to keep the cache.
+        capacity: Slots of the cache for "scatter", None to leave them to the runtime.
+        verify: Compare the result's logits with the source's before the folder appears.
+        progress: Called with (what is done, how much of it, all of it).
+
+    Returns:
+        What was found and done.
+
+    Raises:
+        InvalidInputError: A file is missing or broken, or ``out`` is taken.
+        UnsupportedModelError: The graph cannot be converted; the message says which node is in the way.
+        BackendError: The result computes something else than the source.
+    """
+    say = progress or (lambda what, done, total: None)
+    folder, companions = find_model(Path(source))
+    with new_folder(Path(out)) as made:
+        model = folder.load_ir()
+        done = to_scatter(
+            model,
+            capacity=capacity,
+            numbers=_numbers(folder),
+            progress=lambda *count: say("reading the layers", *count),
+        )
+        say("writing", 0, 1)
+        for root in dict.fromkeys((companions, folder.path)):
+            copy_companions(root, made)
+        save_checked(model, made, external=len(folder.files) > 1)
+        open_folder(made)
+        if verify:
+            say("comparing logits", 0, 1)
+            done = _verified(done, folder.path, made)
+        say("done", 1, 1)
+    return done
+
+
+def _verified(done: Converted, source: Path, made: Path) -> Converted:
+    """With the difference of the logits, or the reason why there is none."""
+    try:
+        model = load_model(source, backend="numpy")
+        model.close()
+    except GenAIError as error:
+        return replace(done, unverified=f"the reference backend cannot run the source: {error.what}")
+    return replace(done, difference=check_same_logits(source, made))
+
+
+def find_model(source: Path) -> tuple[ModelFolder, Path]:
+    """The folder of the graph, and that of the files beside it, which published models often keep one level up.
+
+    Raises:
+        InvalidInputError: There is no ``model.onnx``.
+    """
+    if source.is_file():
+        if source.name != _MODEL:
+            raise InvalidInputError(
+                f"{str(source)!r} is not named {_MODEL}", remedy=f"Copy it to a folder of its own as {_MODEL}."
+            )
+        source = source.parent
+    if not (source / _MODEL).exists() and (source / "onnx" / _MODEL).exists():
+        source = source / "onnx"
+    folder = open_folder(source)
+    above = folder.path.parent
+    has_own = (folder.path / "config.json").exists() or folder.path.name != "onnx"
+    return folder, folder.path if has_own else above
+
+
+def _numbers(folder: ModelFolder) -> list[int]:
+    """Integers of config.json; a sliding window is among them if there is one."""
+    text = folder.config.get("text_config")
+    values = [*folder.config.values(), *(text.values() if isinstance(text, dict) else ())]
+    return [value for value in values if isinstance(value, int) and not isinstance(value, bool)]

@@ -1,0 +1,95 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Raises the version of the default operator domain where the nodes mean the same in the newer one."""
+
+from __future__ import annotations
+
+import onnx
+import onnx_ir as ir
+
+from genai_iface.folder.graph import attribute, describe, input_at, is_op, unsupported
+from genai_iface.transform.edit import Editor
+
+__all__ = ["raise_opset"]
+
+_OLDEST = 13
+_EXPORT = "Export the model at opset 18 or later."
+
+# Operators whose meaning, not just its list of types, changed after the version given.
+_CHANGED = {
+    "BatchNormalization": 15,
+    "GRU": 14,
+    "GridSample": 20,
+    "GroupNormalization": 21,
+    "LSTM": 14,
+    "RNN": 14,
+    "Resize": 19,
+    "RoiAlign": 16,
+    "DFT": 20,
+}
+_REDUCTIONS = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin")
+_REDUCTIONS += ("ReduceProd", "ReduceSumSquare")
+
+
+def raise_opset(model: ir.Model, version: int) -> None:
+    """Declares a newer opset. Axes of reductions and parts of Split take their new form.
+
+    Args:
+        model: The model, changed in place.
+        version: The wanted version; a newer one is left as it is... see Raises.
+
+    Raises:
+        UnsupportedModelError: The model is too old, or newer than wanted, or a node would mean something else.
+    """
+    imports = model.graph.opset_imports
+    domain = "" if "" in imports else "ai.onnx"
+    old = imports.get(domain, 0)
+    if old > version:
+        _check_lowered(model, old, version)
+    elif old < _OLDEST:
+        raise unsupported(f"The model is of opset {old}, at least {_OLDEST} can be raised to {version}", _EXPORT)
+    edit = Editor(model.graph, "opset")
+    for node in list(model.graph):
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        if old < _CHANGED.get(node.op_type, 0):
+            raise unsupported(
+                f"The {describe(node)} means something else from opset {_CHANGED[node.op_type]} on, the model is of "
+                f"opset {old}",
+                _EXPORT,
+            )
+        if is_op(node, *_REDUCTIONS) and "axes" in node.attributes:
+            _axes_as_input(edit, node)
+        elif is_op(node, "Split") and input_at(node, 1) is None and "num_outputs" not in node.attributes:
+            node.attributes["num_outputs"] = ir.AttrInt64("num_outputs", len(node.outputs))
+        node.version = None
+    imports[domain] = version
+    model.ir_version = max(model.ir_version, 11)
+
+
+def _axes_as_input(edit: Editor, node: ir.Node) -> None:
+    axes = edit.ints(*node.attributes.pop("axes").as_ints())
+    if len(node.inputs) > 1:
+        node.replace_input_with(1, axes)
+    else:
+        node.resize_inputs(2)
+        node.replace_input_with(1, axes)
+
+
+def _check_lowered(model: ir.Model, old: int, version: int) -> None:
+    """A newer model can be declared older if every operator was already there and has not changed since."""
+    for node in model.graph:
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        try:
+            now = onnx.defs.get_schema(node.op_type, old).since_version
+        except onnx.defs.SchemaError as error:
+            raise unsupported(f"The {describe(node)} is unknown at opset {old}", _EXPORT) from error
+        if now > version and attribute(node, "left_window_size", -1) >= 0:
+            raise unsupported(f"The {describe(node)} needs opset {now}, wanted is {version}", _EXPORT)
+        try:
+            onnx.defs.get_schema(node.op_type, version)
+        except onnx.defs.SchemaError as error:
+            raise unsupported(
+                f"The {describe(node)} needs opset {now}, caches with TensorScatter are written at {version}", _EXPORT
+            ) from error
