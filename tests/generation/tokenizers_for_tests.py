@@ -55,6 +55,9 @@ class Wrapped:
         self.num_decoded += len(token_ids)
         return self.inner.decode(list(token_ids), skip_special_tokens=skip_special_tokens)
 
+    def to_json(self) -> str:
+        return self.inner.to_str()
+
     def apply_chat_template(
         self,
         messages: Sequence[Mapping[str, Any]],
