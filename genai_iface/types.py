@@ -36,8 +36,8 @@ CacheLayout: TypeAlias = Literal["bnsh", "bsh"]
 CacheMode: TypeAlias = Literal["linear", "circular"]
 """TensorScatter's ``mode``: writes must fit, or wrap around."""
 
-DType: TypeAlias = Literal["float32", "float16", "bfloat16"]
-"""Element type of cache tensors."""
+DType: TypeAlias = Literal["float32", "float16", "bfloat16", "int8"]
+"""Element type of cache tensors; of int8 ones the graph itself knows the scales."""
 
 LogitsMode: TypeAlias = Literal["last", "all", "none"]
 """Which logits a step returns."""
@@ -45,7 +45,7 @@ LogitsMode: TypeAlias = Literal["last", "all", "none"]
 UpdateMode: TypeAlias = Literal["in_place", "copied"]
 """Whether a step wrote into the cache's own buffers or the runtime made new ones."""
 
-_ITEM_BYTES: Mapping[str, int] = MappingProxyType({"float32": 4, "float16": 2, "bfloat16": 2})
+_ITEM_BYTES: Mapping[str, int] = MappingProxyType({"float32": 4, "float16": 2, "bfloat16": 2, "int8": 1})
 
 
 @dataclass(frozen=True, slots=True)

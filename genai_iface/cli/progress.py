@@ -37,6 +37,13 @@ class Progress:
         else:
             self.stop()
 
+    def show(self, what: str, done: int, total: int) -> None:
+        """Shows how much of some work is done: "what: done of total"."""
+        if done < total:
+            self._show(f"{what}: {done} of {total}")
+        else:
+            self.stop()
+
     def stop(self) -> None:
         """Takes the line away."""
         if self._status is not None:

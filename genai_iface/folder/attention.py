@@ -17,8 +17,8 @@ __all__ = ["OPERATORS", "AttentionOperator", "AttentionUse", "Kind", "attention_
 
 Kind: TypeAlias = Literal["key", "value"]
 
-# repeat_kv and changes of layout, on the way from a cache to the attention that reads it.
-_ON_THE_WAY = SAME_ELEMENTS | {"Expand", "RotaryEmbedding"}
+# repeat_kv, changes of layout and the scales of int8 caches, on the way from a cache to the attention that reads it.
+_ON_THE_WAY = SAME_ELEMENTS | {"DequantizeLinear", "Expand", "RotaryEmbedding"}
 # What stands between the product of queries and keys and the Softmax: scale, softcap, mask.
 _SCORES = SAME_ELEMENTS | {"Mul", "Div", "Add", "Sub", "Where", "Tanh", "Min", "Max", "Clip", "Concat", "Slice"}
 # What stands between the Softmax and the product with the values.

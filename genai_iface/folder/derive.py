@@ -139,7 +139,7 @@ def _check_lengths(graph: ir.Graph, tensors: tuple[CacheTensor, ...], inputs: di
                 f"No graph input of rank 1 gives write_indices of the {describe(node)}; expected an int64 input (B,)"
             )
         if is_op(node, "Attention") and input_at(node, 3) is None and input_at(node, 6) is None:
-            buffer = trace_back(input_at(node, 1), SAME_ELEMENTS | {"Expand"})
+            buffer = trace_back(input_at(node, 1), SAME_ELEMENTS | {"DequantizeLinear", "Expand"})
             if buffer is not None and is_op(buffer.producer(), "TensorScatter"):
                 raise unsupported(
                     f"The {describe(node)} reads a buffer with free slots and has neither nonpad_kv_seqlen nor a mask, "

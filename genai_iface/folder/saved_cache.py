@@ -30,7 +30,7 @@ from genai_iface.types import LayerCacheSpec
 __all__ = ["SavedCache", "load_saved_cache", "save_cache_file"]
 
 _FORMAT = "genai-iface cache 1"
-_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_DTYPES = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8"}
 _KINDS = ("key", "value")
 
 ReadRow = Callable[[int, int], tuple[NDArray[Any], NDArray[Any]]]

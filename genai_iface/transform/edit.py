@@ -79,6 +79,20 @@ class Editor:
         self._graph.insert_before(place, node)
         return list(node.outputs)
 
+    def after(
+        self,
+        place: ir.Node,
+        kind: str,
+        inputs: Sequence[ir.Value | None],
+        attributes: Mapping[str, Any] | None = None,
+    ) -> list[ir.Value]:
+        """Inserts a node behind another one and returns its outputs."""
+        node = ir.node(kind, list(inputs), dict(attributes or {}), name=self.name(kind))
+        for index, output in enumerate(node.outputs):
+            output.name = self.name(f"{kind}.{index}")
+        self._graph.insert_after(place, node)
+        return list(node.outputs)
+
     def first(
         self, kind: str, inputs: Sequence[ir.Value | None], attributes: Mapping[str, Any] | None = None
     ) -> ir.Value:

@@ -18,6 +18,8 @@ __all__ = ["SymbolicCapacity"]
 
 _SYMBOL = "cache_capacity"
 _LIMIT = 4096
+# Operators whose output has the slots of their first input.
+_SAME_VALUES = ("Transpose", "Expand", "Unsqueeze", "Reshape", "Cast", "Identity", "DequantizeLinear")
 
 
 class SymbolicCapacity(Rewrite):
@@ -78,7 +80,7 @@ def _depends(past: ir.Value, present: ir.Value, capacity: int, presents: set[int
                     return f"the mask of the {describe(node)} holds the number {capacity}"
             elif is_op(node, "TensorScatter") and index == 0:
                 continue
-            elif is_op(node, "Shape", "Identity", "Transpose", "Expand", "Unsqueeze", "Reshape", "Cast"):
+            elif is_op(node, "Shape", *_SAME_VALUES):
                 if any(_has_number(value, capacity) for value in node.inputs[1:]):
                     return f"the {describe(node)} holds the number {capacity}"
                 if is_op(node, "Shape"):
@@ -144,7 +146,7 @@ def _forget_between(fixed: list[tuple[ir.Value, ir.Value, int]]) -> None:
     for past, present, _ in fixed:
         for source in (past, present, *_aliases(past)):
             for node, _ in source.uses():
-                if is_op(node, "Transpose", "Expand", "Unsqueeze", "Reshape", "Cast", "Identity"):
+                if is_op(node, *_SAME_VALUES):
                     for output in node.outputs:
                         if id(output) not in keep and not output.is_graph_output():
                             output.shape = None

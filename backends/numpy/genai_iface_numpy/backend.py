@@ -35,7 +35,7 @@ class NumpyBackend:
             runtime_version=onnx.__version__,
             interface_versions=frozenset({1}),
             capabilities=frozenset(Capability) - {Capability.CACHE_SHARED},
-            dtypes=frozenset({"float32", "float16", "bfloat16"}),
+            dtypes=frozenset({"float32", "float16", "bfloat16", "int8"}),
         )
 
     def devices(self) -> Sequence[Device]:

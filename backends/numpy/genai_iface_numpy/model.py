@@ -26,7 +26,7 @@ from genai_iface_numpy.evaluator import Evaluator
 __all__ = ["NumpyModel"]
 
 _DTYPES: Mapping[str, Any] = MappingProxyType(
-    {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
+    {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "int8": np.int8}
 )
 
 _INITIAL_SLOTS = 256

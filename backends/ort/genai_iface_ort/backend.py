@@ -34,7 +34,7 @@ class OrtBackend:
             runtime_version=onnxruntime.__version__,
             interface_versions=frozenset({1}),
             capabilities=frozenset(Capability),
-            dtypes=frozenset({"float32", "float16", "bfloat16"}),
+            dtypes=frozenset({"float32", "float16", "bfloat16", "int8"}),
         )
 
     def devices(self) -> Sequence[Device]:

@@ -16,7 +16,7 @@ from genai_iface_ort.runtime import ORT_TYPES
 __all__ = ["BufferSpec", "HostBuffer", "buffer_specs"]
 
 # NumPy has no bfloat16; its bits travel as unsigned integers and ONNX Runtime is told the real type.
-_STORAGE: dict[str, DTypeLike] = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16}
+_STORAGE: dict[str, DTypeLike] = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "int8": np.int8}
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,9 @@ def _rewrite(folder: ModelFolder, options: LoadOptions, device: Device) -> Prepa
             "On CUDA, past and present tensors of bfloat16 cannot be brought to the processor and back",
             remedy="Convert the folder to TensorScatter, or build it in float16.",
         )
-    if on_cpu and any(layer.dtype == "bfloat16" for layer in contract.cache.layers):
+    # An int8 cache does not show what the model computes in; its logits do.
+    dtypes = {layer.dtype for layer in contract.cache.layers}
+    if on_cpu and ("bfloat16" in dtypes or ("int8" in dtypes and contract.logits_dtype == "bfloat16")):
         model = folder.load_ir()
         notes.append(upcast_bfloat16(model, contract))
         contract = dataclasses.replace(contract, logits_dtype="float32")

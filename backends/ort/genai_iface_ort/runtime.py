@@ -34,7 +34,7 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
 )
 """Everything that onnxruntime raises when a model or a run fails."""
 
-ORT_TYPES = {"float32": 1, "int32": 6, "int64": 7, "bool": 9, "float16": 10, "float64": 11, "bfloat16": 16}
+ORT_TYPES = {"float32": 1, "int8": 3, "int32": 6, "int64": 7, "bool": 9, "float16": 10, "float64": 11, "bfloat16": 16}
 """ONNX element type numbers by name."""
 
 _CUDA = "CUDAExecutionProvider"

@@ -42,6 +42,8 @@ def upcast_bfloat16(model: ir.Model, contract: GraphContract) -> str:
     pasts = {tensor.past for tensor in contract.cache_tensors}
     presents = {tensor.present for tensor in contract.cache_tensors}
     graph = model.graph
+    # An int8 cache has its own scales; only what they are applied to is widened.
+    narrow = [value for value in graph.inputs if value.name in pasts and value.dtype == _NARROW]
     for value in graph.initializers.values():
         tensor = value.const_value
         if tensor is not None and tensor.dtype == _NARROW:
@@ -56,14 +58,14 @@ def upcast_bfloat16(model: ir.Model, contract: GraphContract) -> str:
             if output.dtype == _NARROW and output.name not in presents:
                 output.dtype = _WIDE
     for node in list(graph):
-        if node.op_type == "TensorScatter" and node.domain == "":
+        if node.op_type == "TensorScatter" and node.domain == "" and node.outputs[0].dtype != ir.DataType.INT8:
             _keep_narrow(node)
-    for value in graph.inputs:
-        if value.name in pasts:
-            _widen_uses(value)
+    for value in narrow:
+        _widen_uses(value)
     for index, output in enumerate(graph.outputs):
         producer = output.producer()
-        if output.name in presents and producer is not None and producer.op_type != "TensorScatter":
+        is_narrow = output.dtype == _NARROW and output.name in presents
+        if is_narrow and producer is not None and producer.op_type != "TensorScatter":
             graph.outputs[index] = _narrowed_output(output, producer)
     return "bfloat16: computed in float32, the cache stays bfloat16"
 
