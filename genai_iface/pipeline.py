@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from os import PathLike
 from typing import Any, Self, TypeAlias
 from weakref import WeakSet
@@ -187,8 +187,7 @@ class TextGenerationPipeline:
             "speculation": speculation,
         }
         run = self._prepare(prompt, config, options)
-        chunks = self._chunks(run)
-        with streaming_to(streamer, run, on_chunk) as take:
+        with streaming_to(streamer, run, on_chunk) as take, closing(self._chunks(run)) as chunks:
             return collect(run, chunks, take)
 
     __call__ = generate

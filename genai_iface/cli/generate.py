@@ -8,6 +8,7 @@ import argparse
 import dataclasses
 import json
 import sys
+from pathlib import Path
 from typing import Any
 
 from genai_iface.cli.arguments import add_model_arguments, parse_options
@@ -23,6 +24,7 @@ __all__ = ["add_parser", "run"]
 
 _DEFAULT_MAX_NEW_TOKENS = 128
 _CANCELLED = 130
+_FORMS = frozenset({"json_schema", "regex", "lark_grammar"})
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
 
 
@@ -55,6 +57,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     how.add_argument("--seed", type=int, metavar="N", help="draw with this seed")
     how.add_argument(
         "--stop", action="append", dest="stop_strings", metavar="TEXT", help="end before this text; may be repeated"
+    )
+    form = parser.add_argument_group(
+        "form of the output",
+        'At most one of these; they need "genai-iface[grammar]" to be installed.',
+    )
+    form.add_argument("--json-schema", metavar="FILE|JSON", help="JSON that this schema allows")
+    form.add_argument("--regex", metavar="REGEX", help="the whole output matches this regular expression")
+    form.add_argument(
+        "--grammar", dest="lark_grammar", metavar="FILE", help="the output follows the Lark grammar in this file"
     )
 
     output = parser.add_argument_group("output")
@@ -97,6 +108,8 @@ def run(arguments: argparse.Namespace) -> int:
                     printer.finish()
     if arguments.json:
         print(json.dumps(_as_json(arguments, text, result), ensure_ascii=False))
+    if _FORMS & overrides.keys() and result.finish_reasons[0] != "stop":
+        print(f"The output is not complete; it ended by {result.finish_reasons[0]!r}.", file=sys.stderr)
     if sys.stderr.isatty():
         print(_measurements(result.perf_metrics), file=sys.stderr)
     return _CANCELLED if "cancelled" in result.finish_reasons else 0
@@ -159,7 +172,21 @@ def _as_messages(text: str, system: str | None) -> list[dict[str, str]]:
 def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     """The generation parameters that were given."""
     names = {field.name for field in dataclasses.fields(GenerationConfig)}
-    return {name: value for name, value in vars(arguments).items() if name in names and value is not None}
+    given = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
+    if "json_schema" in given and not given["json_schema"].lstrip().startswith("{"):
+        given["json_schema"] = _read_file("--json-schema", given["json_schema"])
+    if "lark_grammar" in given:
+        given["lark_grammar"] = _read_file("--grammar", given["lark_grammar"])
+    return given
+
+
+def _read_file(option: str, name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(
+            f"{option} {name!r} cannot be read: {error}", remedy="Give a readable file in UTF-8."
+        ) from error
 
 
 def _as_json(arguments: argparse.Namespace, prompt: str, result: GenerationResult) -> dict[str, Any]:
