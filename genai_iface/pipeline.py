@@ -19,6 +19,7 @@ from genai_iface.generation.beam_call import beam_chunks, found_beams, open_sear
 from genai_iface.generation.cached_rows import CachedRows
 from genai_iface.generation.call import Call, RunningTurn, capacity_for, context_of, split_options, with_seeds
 from genai_iface.generation.chat import ChatSession
+from genai_iface.generation.chunks import ChunkSource
 from genai_iface.generation.collect import collect
 from genai_iface.generation.constraints import Constraint, check_constraint
 from genai_iface.generation.generator import DEFAULT_PREFILL_CHUNK_SIZE, ModelGenerator
@@ -26,7 +27,7 @@ from genai_iface.generation.metrics import Stopwatch
 from genai_iface.generation.plan import one_per_sequence
 from genai_iface.generation.prefix import rows_from_prefix, save_prefix
 from genai_iface.generation.processors import LogitsHook
-from genai_iface.generation.prompts import decode_prompt, encode_prompt, is_conversation
+from genai_iface.generation.prompts import encode_prompt, is_conversation
 from genai_iface.generation.scoring import as_score, perplexity, score_tokens, split_continuation
 from genai_iface.generation.speculation import Speculation
 from genai_iface.generation.stopping import StopHook
@@ -357,34 +358,18 @@ class TextGenerationPipeline:
         if run.configs[0].num_beams > 1:
             yield from self._beam_chunks(run)
             return
-        waiting = [list(ids) if one.echo else [] for ids, one in zip(run.prompts, run.configs, strict=True)]
-        echoes = [one.echo for one in run.configs]
-        logprobs_given = [0] * len(run.prompts)
-        has_ended = [False] * len(run.prompts)
+        sources: list[ChunkSource] = []
         self._running.add(run)
         try:
-            while not all(has_ended):
+            while not sources or not all(source.has_ended for source in sources):
                 generator = self._step(run)
+                # Asking for the reasons ends what was interrupted.
                 reasons = generator.finish_reasons
-                for index, token in enumerate(generator.get_next_tokens()):
-                    if has_ended[index]:
-                        continue
-                    if token is not None:
-                        waiting[index].append(token)
-                    reason = reasons[index]
-                    text = generator.take_text(index)
-                    if has_echo := echoes[index] and (bool(text) or reason is not None):
-                        text, echoes[index] = decode_prompt(self._tokenizer, run.prompts[index]) + text, False
-                    if not text and reason is None:
-                        continue
-                    has_ended[index] = reason is not None
-                    logprobs = None
-                    if run.configs[index].logprobs is not None:
-                        new = generator.get_logprobs(index, logprobs_given[index])
-                        logprobs_given[index] += len(new)
-                        logprobs = (*(generator.get_prompt_logprobs(index) if has_echo else ()), *new)
-                    yield Chunk(text, tuple(waiting[index]), logprobs, index, reason)
-                    waiting[index].clear()
+                if not sources:
+                    sources = [ChunkSource(generator.running[at], self._tokenizer, at) for at in range(len(reasons))]
+                for chunk in [source.take() for source in sources]:
+                    if chunk is not None:
+                        yield chunk
         finally:
             self._running.discard(run)
             run.close()

@@ -10,22 +10,18 @@ appending, choosing and rewinding are changes to the sequence alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Generic, TypeAlias
+from typing import Any, Generic
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genai_iface.capabilities import Capability
 from genai_iface.generation.sequence import TokenSequence
+from genai_iface.generation.step import OBSERVED_CHUNK_SIZE, Observer, run_step
 from genai_iface.protocols import CacheT, KVCache, Model
 
-__all__ = ["CachedRows", "Observer", "runs_together"]
+__all__ = ["CachedRows", "runs_together"]
 
-Observer: TypeAlias = Callable[[int, int, NDArray[np.float32]], None]
-"""Told a sequence, the position of the first of n of its tokens, and the logits (n, V) that follow them."""
-
-# Logits of every position are large: 64 positions of 150k tokens are 38 MB per row.
-_OBSERVED_CHUNK_SIZE = 64
 # Moving rows costs once, idle rows cost in every step: rows are dropped once a quarter of them is idle.
 _IDLE_SHARE = 4
 
@@ -166,28 +162,19 @@ class CachedRows(Generic[CacheT]):
         elif width > 1 and any(lengths):
             width = 1
         if observe is not None and self._can_chunk:
-            width = min(width, _OBSERVED_CHUNK_SIZE)
-        takes_all = observe is not None and self._gives_all
+            width = min(width, OBSERVED_CHUNK_SIZE)
         if observe is not None and not self._gives_all:
             width = 1
         counts = [min(count, width) for count in pending]
-        ids = np.zeros((len(members), width), dtype=np.int64)
-        for row, i in enumerate(members):
-            ids[row, : counts[row]] = sequences[i].tokens[lengths[row] : lengths[row] + counts[row]]
-        complete = [row for row, count in enumerate(counts) if 0 < count == pending[row]]
-        logits = self._model.forward(
-            ids,
+        run_step(
+            self._model,
             cache,
-            counts=None if min(counts) == width else np.array(counts, dtype=np.int64),
-            logits="all" if takes_all else "last" if complete or observe is not None else "none",
+            [sequences[index] for index in members],
+            lengths,
+            counts,
+            takes_all=observe is not None and self._gives_all,
+            observe=None if observe is None else lambda row, start, logits: observe(members[row], start, logits),
         )
-        if observe is not None:
-            for row, count in enumerate(counts):
-                if count:
-                    observe(members[row], lengths[row], logits[row, :count])
-        for row in complete:
-            # A copy of one row of many, or it would keep all of them.
-            sequences[members[row]].logits = logits[row, counts[row] - 1].copy() if takes_all else logits[row, 0]
         return sum(counts)
 
     def rewind(self, sequences: Sequence[TokenSequence]) -> None:

@@ -170,6 +170,11 @@ class ModelGenerator(Generic[CacheT]):
             num_reused_tokens=self._num_reused_tokens,
         )
 
+    @property
+    def running(self) -> list[RunningSequence]:
+        """The sequences themselves."""
+        return self._running
+
     def is_done(self) -> bool:
         """Whether every sequence has ended."""
         return all(reason is not None for reason in self.finish_reasons)
