@@ -2,7 +2,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exact rewrites of a graph, on ONNX IR."""
 
+from genai_iface.transform.fuse_partial_rotary import FusePartialRotary
+from genai_iface.transform.fuse_rms_norm import FuseRmsNorm
+from genai_iface.transform.fuse_rotary import FuseRotary
 from genai_iface.transform.gather_quantised import GatherQuantised
+from genai_iface.transform.match_norm_types import MatchNormTypes
+from genai_iface.transform.match_rotary_batch import MatchRotaryBatch
 from genai_iface.transform.pack_projections import PackProjections
 from genai_iface.transform.rewrite import Note, Rewrite
 from genai_iface.transform.select_logits import LOGITS_POSITIONS, SelectLogits
@@ -12,7 +17,12 @@ from genai_iface.transform.symbolic_capacity import SymbolicCapacity
 
 __all__ = [
     "LOGITS_POSITIONS",
+    "FusePartialRotary",
+    "FuseRmsNorm",
+    "FuseRotary",
     "GatherQuantised",
+    "MatchNormTypes",
+    "MatchRotaryBatch",
     "Note",
     "PackProjections",
     "Rewrite",

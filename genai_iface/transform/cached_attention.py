@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the attention layers of a graph with past/present tensors: what they compute, in whatever form they are written."""
+"""Reads the attention layers of a graph with past/present tensors: what they compute, however it is written."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def read_cache_layers(
 
     Args:
         model: The model, shapes inferred.
-        contract: Its contract, cache style "concat".
+        contract: Its contract, cache style "concat" or "scatter".
         probe: Runs parts of it.
         numbers: Integers of config.json, a sliding window perhaps among them.
         progress: Called with (layers read, all layers).
@@ -141,11 +141,16 @@ class _Reader:
                 self._appended(writer, past) for writer, past in ((key_writer, past_key), (value_writer, past_value))
             )
             readers = self._readers(spec, present_key, present_value)
+        elif is_op(key_writer, "TensorScatter"):
+            new_key, new_value = self._written(key_writer, past_key), self._written(value_writer, past_value)
+            readers = self._readers(spec, present_key, present_value)
         elif is_op(key_writer, "Attention") and key_writer is value_writer:
             new_key, new_value, readers = self._own_past(key_writer, spec, present_key, present_value)
         else:
             raise unsupported(
-                f"The {describe(key_writer)} writes the cache of layer {index}, expected Concat or Attention", _KEEP
+                f"The {describe(key_writer)} writes the cache of layer {index}, expected Concat, TensorScatter or "
+                "Attention",
+                _KEEP,
             )
         return CacheLayer(
             index, spec, past_key, past_value, present_key, present_value, new_key, new_value, tuple(readers)
@@ -169,6 +174,16 @@ class _Reader:
         if len(tuple(past.uses())) != len([use for use in past.uses() if is_op(use.node, "Concat", "Shape")]):
             raise unsupported(f"{past.name!r} has another reader than its Concat", _KEEP)
         return writer.inputs[1]
+
+    def _written(self, writer: ir.Node, past: ir.Value) -> ir.Value:
+        """The new tokens that a TensorScatter writes at each row's length."""
+        indices, new = input_at(writer, 2), input_at(writer, 1)
+        if not is_op(writer, "TensorScatter") or indices is None or new is None:
+            raise unsupported(f"The {describe(writer)} is no TensorScatter with write_indices", _KEEP)
+        (starts,) = self._probe.run([indices], 4, 3)
+        if starts.tolist() != [4, 4]:
+            raise unsupported(f"The {describe(writer)} does not write at each row's length, but at {starts}", _KEEP)
+        return new
 
     def _own_past(
         self, node: ir.Node, spec: LayerCacheSpec, present_key: ir.Value, present_value: ir.Value
@@ -198,7 +213,8 @@ class _Reader:
                 factor = self._check_path(value, spec, spec.value_head_dim, present_value)
                 if factor != 1.0:
                     raise unsupported(f"The values of the {describe(anchor)} are scaled by {factor}", _KEEP)
-                readers.append(self._operator(anchor, spec, "Concat and Attention", offset=False))
+                form = f"{op(writer)} and Attention" if (writer := present_key.producer()) else "Attention"
+                readers.append(self._operator(anchor, spec, form, offset=self._counts_from_past(anchor)))
             elif is_op(anchor, "Softmax"):
                 readers.append(self._decomposed(key, value, spec, present_key, present_value))
             else:
@@ -218,7 +234,7 @@ class _Reader:
             raise unsupported(f"The values that the {describe(value.reader)} reads are scaled", _KEEP)
         found = read_decomposed(self._probe, key, value)
         mask = self._class_of(
-            ("scores", key.reader.name),
+            ("scores", key.reader),
             found.visible,
             [found.scores_in],
             f"attention around the {describe(key.anchor)}",
@@ -238,8 +254,8 @@ class _Reader:
     def _operator(self, node: ir.Node, spec: LayerCacheSpec, form: str, *, offset: bool) -> AttentionRead:
         """An Attention node."""
         query, mask = input_at(node, 0), input_at(node, 3)
-        if query is None or input_at(node, 6) is not None or output_at(node, 3) is not None:
-            raise unsupported(f"The {describe(node)} has lengths of its own, or gives its scores", _KEEP)
+        if query is None or output_at(node, 3) is not None:
+            raise unsupported(f"The {describe(node)} gives its scores to others", _KEEP)
         axes = rank(query) or (4 if self._axis == 2 else 3)
         heads = attribute(node, "q_num_heads", 0) if axes == 3 else static_dim(query, 1) or 0
         causal, left = attribute(node, "is_causal", 0), attribute(node, "left_window_size", -1)
@@ -270,6 +286,16 @@ class _Reader:
             mask=found,
             softmax_precision=attribute(node, "softmax_precision", 0),
         )
+
+    def _counts_from_past(self, node: ir.Node) -> bool:
+        """Whether causality counts from the valid length; without nonpad_kv_seqlen it does from slot 0."""
+        lengths = input_at(node, 6)
+        if lengths is None:
+            return False
+        (valid,) = self._probe.run([lengths], 4, 3)
+        if valid.tolist() != [7, 7]:
+            raise unsupported(f"nonpad_kv_seqlen of the {describe(node)} is {valid} with 3 tokens after 4", _KEEP)
+        return True
 
     def _class_of(
         self,
@@ -308,8 +334,8 @@ class _Reader:
             if np.allclose(got, factor * wanted, rtol=tolerance):
                 return 1.0 if abs(factor - 1) < tolerance else factor
         raise unsupported(
-            f"Between {present.name!r} and the {describe(use.reader)} there is more than repeated heads and a change of "
-            f"layout (through {', '.join(map(op, use.path))}; {tuple(flat.shape)} becomes {tuple(got.shape)})",
+            f"Between {present.name!r} and the {describe(use.reader)} there is more than repeated heads and a change "
+            f"of layout (through {', '.join(map(op, use.path))}; {tuple(flat.shape)} becomes {tuple(got.shape)})",
             _KEEP,
         )
 
@@ -336,8 +362,8 @@ def _allowed(given: NDArray[Any], total: int, node: ir.Node) -> NDArray[Any]:
         if len(biased):
             place = tuple(int(index) for index in biased[0])
             raise unsupported(
-                f"The mask of the {describe(node)} adds {numbers[place]:.4g} to a score, first at query {place[-2]}, key "
-                f"{place[-1]}: a bias by position (ALiBi), which is no mask",
+                f"The mask of the {describe(node)} adds {numbers[place]:.4g} to a score, first at query {place[-2]}, "
+                f"key {place[-1]}: a bias by position (ALiBi), which is no mask",
                 _KEEP,
             )
         given = allowed

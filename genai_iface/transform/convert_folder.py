@@ -13,9 +13,13 @@ from typing import Literal
 from genai_iface.errors import GenAIError, InvalidInputError
 from genai_iface.folder import ModelFolder, open_folder
 from genai_iface.registry import load_model
+from genai_iface.transform.cache_surgery import Converted
+from genai_iface.transform.cache_surgery import Converted
+from genai_iface.transform.concat_cache import to_concat
 from genai_iface.transform.model_writer import copy_companions, new_folder, save_checked
 from genai_iface.transform.same_logits import check_same_logits
-from genai_iface.transform.scatter_cache import Converted, to_scatter
+from genai_iface.transform.scatter_cache import to_scatter
+from genai_iface.transform.scatter_nd import to_scatter_nd
 
 __all__ = ["Target", "convert_folder", "find_model"]
 
@@ -31,6 +35,7 @@ def convert_folder(
     *,
     to: Target = "scatter",
     capacity: int | None = None,
+    primitive: bool = False,
     verify: bool = True,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Converted:
@@ -41,6 +46,7 @@ def convert_folder(
         out: The new folder; it must not exist, or be empty.
         to: The way to keep the cache.
         capacity: Slots of the cache for "scatter", None to leave them to the runtime.
+        primitive: Spell out Attention, RotaryEmbedding and RMSNormalization in operators of opset 18.
         verify: Compare the result's logits with the source's before the folder appears.
         progress: Called with (what is done, how much of it, all of it).
 
@@ -53,25 +59,33 @@ def convert_folder(
         BackendError: The result computes something else than the source.
     """
     say = progress or (lambda what, done, total: None)
+    if capacity is not None and to != "scatter":
+        raise InvalidInputError(f"capacity={capacity} does not go with to={to!r}", remedy='Leave it, or use "scatter".')
     folder, companions = find_model(Path(source))
     with new_folder(Path(out)) as made:
-        model = folder.load_ir()
-        done = to_scatter(
-            model,
-            capacity=capacity,
-            numbers=_numbers(folder),
-            progress=lambda *count: say("reading the layers", *count),
-        )
+        done = _rewritten(folder, to, capacity, lambda count, total: say("reading the layers", count, total))
+        if primitive:
+            PrimitiveOperators()(done.model)
         say("writing", 0, 1)
         for root in dict.fromkeys((companions, folder.path)):
             copy_companions(root, made)
-        save_checked(model, made, external=len(folder.files) > 1)
-        open_folder(made)
+        save_checked(done.model, made, external=len(folder.files) > 1)
         if verify:
             say("comparing logits", 0, 1)
             done = _verified(done, folder.path, made)
         say("done", 1, 1)
     return done
+
+
+def _rewritten(
+    folder: ModelFolder, to: Target, capacity: int | None, progress: Callable[[int, int], None]
+) -> Converted:
+    model, numbers = folder.load_ir(), _numbers(folder)
+    if to == "scatter":
+        return to_scatter(model, capacity=capacity, numbers=numbers, progress=progress)
+    if to == "concat":
+        return to_concat(model, numbers=numbers, progress=progress)
+    return to_scatter_nd(model)
 
 
 def _verified(done: Converted, source: Path, made: Path) -> Converted:

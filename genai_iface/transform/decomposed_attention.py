@@ -183,7 +183,7 @@ def _check_weights(probe: GraphProbe, softmax: ir.Node, value: AttentionUse, hea
     (got,) = probe.run([entry], 4, 3, given={softmax.outputs[0]: weights})
     if got.shape != weights.shape or not np.allclose(got.astype(np.float64), weights.astype(np.float64), rtol=2e-2):
         raise unsupported(
-            f"The {describe(value.reader)} does not read what the {describe(softmax)} gives, but {got.shape} numbers made "
-            "of it",
+            f"The {describe(value.reader)} does not read what the {describe(softmax)} gives, but {got.shape} "
+            "numbers made of it",
             _EXPORT,
         )

@@ -25,6 +25,7 @@ Array = NDArray[Any]
 # What onnx.reference and NumPy raise when a piece of graph cannot run on a probe.
 _RUN_ERRORS = (ArithmeticError, AttributeError, LookupError, NotImplementedError, RuntimeError, TypeError, ValueError)
 _RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
+_INDEX_ROLES = ("attention_mask", "position_ids", "write_indices", "nonpad_kv_seqlen", "seqlens_k")
 
 
 class GraphProbe:
@@ -145,8 +146,7 @@ class GraphProbe:
 
     def _find_index_values(self) -> tuple[ir.Value, ...]:
         contract = self._contract
-        roles = ("attention_mask", "position_ids", "write_indices", "nonpad_kv_seqlen")
-        names = {contract.inputs[role] for role in roles if role in contract.inputs}
+        names = {name for role, name in contract.inputs.items() if role in _INDEX_ROLES}
         known = {value for value in self._model.graph.inputs if value.name in names}
         constants: set[ir.Value] = set()
         symbols = self._symbols(self.feeds(4, 3))
@@ -223,10 +223,11 @@ class GraphProbe:
         def info(name: str) -> onnx.ValueInfoProto:
             return onnx.ValueInfoProto(name=name)
 
-        initializers = []
-        for value in weights:
-            if value.const_value is not None:
-                initializers.append(onnx.numpy_helper.from_array(value.const_value.numpy(), str(value.name)))
+        initializers = [
+            onnx.numpy_helper.from_array(value.const_value.numpy(), str(value.name))
+            for value in weights
+            if value.const_value is not None
+        ]
         inputs = [
             onnx.helper.make_tensor_value_info(name, onnx.helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
             for name, array in fed.items()

@@ -104,7 +104,7 @@ def first_difference(one: NDArray[Any], other: NDArray[Any]) -> tuple[int, ...] 
 
 def _common(mask: NDArray[Any], step: tuple[int, int, int], what: str) -> NDArray[np.bool_]:
     """Bool (new, past + new), which has to be the same for all rows and heads."""
-    past, new, batch = step
+    past, new, _ = step
     whole = np.broadcast_to(mask, np.broadcast_shapes(mask.shape, (1, 1, new, past + new)))
     first = whole[0, 0]
     for head in whole.reshape(-1, *whole.shape[2:]):

@@ -27,8 +27,9 @@ _CHANGED = {
     "RoiAlign": 16,
     "DFT": 20,
 }
-_REDUCTIONS = ("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp", "ReduceMax", "ReduceMean", "ReduceMin")
-_REDUCTIONS += ("ReduceProd", "ReduceSumSquare")
+_REDUCTIONS = tuple(
+    f"Reduce{kind}" for kind in ("L1", "L2", "LogSum", "LogSumExp", "Max", "Mean", "Min", "Prod", "SumSquare")
+)
 
 
 def raise_opset(model: ir.Model, version: int) -> None:
@@ -36,7 +37,7 @@ def raise_opset(model: ir.Model, version: int) -> None:
 
     Args:
         model: The model, changed in place.
-        version: The wanted version; a newer one is left as it is... see Raises.
+        version: The wanted version.
 
     Raises:
         UnsupportedModelError: The model is too old, or newer than wanted, or a node would mean something else.
