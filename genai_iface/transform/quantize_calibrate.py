@@ -90,11 +90,15 @@ def calibrate(
 def _observe(
     model: Model[Any], tokens: Sequence[int], keys: list[NDArray[np.float32]], values: list[NDArray[np.float32]]
 ) -> None:
+    # A circular cache is read before it forgets.
+    windows = [layer.capacity for layer in model.spec.cache.layers if layer.mode == "circular"]
+    chunk = min((window for window in windows if window is not None), default=len(tokens))
     cache = model.create_cache(capacity=len(tokens))
     try:
-        model.forward(np.array([tokens]), cache, logits="none")
-        for layer in range(len(keys)):
-            for held, seen in zip((keys, values), cache.read(layer, 0), strict=True):
-                np.maximum(held[layer], np.abs(seen).max(axis=1), out=held[layer], casting="same_kind")
+        for begin in range(0, len(tokens), chunk):
+            model.forward(np.array([tokens[begin : begin + chunk]]), cache, logits="none")
+            for layer in range(len(keys)):
+                for held, seen in zip((keys, values), cache.read(layer, 0), strict=True):
+                    np.maximum(held[layer], np.abs(seen.astype(np.float32)).max(axis=1), out=held[layer])
     finally:
         cache.close()
