@@ -87,3 +87,26 @@ def test_returned_logits_belong_to_the_caller(tmp_path: Path) -> None:
     again = model.create_cache(capacity=16)
     for token, expected in zip(range(1, 9), copies, strict=True):
         np.testing.assert_array_equal(model.forward([[token]], again), expected)
+
+
+@pytest.mark.parametrize("keep", [lambda logits: logits[0, -1], memoryview], ids=["view", "memoryview"])
+def test_parts_of_logits_that_are_kept_stay_as_they_are(keep: Any, tmp_path: Path) -> None:
+    model = load_model(write_folder(tmp_path / "model"), backend="ort")
+    cache = model.create_cache(batch_size=1, capacity=32)
+    model.forward([[5, 77, 23]], cache)
+    kept, copies = [], []
+    for token in range(10, 18):
+        logits = model.forward([[token]], cache)
+        kept.append(keep(logits))
+        copies.append(np.array(kept[-1]))
+    assert len({copy.tobytes() for copy in copies}) == len(copies)
+    for one, copy in zip(kept, copies, strict=True):
+        np.testing.assert_array_equal(np.array(one), copy)
+
+
+def test_logits_that_nobody_keeps_cost_no_allocation(tmp_path: Path) -> None:
+    model = load_model(write_folder(tmp_path / "model"), backend="ort")
+    cache = model.create_cache(batch_size=1, capacity=32)
+    model.forward([[5, 77, 23]], cache)
+    addresses = [model.forward([[token]], cache).ctypes.data for token in range(10, 18)]
+    assert len(set(addresses)) == 1

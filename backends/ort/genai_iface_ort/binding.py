@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from typing import Any
 
 import numpy as np
@@ -19,8 +20,10 @@ from genai_iface_ort.session import Session
 
 __all__ = ["StepInputs", "view_of"]
 
-# Up to so many logits, a copy takes less than binding another array.
+# Up to so many logits stay bound between steps; more are given back to the system with the step's result.
 _FEW_LOGITS = 1 << 20
+# Of an array that only its place holds: the attribute, and the argument of the call that counts.
+_OWN_REFERENCES = 2
 
 _SHAPES: dict[InputRole, str] = {
     "input_ids": "matrix",
@@ -189,18 +192,29 @@ class StepInputs:
             for place in self._places:
                 place.send()
             self.binding.synchronize_inputs()
-        logits = self._fixed_logits
+        logits = self._free_logits()
         if logits is None and self._wants_logits:
             logits = Place(self._new_logits(), HOST)
             self._bind_logits(logits)
         self.session.run(self.binding, self._options)
         if logits is None:
             return np.empty((self.shape[0], 0, self.session.contract.vocab_size), np.float32)
-        # The one allocation per step: the array that the caller gets.
-        values = logits.fetched().copy() if logits is self._fixed_logits else logits.array
+        values = logits.fetched()
         if self.session.contract.logits_dtype == "bfloat16":
             return (values.astype(np.uint32) << 16).view(np.float32)
         return values
+
+    def _free_logits(self) -> Place | None:
+        """The fixed place for logits; another one if somebody still holds the array of the last run.
+
+        Most callers have chosen their token by then, so that no step allocates or copies.
+        """
+        place = self._fixed_logits
+        # An array that is kept, or of which a view is kept, has more references than these.
+        if place is not None and place.device == HOST and sys.getrefcount(place.array) > _OWN_REFERENCES:
+            place = self._fixed_logits = Place(self._new_logits(), HOST)
+            self._bind_logits(place)
+        return place
 
 
 def view_of(value: onnxruntime.OrtValue, dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -15,6 +15,7 @@ import onnxruntime
 from genai_iface.errors import BackendError, InvalidInputError
 from genai_iface.folder import GraphContract, ModelFolder
 from genai_iface.types import Device
+from genai_iface_ort.huge_pages import HugePages
 from genai_iface_ort.options import LoadOptions
 from genai_iface_ort.places import HOST, DeviceIndex, device_index
 from genai_iface_ort.prepare import Prepared, prepare
@@ -85,7 +86,8 @@ def open_session(folder: ModelFolder, options: LoadOptions, device: Device) -> S
     prepared = prepare(folder, options, device)
     contract = prepared.contract
     try:
-        runtime = _created(prepared, folder, settings, options, device)
+        with HugePages(options.huge_pages and device.kind == "cpu") as pages:
+            runtime = _created(prepared, folder, settings, options, device)
     except OSError as error:
         raise BackendError(
             f"The rewritten graph of {folder.path} finds no room on disk: {error}",
@@ -105,7 +107,7 @@ def open_session(folder: ModelFolder, options: LoadOptions, device: Device) -> S
         logits_positions=prepared.logits_positions,
         query_seqlens=prepared.query_seqlens,
         device=device_index(device),
-        notes=prepared.notes,
+        notes=(*prepared.notes, pages.note) if pages.note else prepared.notes,
     )
 
 
