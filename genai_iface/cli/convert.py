@@ -12,7 +12,7 @@ from genai_iface.cli.arguments import positive
 from genai_iface.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from genai_iface.transform.convert_folder import Converted
+    from genai_iface.transform.cache_surgery import Converted
 
 __all__ = ["add_parser", "run"]
 
@@ -41,6 +41,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         default="scatter",
         help="TensorScatter (default), past/present tensors that grow, or ScatterND",
     )
+    parser.add_argument(
+        "--primitive",
+        action="store_true",
+        help="spell out Attention, RotaryEmbedding and RMSNormalization in older operators (not with --to scatter)",
+    )
     parser.add_argument("--capacity", type=positive, metavar="N", help="fix the slots of the cache (--to scatter)")
     parser.add_argument(
         "--no-verify", dest="verify", action="store_false", help="do not compare the result's logits with the source's"
@@ -63,6 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
             arguments.out,
             to=arguments.to,
             capacity=arguments.capacity,
+            primitive=arguments.primitive,
             verify=arguments.verify,
             progress=progress.show,
         )

@@ -1,13 +1,13 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""Raises the version of the default operator domain where the nodes mean the same in the newer one."""
+"""Declares another version of the default operator domain where the nodes mean the same in it."""
 
 from __future__ import annotations
 
 import onnx
 import onnx_ir as ir
 
-from genai_iface.folder.graph import attribute, describe, input_at, is_op, unsupported
+from genai_iface.folder.graph import describe, input_at, is_op, unsupported
 from genai_iface.transform.edit import Editor
 
 __all__ = ["raise_opset"]
@@ -33,21 +33,21 @@ _REDUCTIONS = tuple(
 
 
 def raise_opset(model: ir.Model, version: int) -> None:
-    """Declares a newer opset. Axes of reductions and parts of Split take their new form.
+    """Declares another opset. Raising it, axes of reductions and parts of Split take their new form.
 
     Args:
         model: The model, changed in place.
         version: The wanted version.
 
     Raises:
-        UnsupportedModelError: The model is too old, or newer than wanted, or a node would mean something else.
+        UnsupportedModelError: The model is too old, or a node does not exist in that version or means something else.
     """
     imports = model.graph.opset_imports
     domain = "" if "" in imports else "ai.onnx"
     old = imports.get(domain, 0)
     if old > version:
         _check_lowered(model, old, version)
-    elif old < _OLDEST:
+    elif old < min(_OLDEST, version):
         raise unsupported(f"The model is of opset {old}, at least {_OLDEST} can be raised to {version}", _EXPORT)
     edit = Editor(model.graph, "opset")
     for node in list(model.graph):
@@ -78,19 +78,21 @@ def _axes_as_input(edit: Editor, node: ir.Node) -> None:
 
 
 def _check_lowered(model: ir.Model, old: int, version: int) -> None:
-    """A newer model can be declared older if every operator was already there and has not changed since."""
+    """A newer model can be declared older where every operator and attribute was already there."""
     for node in model.graph:
         if node.domain not in ("", "ai.onnx"):
             continue
         try:
-            now = onnx.defs.get_schema(node.op_type, old).since_version
-        except onnx.defs.SchemaError as error:
-            raise unsupported(f"The {describe(node)} is unknown at opset {old}", _EXPORT) from error
-        if now > version and attribute(node, "left_window_size", -1) >= 0:
-            raise unsupported(f"The {describe(node)} needs opset {now}, wanted is {version}", _EXPORT)
-        try:
-            onnx.defs.get_schema(node.op_type, version)
+            schema = onnx.defs.get_schema(node.op_type, version)
         except onnx.defs.SchemaError as error:
             raise unsupported(
-                f"The {describe(node)} needs opset {now}, caches with TensorScatter are written at {version}", _EXPORT
+                f"The {describe(node)} of opset {old} does not exist at opset {version}",
+                f"Keep the model at opset {old}.",
             ) from error
+        newer = sorted(set(node.attributes) - set(schema.attributes))
+        inputs = max((slot + 1 for slot, value in enumerate(node.inputs) if value is not None), default=0)
+        if newer or inputs > schema.max_input or version < _CHANGED.get(node.op_type, 0) <= old:
+            raise unsupported(
+                f"The {describe(node)} of opset {old} has no equal at opset {version}",
+                f"Keep the model at opset {old}.",
+            )

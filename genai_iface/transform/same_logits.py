@@ -7,19 +7,23 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
 
 from genai_iface.errors import BackendError
+from genai_iface.folder import GraphContract
 from genai_iface.registry import load_model
 
-__all__ = ["TOLERANCES", "check_same_logits"]
+__all__ = ["TOLERANCES", "check_same_logits", "check_same_step"]
 
 TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
 """Largest legal difference of a logit by the cache's element type, as a part of the largest logit."""
 
 _PROMPTS = (24, 5, 11)
 _STEPS = 4
+_ROWS, _SLOTS = 2, 12
 
 
 def check_same_logits(source: Path, result: Path, /, *, backend: str = "numpy") -> float:
@@ -54,6 +58,59 @@ def check_same_logits(source: Path, result: Path, /, *, backend: str = "numpy") 
     finally:
         for model in models:
             model.close()
+    return _judged(worst, tolerance)
+
+
+def check_same_step(source: Path, result: Path, contract: GraphContract, /) -> float:
+    """The same for two graphs with the same inputs, of which the result has a cache that no backend drives.
+
+    A ragged step after a prompt runs on onnx.reference, which computes the whole buffer.
+
+    Args:
+        source: A model folder.
+        result: A folder that should compute the same.
+        contract: The contract of both; style "scatter".
+
+    Raises:
+        BackendError: They differ by more than their element type explains.
+    """
+    graphs = [ReferenceEvaluator(str(folder / "model.onnx")) for folder in (source, result)]
+    random = np.random.default_rng(0)
+    names = [contract.logits, *(tensor.present for tensor in contract.cache_tensors)]
+    feeds = _empty_caches(contract)
+    worst, starts = 0.0, np.zeros(_ROWS, np.int64)
+    for counts, width in ((np.array([5, 2]), 5), (np.array([1, 1]), 1)):
+        roles = {
+            "input_ids": random.integers(0, contract.vocab_size, (_ROWS, width)),
+            "position_ids": starts[:, None] + np.arange(width),
+            "write_indices": starts,
+            "nonpad_kv_seqlen": starts + width,
+        }
+        feeds |= {name: roles[role].astype(contract.input_dtypes[role]) for role, name in contract.inputs.items()}
+        with np.errstate(all="ignore"):
+            wanted, got = ([np.asarray(array) for array in graph.run(names, feeds)] for graph in graphs)
+        for row, count in enumerate(counts):
+            one, other = (run[0][row, :count].astype(np.float32) for run in (wanted, got))
+            worst = max(worst, float(np.abs(one - other).max() / max(np.abs(one).max(), 1e-30)))
+        feeds |= {tensor.past: array for tensor, array in zip(contract.cache_tensors, wanted[1:], strict=True)}
+        starts = starts + counts
+    return _judged(worst, max(TOLERANCES[layer.dtype] for layer in contract.cache.layers))
+
+
+def _empty_caches(contract: GraphContract) -> dict[str, NDArray[Any]]:
+    """A cache of a few slots for each tensor, by input name."""
+    caches = {}
+    for tensor in contract.cache_tensors:
+        layer = contract.cache.layers[tensor.layer]
+        size = layer.key_head_dim if tensor.kind == "key" else layer.value_head_dim
+        heads, slots = layer.num_kv_heads, layer.capacity or _SLOTS
+        shape = (_ROWS, heads, slots, size) if contract.cache.layout == "bnsh" else (_ROWS, slots, heads * size)
+        caches[tensor.past] = np.zeros(shape, getattr(ml_dtypes, layer.dtype, layer.dtype))
+    return caches
+
+
+def _judged(worst: float, tolerance: float) -> float:
+    """The difference, if it is small enough."""
     if not worst <= tolerance:
         raise BackendError(
             f"The converted model computes something else: a logit is off by {worst:.1e} of the largest one, "

@@ -48,7 +48,7 @@ def to_scatter(
     Raises:
         UnsupportedModelError: The graph follows no known pattern, or a mask is neither causal nor a window.
     """
-    nodes_before, inputs_before = len(model.graph), [str(value.name) for value in model.graph.inputs]
+    nodes_before = len(model.graph)
     IdentityEliminationPass()(model)
     infer_shapes(model)
     contract = derive_contract(model)
@@ -64,7 +64,7 @@ def to_scatter(
     layers = read_cache_layers(model, contract, probe, numbers, progress)
     _ToScatter(model, contract, find_step_values(probe), capacity).run(layers)
     raise_opset(model, _OPSET)
-    return finished(model, layers, nodes_before, inputs_before)
+    return finished(model, layers, nodes_before, contract)
 
 
 class _ToScatter(CacheSurgery):
