@@ -90,7 +90,8 @@ def read_inside(root: Path, name: str, *, limit: int) -> bytes | None:
     flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
     try:
         with open(os.open(path, flags), "rb") as file:
-            content = file.read(limit + 1)
+            # Python reserves as much memory as it is asked to read.
+            content = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
     except OSError as error:
         raise InvalidInputError(
             f"{name!r} in {str(root)!r} cannot be read: {_reason(error)}", remedy="Check the file and its permissions."

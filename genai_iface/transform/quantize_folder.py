@@ -15,8 +15,9 @@ from typing import Any, Literal
 
 import onnx
 import onnx_ir as ir
+from onnx_ir.serde import SerdeError
 
-from genai_iface.errors import InvalidInputError
+from genai_iface.errors import GenAIError, InvalidInputError
 from genai_iface.folder import ModelFolder, open_folder
 from genai_iface.folder.files import find_inside
 from genai_iface.folder.load import MODEL_FILE
@@ -170,10 +171,19 @@ def _write(model: ir.Model, place: Path, *, is_external: bool, progress: Callabl
         if progress is not None:
             progress(info.index + 1, info.total)
 
-    if is_external:
-        ir.save(model, place / MODEL_FILE, external_data=_DATA_FILE, size_threshold_bytes=_SMALL, callback=report)
-    else:
-        ir.save(model, place / MODEL_FILE)
+    try:
+        if is_external:
+            ir.save(model, place / MODEL_FILE, external_data=_DATA_FILE, size_threshold_bytes=_SMALL, callback=report)
+        else:
+            ir.save(model, place / MODEL_FILE)
+    except SerdeError as error:
+        # A weight that cannot be rounded says so while it is written; ONNX IR wraps that.
+        cause: BaseException | None = error
+        while cause is not None and not isinstance(cause, GenAIError):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        raise cause from error
 
 
 def _copy_others(folder: ModelFolder, place: Path) -> None:
