@@ -22,6 +22,7 @@ import jinja2
 from jinja2 import nodes
 from jinja2.exceptions import SecurityError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2.utils import Namespace
 
 __all__ = ["BoundedEnvironment", "LimitError", "Meter", "metered"]
 
@@ -112,7 +113,8 @@ class BoundedEnvironment(ImmutableSandboxedEnvironment):
         super().__init__(**options)
         self.finalize = _count_output
         del self.globals["lipsum"]
-        self.globals["dict"] = _make_dict
+        self.globals["dict"] = _Dict()
+        self.globals["namespace"] = _Namespace
         for name in ("urlize", "random", "xmlattr"):
             del self.filters[name]
         for name, function in list(self.filters.items()):
@@ -191,8 +193,32 @@ def _count_output(value: Any) -> Any:
     return _METER.get().result(value)
 
 
-def _make_dict(*args: Any, **kwargs: Any) -> dict[Any, Any]:
-    return dict(*args, **kwargs)
+class _Dict:
+    """``dict`` in a template: what makes dictionaries, and not the type."""
+
+    def __call__(self, *args: Any, **kwargs: Any) -> dict[Any, Any]:
+        return dict(*args, **kwargs)
+
+    def fromkeys(self, keys: Any, value: Any = None, /) -> dict[Any, Any]:
+        return dict.fromkeys(keys, value)
+
+
+class _Namespace(Namespace):
+    """``namespace`` in a template, for names without a leading underscore, as in Transformers."""
+
+    def __init__(*args: Any, **kwargs: Any) -> None:
+        Namespace.__init__(*args, **kwargs)
+        for name in dict(*args[1:], **kwargs):
+            _check_name(name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        _check_name(name)
+        super().__setitem__(name, value)
+
+
+def _check_name(name: object) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise SecurityError(f"a namespace cannot hold {name!r}")
 
 
 def _instrument(node: nodes.Node) -> None:

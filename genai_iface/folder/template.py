@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from datetime import datetime
@@ -14,6 +15,7 @@ import jinja2.ext
 import jinja2.nodes
 import jinja2.parser
 import jinja2.utils
+import numpy as np
 
 from genai_iface.errors import InvalidInputError
 from genai_iface.folder.sandbox import BoundedEnvironment, LimitError, metered
@@ -67,13 +69,17 @@ class ChatTemplate:
     def render(self, variables: Mapping[str, Any]) -> str:
         """Renders the template.
 
+        Args:
+            variables: What the template sees. Mappings, sequences, dataclasses and numbers of NumPy become plain
+                data; any other object becomes a text that names its type, so that nothing of it can be called.
+
         Raises:
             InvalidInputError: The template refused its input, failed, or went over a limit.
         """
         pieces: list[str] = []
         try:
             with metered() as meter:
-                for piece in self._template.generate(variables):
+                for piece in self._template.generate(_plain(variables)):
                     meter.step()
                     meter.text(len(piece))
                     pieces.append(piece)
@@ -119,14 +125,40 @@ def _environment() -> BoundedEnvironment:
     return environment
 
 
+def _plain(value: Any) -> Any:
+    """Plain data in place of richer objects, which may have methods that a template must not call."""
+    if isinstance(value, Mapping):
+        return {_plain(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_plain(item) for item in value]
+    if isinstance(value, tuple):
+        return tuple(map(_plain, value))
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    if isinstance(value, np.generic):
+        return _plain(value.item())
+    # Of a subclass, such as an enumeration, the value itself.
+    if isinstance(value, str):
+        return str.__str__(value)
+    if isinstance(value, int):
+        return int.__int__(value)
+    if isinstance(value, float):
+        return float.__float__(value)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    return f"<{type(value).__name__}>"
+
+
 class _GenerationBlock(jinja2.ext.Extension):
     """``{% generation %}`` marks the assistant's words for training; here it is just its content."""
 
     tags = {"generation"}  # noqa: RUF012 - Jinja's own class attribute
 
-    def parse(self, parser: jinja2.parser.Parser) -> list[jinja2.nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    def parse(self, parser: jinja2.parser.Parser) -> jinja2.nodes.Node:
+        line = next(parser.stream).lineno
+        body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+        # What is set inside is not seen outside.
+        return jinja2.nodes.Scope(body, lineno=line)
 
 
 def _raise_exception(message: object = "") -> NoReturn:
@@ -136,7 +168,7 @@ def _raise_exception(message: object = "") -> NoReturn:
 def _strftime_now(pattern: str) -> str:
     if len(pattern) > _MAX_TIME_FORMAT:
         raise LimitError("a time format is too long")
-    return datetime.now().astimezone().strftime(pattern)
+    return datetime.now().strftime(pattern)
 
 
 def _tojson(

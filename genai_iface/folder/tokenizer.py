@@ -22,6 +22,7 @@ __all__ = ["FolderTokenizer"]
 T = TypeVar("T")
 
 _SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
+_REASONING = ("reasoning_content", "thinking", "reasoning")
 _REPAIR = "Take the tokenizer's files from the checkpoint that the model was exported from."
 
 
@@ -168,15 +169,24 @@ class FolderTokenizer:
                 f"The folder {str(self._root)!r} has no chat template",
                 remedy="Add chat_template.jinja, or pass the prompt as plain text.",
             )
-        name = "tool_use" if tools and "tool_use" in templates else "default"
+        for part in (*messages, *(tools or ())):
+            if not isinstance(part, Mapping):
+                raise InvalidInputError(
+                    f"A message or tool is a {type(part).__name__}",
+                    remedy='Messages are mappings such as {"role": "user", "content": "..."}, tools are JSON schemas.',
+                )
+        name = "tool_use" if tools is not None and "tool_use" in templates else "default"
         if name not in templates:
             raise InvalidInputError(
                 f"tokenizer_config.json has the chat templates {', '.join(templates)}, but none is named 'default'",
                 remedy="Name one of them 'default'.",
             )
-        special = {key: text for key in _SPECIAL if (text := self._text_of(key)) is not None}
+        if not messages:
+            raise InvalidInputError("An empty conversation cannot be rendered", remedy="Pass at least one message.")
+        special = {key: text for key in self._special_names() if (text := self._text_of(key)) is not None}
         variables: dict[str, Any] = {"documents": None, **special, **template_kwargs}
-        variables |= {"messages": messages, "tools": tools, "add_generation_prompt": add_generation_prompt}
+        variables |= {"messages": list(map(_as_templates_read_it, messages)), "tools": tools}
+        variables["add_generation_prompt"] = add_generation_prompt
         return templates[name].render(variables)
 
     @cached_property
@@ -185,14 +195,21 @@ class FolderTokenizer:
         where = f"{self._root}/chat_template.jinja"
         sources: dict[str, str] = {}
         if content is not None:
-            try:
-                sources["default"] = content.decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise InvalidInputError(f"{where!r} is no UTF-8: {error}", remedy="Save it as UTF-8.") from error
+            more = read_inside(self._root, "additional_chat_templates/tool_use.jinja", limit=MAX_JSON_BYTES)
+            for name, data in (("default", content), ("tool_use", more)):
+                try:
+                    sources |= {} if data is None else {name: data.decode("utf-8")}
+                except UnicodeDecodeError as error:
+                    raise InvalidInputError(f"{where!r} is no UTF-8: {error}", remedy="Save it as UTF-8.") from error
         else:
             where = f"{self._root}/tokenizer_config.json"
             sources = _named_templates(self._config.get("chat_template"), where)
         return {name: ChatTemplate(source, where) for name, source in sources.items()}
+
+    def _special_names(self) -> list[str]:
+        """The usual special tokens, and those that a model adds, such as image_token."""
+        own = [name for name in self._config if name.endswith("_token") and isinstance(self._config[name], str)]
+        return [*_SPECIAL, *own]
 
     def _text_of(self, name: str) -> str | None:
         """A special token, written as a text or as an object with its content."""
@@ -231,6 +248,13 @@ class FolderTokenizer:
             what="The tokenizer refuses the tokens of added_tokens_decoder",
             remedy=remedy,
         )
+
+
+def _as_templates_read_it(message: Message) -> Message:
+    """A message without fields that are None, and its reasoning under the usual names; as in Transformers."""
+    given = {name: value for name, value in message.items() if value is not None}
+    reasoning = next((given[name] for name in _REASONING if name in given), None)
+    return given if reasoning is None else {"thinking": reasoning, **given, "reasoning_content": reasoning}
 
 
 def _rust(action: Callable[[], T], *, what: str, remedy: str) -> T:
