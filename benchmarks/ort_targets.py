@@ -91,7 +91,11 @@ def against(side: str, measure: str, weights: str, context: int) -> Callable[[ar
         if done.returncode:
             raise SystemExit(done.stderr)
         line = json.loads(done.stdout.strip().splitlines()[-1])
-        return {"value": line["speed_of_ort_over"][side], "tokens_per_second": line["tokens_per_second"]}
+        return {
+            "value": line["speed_of_ort_over"][side],
+            "by_order": line["by_order"][side],
+            "tokens_per_second": line["tokens_per_second"],
+        }
 
     return value
 
