@@ -9,8 +9,9 @@ from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
 
-_PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+_PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "SECURITY.md": "security.md"}
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -18,15 +19,25 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     root = Path(config.config_file_path).parent
     for source, page in _PAGES.items():
         text = (root / source).read_text(encoding="utf-8")
-        files.append(File.generated(config, page, content=re.sub(r"\[([^]]+)\]\(([^)#:]+)\)", _link, text)))
+        files.append(File.generated(config, page, content=re.sub(r"\[([^]]+)\]\(([^)#:]+)(#[^)]*)?\)", _link, text)))
     return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Turns links from a page to those texts, which are right in the repository, to the site's pages."""
+    up = "../" * page.file.src_uri.count("/")
+    return re.sub(
+        rf"\]\({re.escape('../' + up)}({'|'.join(map(re.escape, _PAGES))})(#[^)]*)?\)",
+        lambda match: f"]({up}{_PAGES[match[1]]}{match[2] or ''})",
+        markdown,
+    )
 
 
 def _link(match: re.Match[str]) -> str:
     """A relative link as the site needs it; the words alone where the site has no such page."""
-    words, target = match[1], match[2]
+    words, target, anchor = match[1], match[2], match[3] or ""
     if target in _PAGES:
-        return f"[{words}]({_PAGES[target]})"
+        return f"[{words}]({_PAGES[target]}{anchor})"
     if target.startswith("docs/"):
-        return f"[{words}]({target.removeprefix('docs/')})"
+        return f"[{words}]({target.removeprefix('docs/')}{anchor})"
     return words

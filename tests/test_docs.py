@@ -4,12 +4,20 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
+import importlib.util
+import re
 import shutil
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+import genai_iface
+from genai_iface.cli.main import build_parser
+from genai_iface.errors import BackendNotFoundError
 from genai_iface.models import default_folder
 from tests.conftest import PARITY_MODULES
 from tests.doc_pages import LANGUAGES, ROOT, RUN, Page, read_page, run_page
@@ -76,3 +84,69 @@ def test_needless_reasons_are_removed() -> None:
         if block.not_run and block.language not in RUN
     ]
     assert bad == []
+
+
+def test_the_rfc_can_be_read_in_a_quarter_of_an_hour() -> None:
+    text = (ROOT / "docs" / "rfc" / "0001-generative-interface.md").read_text(encoding="utf-8")
+    headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert headings == [
+        "Summary",
+        "Motivation",
+        "Guide-level explanation",
+        "Reference-level explanation",
+        "Drawbacks",
+        "Rationale and alternatives",
+        "Prior art",
+        "Unresolved questions",
+        "Future possibilities",
+    ]
+    assert len(re.sub(r"<!--.*?-->", "", text, flags=re.DOTALL).split()) <= 1800
+
+
+def test_troubleshooting_shows_what_a_missing_runtime_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    shown = re.search(r"<!-- missing-runtime -->\n```text\n(.*?)\n```", page, re.DOTALL)
+    assert shown
+    for name in [name for name in sys.modules if name.partition(".")[0] in ("onnxruntime", "genai_iface_ort")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(BackendNotFoundError) as caught:
+        genai_iface.load_backend("ort")
+    assert str(caught.value) == shown[1]
+
+
+def test_troubleshooting_has_every_error() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    names = {name.partition(":")[0] for name in re.findall(r"^## (\w+)", page, re.MULTILINE)}
+    assert set(genai_iface.errors.__all__) - {"GenAIError"} <= names
+
+
+def test_the_reference_has_every_public_name() -> None:
+    """Every name of ``genai_iface.__all__`` is made by a module that some page of the reference renders."""
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "docs" / "reference").glob("*.md"))
+    rendered = set(re.findall(r"^::: ([\w.]+)$", pages, re.MULTILINE))
+    missing = []
+    for name in genai_iface.__all__:
+        homes = {module for module in rendered if name in getattr(importlib.import_module(module), "__all__", ())}
+        if not homes and name != "__version__":
+            missing.append(name)
+    assert missing == []
+
+
+def test_the_command_line_reference_has_every_command_and_option() -> None:
+    pytest.importorskip("mkdocs", reason="mkdocs is not installed; pip install '.[docs]'")
+    spec = importlib.util.spec_from_file_location("command_line", ROOT / "docs" / "command_line.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    parser = build_parser()
+    page = module.render(parser)
+    commands = next(action.choices for action in parser._actions if action.dest == "command")
+    assert len(commands) >= 7
+    for name, command in commands.items():
+        section = page.partition(f"\n## genai-iface {name}\n")[2].partition("\n## ")[0]
+        assert command.format_usage().split()[1] in section
+        for action in command._get_optional_actions():
+            if action.dest != "help" and action.help != argparse.SUPPRESS:
+                assert f"`{action.option_strings[0]}" in section, (name, action.option_strings)
