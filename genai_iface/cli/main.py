@@ -15,12 +15,12 @@ import sys
 from collections.abc import Sequence
 
 import genai_iface
-from genai_iface.cli import bench, chat, conformance, convert, devices, generate, inspect, quantize, verify
+from genai_iface.cli import bench, build, chat, conformance, convert, devices, generate, inspect, quantize, verify
 from genai_iface.errors import BackendError, GenAIError
 
 __all__ = ["build_parser", "main"]
 
-_COMMANDS = (generate, chat, inspect, bench, verify, conformance, devices, convert, quantize)
+_COMMANDS = (generate, chat, inspect, bench, verify, conformance, devices, build, convert, quantize)
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -30,6 +30,10 @@ class Progress:
         finally:
             self.stop()
 
+    def working(self, text: str) -> None:
+        """Shows what is being done, until the next text or ``stop``."""
+        self._show(text)
+
     def prefill(self, done: int, total: int) -> None:
         """Shows how much of a long prompt has run."""
         if done < total:

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from genai_iface.folder.contract import CacheTensor, GraphContract
 from genai_iface.folder.graph import attribute, describe, input_at, is_op
-from genai_iface.transform.edit import Editor, replace_value
+from genai_iface.transform.edit import Editor, copy_type, replace_value
 from genai_iface.transform.rewrite import Note, Rewrite
 
 __all__ = ["BnshCache"]
@@ -79,12 +79,13 @@ def _split_attention(edit: Editor, node: ir.Node, value_size: int) -> None:
     after = next((other for other, _ in output.uses()), None)
     if graph is None or after is None:
         raise ValueError(f"nothing reads the {describe(node)}")
-    shape, dtype = output.shape, output.dtype
+    shape = output.shape
     follower = graph[list(graph).index(node) + 1]
     (turned,) = edit.before(follower, "Transpose", [output], {"perm": [0, 2, 1, 3]})
     (joined,) = edit.before(follower, "Reshape", [turned, edit.ints(0, 0, heads * value_size)])
-    joined.shape, joined.dtype = shape, dtype
-    turned.dtype = dtype
+    joined.shape = shape
+    copy_type(output, joined)
+    copy_type(output, turned)
     output.shape = None
     transpose = turned.producer()
     replace_value(output, joined)
@@ -96,5 +97,6 @@ def _heads_apart(edit: Editor, place: ir.Node, value: ir.Value, heads: int, size
     """(B, S, H * D) as (B, H, S, D); the size -1 if it is 0."""
     (split,) = edit.before(place, "Reshape", [value, edit.ints(0, 0, heads, size or -1)])
     (turned,) = edit.before(place, "Transpose", [split], {"perm": [0, 2, 1, 3]})
-    split.dtype = turned.dtype = value.dtype
+    copy_type(value, split)
+    copy_type(value, turned)
     return turned

@@ -103,7 +103,7 @@ def _wrapper(model: Any, form: str) -> Any:
     import torch
     from transformers import DynamicCache
 
-    class Wrapper(torch.nn.Module):  # type: ignore[misc] # torch is not typed here
+    class Wrapper(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.inner = model

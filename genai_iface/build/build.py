@@ -1,0 +1,278 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a checkpoint to a model folder: roads in their order, each result verified, the folder moved whole."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import onnx_ir as ir
+
+from genai_iface.build.checkpoint import Checkpoint, open_checkpoint
+from genai_iface.build.expressible import check_expressible
+from genai_iface.build.folder_files import write_folder_files
+from genai_iface.build.model_file import mark_model, save_model
+from genai_iface.build.road_convert import export_and_convert
+from genai_iface.build.road_export import export_standard
+from genai_iface.build.road_mobius import build_with_mobius
+from genai_iface.build.rotary_context import longest_exact_context
+from genai_iface.build.verify import Comparison, Reference, compare, torch_reference
+from genai_iface.errors import GenAIError, InvalidInputError, UnsupportedModelError
+from genai_iface.registry import load_model
+from genai_iface.transform.quantize_weights import QuantizeWeights
+from genai_iface.types import CacheLayout, DType
+
+__all__ = ["ROADS", "Attempt", "BuildOptions", "BuildResult", "Road", "build"]
+
+Road: TypeAlias = Literal["export", "mobius", "convert"]
+
+ROADS: tuple[Road, ...] = get_args(Road)
+"""In the order in which "auto" takes them."""
+
+_BITS: dict[str, Literal[4, 8]] = {"int4": 4, "int8": 8}
+_STEPS = 32
+_SHORTEST_PROMPT, _LONGEST_PROMPT = 16, 160
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """How to build.
+
+    Attributes:
+        via: A road, or "auto" for the first whose result verifies.
+        dtype: Of weights, activations and cache.
+        layout: "bnsh": caches (B, Hkv, C, D); "bsh": (B, C, Hkv * D).
+        context: Tokens that a sequence may have; the checkpoint's own limit if None.
+        quantize: Weights as "int8" or "int4" in blocks, None to leave them.
+        block_size: Rows of a matrix that share a scale.
+        unverified: Keep a result that differs from torch; it is marked in the file.
+        backend: The backend that verifies.
+    """
+
+    via: Road | Literal["auto"] = "auto"
+    dtype: DType = "float32"
+    layout: CacheLayout = "bnsh"
+    context: int | None = None
+    quantize: Literal["int4", "int8"] | None = None
+    block_size: int = 32
+    unverified: bool = False
+    backend: str = "numpy"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One road that was taken.
+
+    Attributes:
+        road: Which.
+        comparison: How far its result is from torch; None if there was no result that runs.
+        problem: Why it was not chosen; empty for the one that was.
+    """
+
+    road: Road
+    comparison: Comparison | None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """What was built.
+
+    Attributes:
+        folder: Where it is.
+        attempts: The roads in the order they were taken; the last one gave the folder.
+        verified: Whether it computes what torch computes.
+        files: Names of the files beside model.onnx.
+        quantized: How far the quantised model is from torch; None if nothing was quantised.
+        notes: What else there is to know.
+    """
+
+    folder: Path
+    attempts: tuple[Attempt, ...]
+    verified: bool
+    files: tuple[str, ...]
+    quantized: Comparison | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def road(self) -> Road:
+        """The road that was chosen."""
+        return self.attempts[-1].road
+
+
+def build(
+    source: str | PathLike[str],
+    out: str | PathLike[str],
+    options: BuildOptions | None = None,
+    *,
+    progress: Callable[[str], None] = lambda _: None,
+) -> BuildResult:
+    """Builds a model folder from a checkpoint.
+
+    Args:
+        source: A Hugging Face checkpoint folder, or a GGUF file.
+        out: The folder to make; it must not exist, or be empty. It appears whole or not at all.
+        options: How.
+        progress: Called with what is being done.
+
+    Raises:
+        InvalidInputError: The source is broken, or the place is taken.
+        UnsupportedModelError: No road leads to a verified model; the message says why for each.
+    """
+    options = options or BuildOptions()
+    target = Path(out)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InvalidInputError(
+            f"{str(target)!r} exists already", remedy="Give another name, or remove it; nothing is overwritten."
+        )
+    checkpoint = open_checkpoint(source)
+    progress(f"loading {checkpoint.name}")
+    network = checkpoint.load(options.dtype)
+    check_expressible(network)
+    context = _context(network, options)
+    progress("decoding with torch, to compare with")
+    reference = _reference(network, context)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
+        work = Path(scratch) / "folder"
+        work.mkdir()
+        files = write_folder_files(checkpoint, network, work, context=context)
+        job = _Job(checkpoint, network, reference, options, context, work, progress)
+        attempts, model = job.first_good()
+        chosen = attempts[-1]
+        verified = chosen.comparison is not None and chosen.comparison.agrees(options.dtype)
+        quantized = job.quantize(model) if options.quantize is not None else None
+        mark_model(work, chosen.road, chosen.comparison, verified=verified)
+        if target.exists():
+            target.rmdir()
+        shutil.move(work, target)
+    notes = () if "tokenizer.json" in files else ("the checkpoint has no tokenizer.json; the model takes ids only",)
+    return BuildResult(target, attempts, verified, tuple(files), quantized, notes)
+
+
+class _Job:
+    """One build: what all roads share."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        network: Any,
+        reference: Reference,
+        options: BuildOptions,
+        context: int | None,
+        folder: Path,
+        progress: Callable[[str], None],
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._network = network
+        self._reference = reference
+        self._options = options
+        self._context = context
+        self._folder = folder
+        self._progress = progress
+
+    def first_good(self) -> tuple[tuple[Attempt, ...], ir.Model]:
+        """Takes roads until one gives a model that may stay.
+
+        Raises:
+            UnsupportedModelError: None does.
+        """
+        roads = ROADS if self._options.via == "auto" else (self._options.via,)
+        attempts: list[Attempt] = []
+        for road in roads:
+            try:
+                model, comparison = self._take(road)
+            except GenAIError as error:
+                attempts.append(Attempt(road, None, error.what))
+                continue
+            if comparison.agrees(self._options.dtype):
+                return (*attempts, Attempt(road, comparison)), model
+            problem = f"differs from torch: {comparison}"
+            if self._options.unverified:
+                return (*attempts, Attempt(road, comparison, problem)), model
+            attempts.append(Attempt(road, comparison, problem))
+        reasons = "; ".join(f"{attempt.road}: {attempt.problem}" for attempt in attempts)
+        remedy = (
+            "--unverified keeps a result that differs, and marks it."
+            if any(attempt.comparison is not None for attempt in attempts)
+            else "Nothing was written."
+        )
+        raise UnsupportedModelError(
+            f"No road leads from {self._checkpoint.name!r} to a standard model ({reasons})", remedy=remedy
+        )
+
+    def quantize(self, model: ir.Model) -> Comparison:
+        """Quantises the weights and measures the difference again.
+
+        Raises:
+            UnsupportedModelError: There was nothing to quantise.
+        """
+        kind = self._options.quantize
+        if kind is None:
+            raise ValueError("nothing to quantise to")
+        self._progress(f"quantising to {kind}")
+        rewrite = QuantizeWeights(_BITS[kind], block_size=self._options.block_size)
+        rewrite(model)
+        if not rewrite.note.applied:
+            raise UnsupportedModelError(
+                f"No matrix can be quantised: {rewrite.note.reason}", remedy="Choose another --block-size."
+            )
+        save_model(model, self._folder)
+        return self._compared()
+
+    def _take(self, road: Road) -> tuple[ir.Model, Comparison]:
+        options = self._options
+        self._progress(f"building by way of {road}")
+        if road == "export":
+            model = export_standard(self._network, layout=options.layout, context=self._context)
+        elif road == "mobius":
+            model = build_with_mobius(
+                self._checkpoint, dtype=options.dtype, layout=options.layout, context=self._context
+            )
+        else:
+            model = export_and_convert(self._network, layout=options.layout, context=self._context)
+        save_model(model, self._folder)
+        self._progress(f"comparing the result of {road} with torch")
+        return model, self._compared()
+
+    def _compared(self) -> Comparison:
+        model = load_model(self._folder, backend=self._options.backend)
+        try:
+            return compare(model, self._reference)
+        finally:
+            model.close()
+
+
+def _context(network: Any, options: BuildOptions) -> int | None:
+    """The limit to write into config.json, None to leave what is there.
+
+    Raises:
+        InvalidInputError: The checkpoint does not hold as many positions.
+    """
+    limit = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+    if options.context is not None and limit is not None and options.context > limit:
+        raise InvalidInputError(
+            f"--context {options.context} is more than the {limit} positions of the checkpoint",
+            remedy=f"Give at most {limit}.",
+        )
+    # Where Transformers changes frequencies with the length, the model is exact up to there.
+    return options.context if options.context is not None else longest_exact_context(network.config)
+
+
+def _reference(network: Any, context: int | None) -> Reference:
+    """Prompts long enough to leave every window, as far as that is affordable."""
+    text = network.config.get_text_config()
+    windows = [getattr(text, name, None) or 0 for name in ("sliding_window", "attention_chunk_size")]
+    prompt = min(max(_SHORTEST_PROMPT, max(windows) + 8), _LONGEST_PROMPT)
+    exact = longest_exact_context(network.config)
+    if exact is not None and context is not None and context > exact:
+        return torch_reference(network, steps=min(_STEPS, context - exact - 16), prompt_tokens=exact + 16)
+    limit = context or getattr(text, "max_position_embeddings", None) or prompt + _STEPS
+    steps = min(_STEPS, limit // 2)
+    return torch_reference(network, steps=steps, prompt_tokens=min(prompt, limit - steps))

@@ -1,0 +1,146 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""What is built from: a Hugging Face checkpoint folder or a GGUF file, read by Transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.util import find_spec
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModelForCausalLM
+from transformers.utils import logging
+
+from genai_iface.errors import InvalidInputError, UnsupportedModelError
+from genai_iface.folder.files import find_inside, open_root
+from genai_iface.types import DType
+
+__all__ = ["Checkpoint", "open_checkpoint", "quiet_transformers"]
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Where the weights are.
+
+    Attributes:
+        folder: The real path of the folder.
+        gguf: Name of the GGUF file in it, None for safetensors.
+    """
+
+    folder: Path
+    gguf: str | None = None
+
+    @property
+    def name(self) -> str:
+        """The name for people: the file's, or the folder's."""
+        return self.gguf or self.folder.name
+
+    def config(self) -> Any:
+        """Its Transformers configuration.
+
+        Raises:
+            InvalidInputError: config.json or the GGUF file is not understood.
+        """
+        try:
+            with quiet_transformers():
+                return AutoConfig.from_pretrained(self.folder, local_files_only=True, **self._gguf_option())
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise InvalidInputError(
+                f"The configuration of {self.name!r} is not understood: {_short(error)}",
+                remedy="Give a checkpoint whose model type Transformers knows without code of its own.",
+            ) from error
+
+    def load(self, dtype: DType) -> Any:
+        """The network in evaluation mode, with its plain attention and its experts in a form that can be traced.
+
+        Raises:
+            InvalidInputError: Weights are missing or broken.
+            UnsupportedModelError: It is no decoder that Transformers knows.
+        """
+        config = self.config()
+        options = {"use_safetensors": True} if self.gguf is None else self._gguf_option()
+        try:
+            with quiet_transformers():
+                network, loading = AutoModelForCausalLM.from_pretrained(
+                    self.folder,
+                    config=config,
+                    dtype=getattr(torch, dtype),
+                    attn_implementation="eager",
+                    experts_implementation="batched_mm",
+                    local_files_only=True,
+                    output_loading_info=True,
+                    **options,
+                )
+        except ValueError as error:
+            raise UnsupportedModelError(
+                f"Transformers has no causal language model for {config.model_type!r}: {_short(error)}",
+                remedy="Give the checkpoint of a decoder.",
+            ) from error
+        except (OSError, RuntimeError, KeyError, SafetensorError) as error:
+            raise InvalidInputError(
+                f"The weights of {self.name!r} cannot be loaded: {_short(error)}", remedy="Copy the checkpoint again."
+            ) from error
+        absent = sorted(loading["missing_keys"])
+        if absent and self.gguf is None:
+            raise InvalidInputError(
+                f"The checkpoint {self.name!r} lacks {len(absent)} weights, among them {absent[0]}",
+                remedy="Copy it again, with all of its safetensors files.",
+            )
+        return network.eval().requires_grad_(False)
+
+    def _gguf_option(self) -> dict[str, str]:
+        return {} if self.gguf is None else {"gguf_file": self.gguf}
+
+
+def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
+    """Finds out what a path holds.
+
+    Raises:
+        InvalidInputError: It is neither a checkpoint folder nor a GGUF file.
+    """
+    source = Path(path)
+    if source.is_file():
+        if source.suffix != ".gguf":
+            raise InvalidInputError(
+                f"{str(source)!r} is no GGUF file", remedy="Give a folder with config.json, or a file NAME.gguf."
+            )
+        if find_spec("gguf") is None:
+            raise InvalidInputError("Reading GGUF needs the package gguf", remedy="pip install gguf")
+        return Checkpoint(source.resolve().parent, source.name)
+    root = open_root(source)
+    if find_inside(root, "config.json") is None:
+        raise InvalidInputError(
+            f"There is no config.json in {str(source)!r}", remedy="Give a Hugging Face checkpoint folder."
+        )
+    if not any(root.glob("*.safetensors")):
+        raise InvalidInputError(
+            f"There are no weights (model.safetensors) in {str(source)!r}",
+            remedy="Copy the checkpoint's safetensors files there; pickled weights are not read.",
+        )
+    for file in (*root.glob("*.safetensors"), *root.glob("*.safetensors.index.json")):
+        find_inside(root, file.name)  # raises if it is a link that leads out
+    return Checkpoint(root)
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """Without Transformers' own bars and tables; what matters in them is an error here."""
+    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity(logging.CRITICAL)
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if has_bar:
+            logging.enable_progress_bar()
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,46 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Networks that the standard operators of opset 24 have no words for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from transformers.cache_utils import CacheLayerMixin, DynamicCache, LinearAttentionCacheLayerMixin
+
+from genai_iface.errors import UnsupportedModelError
+
+__all__ = ["check_expressible"]
+
+_ALIBI_BUILDERS = ("build_alibi_tensor", "build_mpt_alibi_tensor")
+
+
+def check_expressible(network: Any) -> None:
+    """Refuses a network for which no road can lead to TensorScatter and Attention.
+
+    Raises:
+        UnsupportedModelError: It has ALiBi, attention sinks, or layers that keep something else than keys and values.
+    """
+    name = type(network).__name__
+    config = network.config
+    if getattr(config, "alibi", False) or any(
+        hasattr(part, builder) for part in network.modules() for builder in _ALIBI_BUILDERS
+    ):
+        raise UnsupportedModelError(
+            f"{name} uses ALiBi, a bias of the scores that grows with the distance, which the standard Attention has "
+            "no attribute for",
+            remedy="There is no standard form of this model; choose one with rotary or learned positions.",
+        )
+    sinks = next((key for key, _ in network.named_parameters() if key.endswith(".sinks")), None)
+    if sinks is not None:
+        raise UnsupportedModelError(
+            f"{name} has attention sinks ({sinks}), a learned logit per head in the softmax, which the standard "
+            "Attention cannot express",
+            remedy="There is no standard form of this model yet; use an export for one runtime.",
+        )
+    for index, layer in enumerate(DynamicCache(config=config).layers):
+        if isinstance(layer, LinearAttentionCacheLayerMixin) or not isinstance(layer, CacheLayerMixin):
+            raise UnsupportedModelError(
+                f"Layer {index} of {name} keeps a {type(layer).__name__} in its cache, expected keys and values",
+                remedy="Recurrent and convolution states have no standard cache operator at opset 24.",
+            )

@@ -1,0 +1,81 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""A cache for Transformers while a network is traced, and the write that exports as TensorScatter."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers.cache_utils import CacheLayerMixin
+
+from genai_iface.types import CacheLayout
+
+__all__ = ["OPSET", "NewTokensLayer", "scatter"]
+
+OPSET = 24
+"""The operator set that is written: the first with TensorScatter, and the last with kernels everywhere."""
+
+
+class NewTokensLayer(CacheLayerMixin):
+    """A layer that keeps nothing: attention gets the keys and values of the new tokens and writes them itself.
+
+    What a network does to keys between its cache and its attention (latent attention expands them) is then
+    done once for each token, and the buffers hold what attention reads.
+
+    Args:
+        capacity: Slots of the buffers, for the sizes of masks.
+    """
+
+    is_sliding = False
+
+    def __init__(self, capacity: Any) -> None:
+        super().__init__()
+        self._capacity = capacity
+        self.is_initialized = True
+
+    def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
+        """Nothing to do: there are no buffers."""
+
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Returns what it is given."""
+        return key_states, value_states
+
+    def get_mask_sizes(self, query_length: int) -> tuple[Any, int]:
+        """The number of slots, and that the first of them is token 0."""
+        return self._capacity, 0
+
+    def get_seq_length(self) -> int:
+        """Zero: rows differ in length. Whoever asks gets a number that the verification will object to."""
+        return 0
+
+    def get_max_length(self) -> int:
+        """No limit that Transformers should know of."""
+        return -1
+
+
+def scatter(past: torch.Tensor, update: torch.Tensor, write_indices: torch.Tensor, layout: CacheLayout) -> torch.Tensor:
+    """TensorScatter: the buffer with the new tokens of each row from its write index on.
+
+    Args:
+        past: (B, Hkv, C, D), or (B, C, Hkv * D) in the layout "bsh".
+        update: (B, Hkv, S, D).
+        write_indices: int64 (B,).
+        layout: Which of the two.
+
+    Returns:
+        A tensor like ``past``; outside of an export its content is meaningless.
+    """
+    if layout == "bsh":
+        update = update.transpose(1, 2).reshape(update.shape[0], update.shape[2], past.shape[2])
+    attributes: dict[str, Any] = {"axis": 2 if layout == "bnsh" else 1, "mode": "linear"}
+    return torch.onnx.ops.symbolic(
+        "TensorScatter",
+        (past, update, write_indices),
+        attributes,
+        dtype=past.dtype,
+        shape=past.shape,
+        version=OPSET,
+    )
