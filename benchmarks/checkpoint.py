@@ -26,11 +26,21 @@ __all__ = [
     "make_checkpoint",
 ]
 
-Weights: TypeAlias = Literal["fp32", "int4"]
+Weights: TypeAlias = Literal["fp32", "fp16", "int4"]
 
 CONTEXT = 32768
 
 SIZES: dict[str, dict[str, Any]] = {
+    # For a look at whether a benchmark runs.
+    "tiny": {
+        "vocab_size": 1024,
+        "hidden_size": 128,
+        "intermediate_size": 256,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "tie_word_embeddings": False,
+    },
     # The shape of SmolLM-135M.
     "135m": {
         "vocab_size": 49152,
@@ -50,6 +60,16 @@ SIZES: dict[str, dict[str, Any]] = {
         "num_attention_heads": 32,
         "num_key_value_heads": 8,
         "tie_word_embeddings": True,
+    },
+    # The shape of Llama 3.1 8B.
+    "8b": {
+        "vocab_size": 128256,
+        "hidden_size": 4096,
+        "intermediate_size": 14336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "tie_word_embeddings": False,
     },
 }
 
@@ -78,11 +98,13 @@ def make_checkpoint(size: str, folder: Path) -> Path:
 
 def build_standard(checkpoint: Path, weights: Weights) -> Path:
     """The standard opset-24 folder of a checkpoint, by mobius-onnx; int4 through our own rewrite."""
+    dtype = "f16" if weights == "fp16" else "f32"
+    options = ("--static-cache", "--max-seq-len", str(CONTEXT), "--dtype", dtype)
     plain = _once(
-        checkpoint.with_name(f"{checkpoint.name}-standard-fp32"),
-        lambda path: _build_with_mobius(checkpoint, path, "--static-cache", "--max-seq-len", str(CONTEXT)),
+        checkpoint.with_name(f"{checkpoint.name}-standard-{'fp16' if weights == 'fp16' else 'fp32'}"),
+        lambda path: _build_with_mobius(checkpoint, path, *options),
     )
-    if weights == "fp32":
+    if weights != "int4":
         return plain
 
     def quantize(path: Path) -> None:
@@ -105,14 +127,15 @@ def build_concat(checkpoint: Path) -> Path:
     )
 
 
-def build_for_genai(checkpoint: Path, weights: Weights) -> Path:
-    """The folder that ONNX Runtime GenAI's own builder makes of the checkpoint."""
+def build_for_genai(checkpoint: Path, weights: Weights, device: str = "cpu") -> Path:
+    """The folder that ONNX Runtime GenAI's own builder makes of the checkpoint for "cpu" or "cuda"."""
 
     def build(path: Path) -> None:
         command = ["onnxruntime_genai.models.builder", "-m", "llama", "-i", str(checkpoint), "-o", str(path)]
-        _run([*command, "-p", weights, "-e", "cpu", "-c", str(path.with_suffix(".cache"))])
+        _run([*command, "-p", weights, "-e", device, "-c", str(path.with_suffix(".cache"))])
 
-    return _once(checkpoint.with_name(f"{checkpoint.name}-genai-{weights}"), build)
+    suffix = weights if device == "cpu" else f"{weights}-{device}"
+    return _once(checkpoint.with_name(f"{checkpoint.name}-genai-{suffix}"), build)
 
 
 def build_gguf(checkpoint: Path, weights: Weights) -> Path:

@@ -25,6 +25,8 @@ from typing import get_args
 from benchmarks.checkpoint import SIZES, Weights
 from benchmarks.sides import SIDES, Setting
 
+__all__ = ["ratio", "take_turns"]
+
 
 def main() -> None:
     """Runs one comparison."""
@@ -52,10 +54,10 @@ def main() -> None:
         work_dir=arguments.work_dir,
     )
     orders = [arguments.sides, arguments.sides[::-1]] if len(arguments.sides) > 1 else [arguments.sides]
-    runs = [_take_turns(order, setting, arguments.measure, arguments.blocks) for order in orders]
+    runs = [take_turns(order, setting, arguments.measure, arguments.blocks) for order in orders]
     seconds = {name: [value for run in runs for value in run[name]] for name in arguments.sides}
     first, *others = arguments.sides
-    ratios = {name: [_ratio(run[first], run[name]) for run in runs] for name in others}
+    ratios = {name: [ratio(run[first], run[name]) for run in runs] for name in others}
     tokens = 1 if arguments.measure == "decode" else arguments.context
     line = {
         "benchmark": arguments.measure,
@@ -73,13 +75,13 @@ def main() -> None:
     print(json.dumps(line), flush=True)
 
 
-def _ratio(ours: list[float], theirs: list[float]) -> float:
+def ratio(ours: list[float], theirs: list[float]) -> float:
     """How much faster we were, pair by pair, because both of a pair met the same machine."""
     return statistics.median(b / a for a, b in zip(ours, theirs, strict=True))
 
 
-def _take_turns(sides: list[str], setting: Setting, measure: str, blocks: int) -> dict[str, list[float]]:
-    """Seconds of every block of every side."""
+def take_turns(sides: list[str], setting: Setting, measure: str, blocks: int) -> dict[str, list[float]]:
+    """Seconds of every block of every side; the sides start in this order."""
     context = multiprocessing.get_context("spawn")
     workers, processes = {}, []
     for name in sides:

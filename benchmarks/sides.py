@@ -26,6 +26,7 @@ class Setting:
         context: Tokens in the cache before decoding, or tokens of the prompt.
         tokens: Tokens that a decode block generates.
         work_dir: Where checkpoints and models are kept.
+        device: "cpu" or "cuda", for the sides that have both.
     """
 
     size: str
@@ -34,6 +35,7 @@ class Setting:
     context: int
     tokens: int
     work_dir: Path
+    device: str = "cpu"
 
 
 class Side(Protocol):
@@ -57,7 +59,8 @@ class InterfaceSide:
         from genai_iface import load_model
 
         checkpoint = make_checkpoint(setting.size, setting.work_dir)
-        self._model = load_model(build_standard(checkpoint, setting.weights), backend=backend, options=options)
+        folder = build_standard(checkpoint, setting.weights)
+        self._model = load_model(folder, backend=backend, device=setting.device, options=options)
         self._cache = self._model.create_cache(capacity=setting.context + setting.tokens)
         self._prompt = np.random.default_rng(0).integers(3, self._model.spec.vocab_size, (1, setting.context))
         self._setting = setting
@@ -130,10 +133,10 @@ class GenAISide:
         import onnxruntime_genai as og
 
         checkpoint = make_checkpoint(setting.size, setting.work_dir)
-        folder = build_for_genai(checkpoint, setting.weights)
-        config = og.Config(str(folder))
-        threads = {"model": {"decoder": {"session_options": {"intra_op_num_threads": setting.threads}}}}
-        config.overlay(json.dumps(threads))
+        config = og.Config(str(build_for_genai(checkpoint, setting.weights, setting.device)))
+        if setting.device == "cpu":
+            threads = {"model": {"decoder": {"session_options": {"intra_op_num_threads": setting.threads}}}}
+            config.overlay(json.dumps(threads))
         self._model = og.Model(config)
         parameters = og.GeneratorParams(self._model)
         parameters.set_search_options(max_length=setting.context + setting.tokens + 2, do_sample=False)
@@ -211,6 +214,7 @@ SIDES = {
         setting, "ort", {"num_threads": setting.threads, "optimize": "standard"}
     ),
     "ort-none": lambda setting: InterfaceSide(setting, "ort", {"num_threads": setting.threads, "optimize": "none"}),
+    "ort-graph": lambda setting: InterfaceSide(setting, "ort", {"cuda_graph": True}),
     "genai": GenAISide,
     "llamacpp": LlamaCppSide,
     "transformers": TransformersSide,
