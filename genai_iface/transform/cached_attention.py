@@ -326,6 +326,10 @@ class _Reader:
             got = got.reshape(2, _TOKENS, parts, -1).swapaxes(1, 2)
         elif use.kind == "key" and is_op(use.reader, "MatMul"):
             got = got.swapaxes(-1, -2)
+        if got.ndim == 3 and got.shape[0] > 2 and is_op(use.reader, "MatMul"):
+            raise unsupported(
+                f"The {describe(use.reader)} works on rows and heads folded into one axis, {tuple(got.shape)}", _KEEP
+            )
         good = got.ndim == 4 and got.shape[0] == 2 and got.shape[2:] == cache.shape[2:] and got.shape[1] % heads == 0
         if good:
             wanted = np.repeat(cache, got.shape[1] // heads, axis=1)

@@ -139,6 +139,12 @@ def _read_scores(probe: GraphProbe, product: ir.Node, softmax: ir.Node) -> tuple
         if len(users) != 1:
             raise unsupported(f"The scores of the {describe(current)} go {len(users)} ways, expected one", _EXPORT)
         previous, current = current, users.pop()
+        if is_op(current, "Concat"):
+            raise unsupported(
+                f"The {describe(current)} puts another column beside the scores: a learned sink, which the standard "
+                "Attention cannot express",
+                _EXPORT,
+            )
         if is_op(current, "Tanh"):
             capped = True
         elif is_op(current, "Mul", "Div"):

@@ -17,6 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from genai_iface.errors import UnsupportedModelError
 from genai_iface.folder.contract import GraphContract
 from genai_iface.folder.graph import describe, is_op
+from genai_iface.transform.gather_elements import GatherElements
 
 __all__ = ["GraphProbe"]
 
@@ -107,7 +108,7 @@ class GraphProbe:
         weights = [source for source in sources if source not in placed]
         fed = {str(value.name): np.asarray(array) for value, array in placed.items() if value in sources}
         wanted = [str(target.name) for target in targets]
-        evaluator = ReferenceEvaluator(self._model_of(nodes, fed, weights, wanted))
+        evaluator = ReferenceEvaluator(self._model_of(nodes, fed, weights, wanted), new_ops=[GatherElements])
         try:
             with np.errstate(all="ignore"):
                 found = evaluator.run(wanted, fed)

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""Attention, RotaryEmbedding and RMSNormalization spelled out, for runtimes that read older opsets only."""
+"""Attention, RotaryEmbedding, RMSNormalization spelled out, for runtimes that read older opsets only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,17 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from genai_iface.errors import UnsupportedModelError
-from genai_iface.folder.graph import attribute, describe, dim, input_at, output_at, rank, static_dim, unsupported
+from genai_iface.folder.graph import (
+    attribute,
+    describe,
+    dim,
+    input_at,
+    is_constant,
+    output_at,
+    rank,
+    static_dim,
+    unsupported,
+)
 from genai_iface.transform.edit import Editor, copy_type, infer_shapes, replace_value
 from genai_iface.transform.raise_opset import raise_opset
 from genai_iface.transform.rewrite import Note, Rewrite
@@ -22,6 +32,9 @@ _HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 
 class PrimitiveOperators(Rewrite):
     """Replaces the three operators of opset 23 by older ones and declares the oldest opset that holds all nodes.
+
+    DequantizeLinear is spelled out too where its input is no weight but rows gathered from a quantised table, which few runtimes
+    take in blocks.
 
     A query that may see no key at all gets an average of the values instead of zeros; no real token is one.
     """
@@ -41,11 +54,14 @@ class PrimitiveOperators(Rewrite):
             "Attention": self._attention,
             "RotaryEmbedding": self._rotary,
             "RMSNormalization": self._norm,
+            "DequantizeLinear": self._dequantised,
         }
         count = 0
         for node in list(model.graph):
             if node.domain == "" and node.op_type in spelled:
                 result = spelled[node.op_type](node)
+                if result is None:
+                    continue
                 copy_type(node.outputs[0], result)
                 result.shape = node.outputs[0].shape
                 replace_value(node.outputs[0], result)
@@ -93,6 +109,26 @@ class PrimitiveOperators(Rewrite):
         if wide is not x:
             result = self._add(node, "Cast", result, to=(x.dtype or ir.DataType.FLOAT).value)
         return self._add(node, "Mul", result, scale)
+
+    # DequantizeLinear.
+
+    def _dequantised(self, node: ir.Node) -> ir.Value | None:
+        """Gathered rows of a quantised table, block by block; weights stay, runtimes know them."""
+        x, scale, zero = input_at(node, 0), input_at(node, 1), input_at(node, 2)
+        block, axis = attribute(node, "block_size", 0), attribute(node, "axis", 1)
+        if x is None or scale is None or is_constant(x) or not block:
+            return None
+        shape = self._add(node, "Shape", x)
+        before = self._add(node, "Shape", x, start=0, end=axis)
+        after = self._add(node, "Slice", shape, self._edit.ints(axis + 1), self._edit.ints(2**31 - 1))
+        blocks = self._add(node, "Concat", before, self._edit.ints(-1, block), after, axis=0)
+        kind = (scale.dtype or ir.DataType.FLOAT).value
+        numbers = self._add(node, "Cast", self._add(node, "Reshape", x, blocks), to=kind)
+        if zero is not None:
+            middle = self._add(node, "Unsqueeze", self._add(node, "Cast", zero, to=kind), self._edit.ints(axis + 1))
+            numbers = self._add(node, "Sub", numbers, middle)
+        scaled = self._add(node, "Mul", numbers, self._add(node, "Unsqueeze", scale, self._edit.ints(axis + 1)))
+        return self._add(node, "Reshape", scaled, shape)
 
     # RotaryEmbedding.
 

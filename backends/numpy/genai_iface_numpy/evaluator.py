@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
+from genai_iface.transform.gather_elements import GatherElements
 from genai_iface_numpy.attention import Attention
 from genai_iface_numpy.tensor_scatter import TensorScatter
 
@@ -73,7 +74,7 @@ class Evaluator:
 
     def __init__(self, model: ir.Model, /, *, keep: Collection[str]) -> None:
         constants = {"": None, **_take_weights(model.graph)}
-        reference = ReferenceEvaluator(ir.to_proto(model), new_ops=[Attention, TensorScatter])
+        reference = ReferenceEvaluator(ir.to_proto(model), new_ops=[Attention, GatherElements, TensorScatter])
         program: list[_Instruction] = []
         for operator in reference.rt_nodes_:
             instruction = _instruction(operator)
