@@ -89,6 +89,7 @@ class BuildResult:
         attempts: The roads in the order they were taken; the last one gave the folder.
         verified: Whether it computes what torch computes.
         files: Names of the files beside model.onnx.
+        reference: What torch computes, to compare other backends with.
         quantized: How far the quantised model is from torch; None if nothing was quantised.
         notes: What else there is to know.
     """
@@ -97,6 +98,7 @@ class BuildResult:
     attempts: tuple[Attempt, ...]
     verified: bool
     files: tuple[str, ...]
+    reference: Reference = field(repr=False)
     quantized: Comparison | None = None
     notes: tuple[str, ...] = field(default=())
 
@@ -153,7 +155,7 @@ def build(
             target.rmdir()
         shutil.move(work, target)
     notes = () if "tokenizer.json" in files else ("the checkpoint has no tokenizer.json; the model takes ids only",)
-    return BuildResult(target, attempts, verified, tuple(files), quantized, notes)
+    return BuildResult(target, attempts, verified, tuple(files), reference, quantized, notes)
 
 
 class _Job:

@@ -1,0 +1,73 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Builds every family by every road and writes docs/reports/families.md and .json.
+
+    python -m tools.build_report --work DIR                 runs what DIR has no result of yet, then writes
+    python -m tools.build_report --work DIR --family llama  one family
+
+Checkpoints are tiny and random; nothing is downloaded. A full run takes about half an hour on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+
+from genai_iface.build.build import ROADS, Road
+from genai_iface.build.families import FAMILIES
+from genai_iface.types import DType
+from tools.build_report.case import Outcome, run_case
+from tools.build_report.page import page
+
+_REPORTS = Path(__file__).parents[2] / "docs" / "reports"
+_VERSIONS = ("genai-iface", "torch", "transformers", "onnx", "onnxscript", "onnx-ir", "mobius-onnx", "onnxruntime")
+# Half precision by the first road only: what differs between roads does not depend on the type.
+_CASES: tuple[tuple[Road, DType], ...] = (*((road, "float32") for road in ROADS), ("export", "float16"))
+
+
+def main() -> int:
+    """Runs the command."""
+    parser = argparse.ArgumentParser(prog="python -m tools.build_report", description=__doc__.splitlines()[0])
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, models and single results")
+    parser.add_argument("--family", action="append", choices=sorted(FAMILIES), help="only this; may be repeated")
+    parser.add_argument("--road", action="append", choices=ROADS, help="only this; may be repeated")
+    parser.add_argument("--dtype", action="append", choices=("float32", "float16", "bfloat16"), help="likewise")
+    parser.add_argument("--write", action="store_true", help="write the report from the results there are")
+    arguments = parser.parse_args()
+    results = arguments.work / "results"
+    results.mkdir(parents=True, exist_ok=True)
+    for family in arguments.family or FAMILIES:
+        for road, dtype in _CASES:
+            if (arguments.road and road not in arguments.road) or (arguments.dtype and dtype not in arguments.dtype):
+                continue
+            file = results / f"{family}.{road}.{dtype}.json"
+            if file.exists():
+                continue
+            outcome = run_case(family, road, dtype, arguments.work)
+            file.write_text(json.dumps(outcome.as_dict(), indent=1) + "\n", encoding="utf-8")
+            print(outcome, flush=True)
+    if arguments.write:
+        _write(list(_outcomes(results)))
+    return 0
+
+
+def _outcomes(results: Path) -> Iterator[Outcome]:
+    for family in FAMILIES:
+        for road, dtype in _CASES:
+            file = results / f"{family}.{road}.{dtype}.json"
+            if file.exists():
+                yield Outcome(**json.loads(file.read_text(encoding="utf-8")))
+
+
+def _write(outcomes: list[Outcome]) -> None:
+    versions = {name: version(name) for name in _VERSIONS}
+    data = {"versions": versions, "cases": [outcome.as_dict() for outcome in outcomes]}
+    (_REPORTS / "families.json").write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
+    (_REPORTS / "families.md").write_text(page(versions, outcomes), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,104 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""One family by one road in one type: built, and compared with torch on two backends."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from genai_iface import load_model
+from genai_iface.build.build import BuildOptions, Road, build
+from genai_iface.build.families import make_checkpoint
+from genai_iface.build.verify import compare
+from genai_iface.errors import GenAIError
+from genai_iface.types import DType
+
+__all__ = ["Outcome", "run_case"]
+
+_COUNTED = ("Attention", "TensorScatter", "RMSNormalization", "LayerNormalization", "RotaryEmbedding")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What became of one case.
+
+    Attributes:
+        family, road, dtype: The case.
+        verified: Whether a folder came out that agrees with torch on the reference backend.
+        problem: Why not.
+        difference: Largest difference of a logit by backend, as a part of the largest logit.
+        equal_tokens: Steps with torch's greedy token, by backend.
+        steps: Steps compared.
+        ort_problem: Why ONNX Runtime did not agree; empty if it did.
+        nodes: Nodes of the graph.
+        operators: How many of some operators.
+    """
+
+    family: str
+    road: Road
+    dtype: DType
+    verified: bool
+    problem: str = ""
+    difference: dict[str, float] = field(default_factory=dict)
+    equal_tokens: dict[str, int] = field(default_factory=dict)
+    steps: int = 0
+    ort_problem: str = ""
+    nodes: int = 0
+    operators: dict[str, int] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        says = f"verified, {self.difference}" if self.verified else self.problem
+        return f"{self.family} by {self.road} in {self.dtype}: {says} {self.ort_problem}".rstrip()
+
+
+def run_case(family: str, road: Road, dtype: DType, work: Path) -> Outcome:
+    """Runs one case in a working folder."""
+    checkpoint, out = work / "checkpoints" / family, work / "models" / f"{family}.{road}.{dtype}"
+    if not checkpoint.exists():
+        make_checkpoint(family, checkpoint)
+    shutil.rmtree(out, ignore_errors=True)
+    try:
+        result = build(checkpoint, out, BuildOptions(via=road, dtype=dtype))
+    except GenAIError as error:
+        return Outcome(family, road, dtype, False, error.what)
+    compared = result.attempts[-1].comparison
+    if compared is None:
+        raise RuntimeError("a verified build has a comparison")
+    difference, equal = {"numpy": compared.difference}, {"numpy": compared.equal_tokens}
+    problem = ""
+    try:
+        model = load_model(out, backend="ort")
+        try:
+            on_ort = compare(model, result.reference)
+        finally:
+            model.close()
+        difference["ort"], equal["ort"] = on_ort.difference, on_ort.equal_tokens
+        if not on_ort.agrees(dtype):
+            problem = f"differs: {on_ort}"
+    except GenAIError as error:
+        problem = error.what
+    graph = onnx.load(out / "model.onnx", load_external_data=False).graph
+    counts = Counter(node.op_type for node in graph.node)
+    return Outcome(
+        family,
+        road,
+        dtype,
+        True,
+        "",
+        difference,
+        equal,
+        compared.steps,
+        problem,
+        len(graph.node),
+        {name: counts[name] for name in _COUNTED},
+    )

@@ -1,0 +1,87 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The report as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from genai_iface.build.build import ROADS
+from genai_iface.build.families import FAMILIES
+from tools.build_report.case import Outcome
+
+__all__ = ["page"]
+
+_HEAD = """\
+<!--
+SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+SPDX-License-Identifier: Apache-2.0
+-->
+# Families and roads
+
+Which decoder families `genai-iface build` takes to a standard model (opset 24, `TensorScatter`, `Attention` with
+`nonpad_kv_seqlen`), and by which [road](../build.md). Made by `python -m tools.build_report`; the numbers are in
+[families.json](families.json).
+
+Each family is a tiny random checkpoint. A number is the largest difference of a logit from torch, as a part of the
+largest logit of its step, over a ragged batch of three prompts and the greedy tokens after them, on the reference
+backend. It stands there only if the result was verified: within 1e-4 in float32 and 2e-2 in float16, with torch's
+greedy token in every step (in float16 but for near ties). Prompts and tokens together are longer than each
+family's sliding window.
+"""
+
+
+def page(versions: Mapping[str, str], outcomes: Sequence[Outcome]) -> str:
+    """The page's text."""
+    by_case = {(outcome.family, outcome.road, outcome.dtype): outcome for outcome in outcomes}
+    families = [name for name in FAMILIES if any(outcome.family == name for outcome in outcomes)]
+    built = [name for name in families if any(o.verified for o in outcomes if o.family == name)]
+    half = [o.family for o in outcomes if o.verified and o.dtype == "float16"]
+    on_ort = [o for o in outcomes if o.verified and not o.ort_problem]
+    verified = [o for o in outcomes if o.verified]
+    lines = [_HEAD, "Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + ".", ""]
+    lines += [
+        f"Of {len(families)} families {len(built)} have a verified standard model in float32 or float16; in float16, "
+        f"by the first road, {len(half)}. Of the {len(verified)} verified models {len(on_ort)} agree with torch on "
+        "ONNX Runtime too.",
+        "",
+        "| Family | " + " | ".join(ROADS) + " | export, float16 | what is special |",
+        "|---|" + "---|" * (len(ROADS) + 2),
+    ]
+    for name in families:
+        cells = [_cell(by_case.get((name, road, "float32"))) for road in ROADS]
+        cells.append(_cell(by_case.get((name, "export", "float16"))))
+        lines.append(f"| {name} | " + " | ".join(cells) + f" | {'; '.join(FAMILIES[name].notes)} |")
+    lines += ["", "A dash: no verified result. An asterisk: ONNX Runtime does not agree, see below.", ""]
+    lines += ["## What the graphs hold", ""]
+    lines += ["Nodes, and standard operators among them, of the float32 model by the first road that verifies.", ""]
+    lines += ["| Family | road | nodes | Attention | RMSNormalization | LayerNormalization | RotaryEmbedding |"]
+    lines += ["|---|---|---|---|---|---|---|"]
+    for name in families:
+        first = next((o for road in ROADS if (o := by_case.get((name, road, "float32"))) and o.verified), None)
+        if first is not None:
+            counts = first.operators
+            lines.append(
+                f"| {name} | {first.road} | {first.nodes} | {counts['Attention']} | {counts['RMSNormalization']} | "
+                f"{counts['LayerNormalization']} | {counts['RotaryEmbedding']} |"
+            )
+    lines += ["", "## Why not", ""]
+    for outcome in outcomes:
+        text = outcome.problem or (outcome.ort_problem and f"on ONNX Runtime: {outcome.ort_problem}")
+        if text:
+            lines.append(f"- {outcome.family}, {outcome.road}, {outcome.dtype}: {_plain(text)}")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(outcome: Outcome | None) -> str:
+    if outcome is None or not outcome.verified:
+        return "-"
+    return f"{outcome.difference['numpy']:.0e}" + ("*" if outcome.ort_problem else "")
+
+
+def _plain(text: str) -> str:
+    """One line that Markdown leaves alone."""
+    line = " ".join(text.split())
+    _, _, after = line.partition(" to a standard model (")
+    line = (after.removesuffix(")") or line)[:400]
+    return "".join(f"\\{char}" if char in "<>*_`[]|" else char for char in line)
