@@ -1,0 +1,112 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""What quantising costs in quality: perplexity of the embedded model on the operators that it never saw.
+
+    python benchmarks/quantization.py --backend ort
+
+prints a JSON line for each form of the model, ``--markdown`` a table instead. The documents are those that
+``tools/train_embedded`` holds out, each read from its own start in windows of 512 tokens.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from genai_iface import load_model
+from genai_iface.folder import open_folder
+from genai_iface.models import default_folder
+from genai_iface.transform.quantize_calibrate import calibrate, default_text, windows_of
+from genai_iface.transform.quantize_folder import quantize_folder
+from tools.train_embedded import onnx_docs
+
+_WINDOW = 512
+_EXACT = {"session_options": {"session.qdq_matmulnbits_accuracy_level": "1"}}
+_END_OF_TEXT = 0
+
+
+def forms() -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names and arguments of ``quantize_folder``; "kv" stands for the ranges of the cache."""
+    for bits in (8, 4):
+        for symmetric in (True, False):
+            for block in (32, 64, 128):
+                name = f"int{bits}, {'symmetric' if symmetric else 'asymmetric'}, blocks of {block}"
+                yield name, {"bits": bits, "symmetric": symmetric, "block_size": block}
+    yield "int4, symmetric, blocks of 32, `--int8 lm_head`", {"bits": 4, "eight_bits": ["lm_head"]}
+    yield "int4, symmetric, blocks of 32, `--exclude lm_head`", {"bits": 4, "exclude": ["lm_head"]}
+    for scales in ("head", "channel"):
+        yield f"cache int8, a scale per {scales}", {"bits": None, "kv_scales": scales, "kv": True}
+    yield "int4, symmetric, blocks of 32, and cache int8", {"bits": 4, "kv": True}
+
+
+def held_out(tokenizer: Any) -> list[list[int]]:
+    """The tokens of each held-out document."""
+    schemas = [schema for schema in onnx_docs.operators() if onnx_docs.is_held_out(schema.name)]
+    return [[*tokenizer.encode(text), _END_OF_TEXT] for schema in schemas for text in onnx_docs.render(schema)]
+
+
+def perplexity(folder: Path, documents: Sequence[Sequence[int]], backend: str) -> float:
+    """Per token, over all documents."""
+    model = load_model(folder, backend=backend, options=_EXACT if backend == "ort" else None)
+    total, count = 0.0, 0
+    for tokens in documents:
+        for begin in range(0, len(tokens) - 1, _WINDOW):
+            piece = np.array(tokens[begin : begin + _WINDOW + 1])
+            cache = model.create_cache(capacity=_WINDOW)
+            logits = model.forward(piece[None, :-1], cache, logits="all")[0].astype(np.float64)
+            cache.close()
+            peak = logits.max(axis=-1)
+            sums = np.log(np.exp(logits - peak[:, None]).sum(axis=-1)) + peak
+            total += float((sums - logits[np.arange(len(sums)), piece[1:]]).sum())
+            count += len(sums)
+    model.close()
+    return math.exp(total / count)
+
+
+def main() -> None:
+    """Makes every form in turn and scores it."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--backend", default="ort")
+    parser.add_argument("--documents", type=int, default=0, help="use only so many (0: all)")
+    parser.add_argument("--markdown", action="store_true")
+    arguments = parser.parse_args()
+    source = open_folder(default_folder())
+    documents = held_out(source.tokenizer)[: arguments.documents or None]
+    texts = windows_of(source.tokenizer.encode(default_text()), context=source.context_length, most=2048)
+    ranges = calibrate(load_model(source.path), texts)
+    if arguments.markdown:
+        tokens = sum(map(len, documents))
+        print(f"{len(documents)} documents, {tokens} tokens, backend {arguments.backend}\n")
+        print("| Form | Perplexity | Change | Model, MB | Cache, bytes per token |\n|---|---:|---:|---:|---:|")
+    before = 0.0
+    for name, choices in [("as it is: int8, symmetric, blocks of 32", {}), *forms()]:
+        with tempfile.TemporaryDirectory() as place:
+            path, nbytes = source.path, sum(file.stat().st_size for file in source.files)
+            if choices:
+                kept = {key: value for key, value in choices.items() if key != "kv"}
+                cache = ranges if "kv" in choices else None
+                report = quantize_folder(path, Path(place) / "low", requantize=True, cache_ranges=cache, **kept)
+                path, nbytes = report.path, report.nbytes_after
+            found = perplexity(path, documents, arguments.backend)
+            before = before or found
+            per_token = open_folder(path).spec.cache.bytes_per_token
+        if arguments.markdown:
+            change = f"{100 * (found / before - 1):+.2f} %" if choices else ""
+            print(f"| {name} | {found:.3f} | {change} | {nbytes / 1e6:.1f} | {per_token} |", flush=True)
+        else:
+            line = {"form": name, "perplexity": found, "ratio": found / before, "nbytes": nbytes}
+            print(json.dumps(line | {"bytes_per_token": per_token}), flush=True)
+
+
+if __name__ == "__main__":
+    main()
