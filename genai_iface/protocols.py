@@ -118,6 +118,10 @@ class KVCache(Protocol):
     def bytes_per_token(self) -> int:
         """Bytes that one token of one row takes over all layers.
 
+        Contract:
+            1. MUST be the sum over ``ModelSpec.cache.layers``: heads times both head sizes times the
+               bytes of the dtype.
+
         Since: 1
         Stability: preview
         """
@@ -163,7 +167,8 @@ class KVCache(Protocol):
 
         Raises:
             InvalidInputError: Wrong shape, negative, or longer than the row is.
-            CacheRewindError: A circular layer has overwritten slots that the shorter row needs.
+            CacheRewindError: A circular layer of W slots has overwritten tokens that the shorter row needs.
+                A row of length n needs its tokens max(0, n - W) .. n - 1, so a row of length 0 needs none.
 
         Contract:
             1. After it, any continuation MUST give what it would have given had the forgotten
@@ -188,6 +193,7 @@ class KVCache(Protocol):
             1. Afterwards ``batch_size`` MUST be B' and rows MUST be independent of each other,
                copies of one old row included.
             2. Contents MUST be moved bit by bit.
+            3. On an error nothing MUST have changed.
 
         Since: 1
         Stability: preview
@@ -205,7 +211,8 @@ class KVCache(Protocol):
 
         Contract:
             1. A reset row MUST behave like a row of a new cache; the others MUST be unchanged.
-            2. It MUST succeed on any cache, a wrapped circular one included.
+            2. It MUST succeed on any open cache, a wrapped circular one included.
+            3. On an error nothing MUST have changed.
 
         Since: 1
         Stability: preview
@@ -217,6 +224,7 @@ class KVCache(Protocol):
 
         Contract:
             1. A later ``forward`` with this cache MUST raise InvalidInputError.
+            2. A second call MUST do nothing.
 
         Since: 1
         Stability: preview
@@ -241,6 +249,10 @@ class Model(Protocol[CacheT]):
     def spec(self) -> ModelSpec:
         """What the model is.
 
+        Contract:
+            1. MUST say what the folder says: vocabulary, context length, and for each attention layer its
+               heads, head sizes and dtype.
+
         Since: 1
         Stability: preview
         """
@@ -249,6 +261,10 @@ class Model(Protocol[CacheT]):
     @property
     def device(self) -> Device:
         """Where it runs.
+
+        Contract:
+            1. MUST be the device that ``load`` was asked for, the first of ``devices()`` if it was asked for
+               none.
 
         Since: 1
         Stability: preview
@@ -288,6 +304,7 @@ class Model(Protocol[CacheT]):
         Contract:
             1. Caches MUST be independent of each other.
             2. ``capacity`` MUST NOT change the results of later steps.
+            3. The new cache MUST be empty: every length is 0.
 
         Since: 1
         Stability: preview
@@ -349,6 +366,9 @@ class Model(Protocol[CacheT]):
     def close(self) -> None:
         """Frees the model. Caches that it made can no longer be used. A second call does nothing.
 
+        Contract:
+            1. A later ``forward`` MUST raise InvalidInputError, and a second call MUST do nothing.
+
         Since: 1
         Stability: preview
         """
@@ -370,6 +390,7 @@ class Backend(Protocol):
         Contract:
             1. MUST be true for the runtime that is installed, not for the best one there is.
             2. MUST load no model.
+            3. MUST be a BackendInfo whose fields have their types, the same at every call.
 
         Since: 1
         Stability: preview
@@ -409,7 +430,10 @@ class Backend(Protocol):
 
         Contract:
             1. MUST NOT write into the folder, execute anything in it or read outside it.
-            2. An option that is not known MUST be refused, not ignored.
+            2. An option or a device that is not known MUST be refused, not ignored.
+            3. A folder that is missing, holds no model or a broken one MUST be refused with an error of
+               ``genai_iface.errors``.
+            4. MUST take the folder as text and as a path object.
 
         Since: 1
         Stability: preview
@@ -426,7 +450,7 @@ class Tokenizer(Protocol):
 
     @property
     def vocab_size(self) -> int:
-        """Number of ids, added tokens included.
+        """One more than the highest id, added tokens included. There may be ids without a token.
 
         Since: 1
         Stability: preview
@@ -470,6 +494,8 @@ class Tokenizer(Protocol):
 
         Contract:
             1. Bytes that form no complete character MUST become U+FFFD, never an error.
+            2. Special tokens MUST be left out of the text, unless ``skip_special_tokens`` is False.
+            3. A negative id, and one of vocab_size or more, MUST raise InvalidInputError.
 
         Since: 1
         Stability: preview
@@ -493,6 +519,7 @@ class Tokenizer(Protocol):
 
         Contract:
             1. Template code MUST run in a sandbox.
+            2. MUST give what the folder's own template gives for these messages.
 
         Since: 1
         Stability: preview
@@ -531,6 +558,7 @@ class Generator(Protocol):
 
         Contract:
             1. Sequences that had ended with "stop" MUST go on after it.
+            2. On an error nothing MUST have been appended.
 
         Since: 1
         Stability: preview
@@ -544,7 +572,7 @@ class Generator(Protocol):
             InvalidInputError: Nothing was appended yet, or all sequences are done.
 
         Contract:
-            1. Equal logits MUST give equal tokens on every backend (docs/generation.md, sampling).
+            1. Equal logits MUST give equal tokens on every backend, as docs/spec/sampling.md says.
 
         Since: 1
         Stability: preview
@@ -607,6 +635,9 @@ class Generator(Protocol):
         Returns:
             float32 (N, V); rows of sequences that are done hold unspecified values.
 
+        Contract:
+            1. MUST be those of the model after all tokens of the sequence, or those of ``set_logits``.
+
         Since: 1
         Stability: preview
         """
@@ -617,6 +648,9 @@ class Generator(Protocol):
 
         Args:
             logits: float32 (N, V).
+
+        Contract:
+            1. MUST decide the next choice as if the model had given them, and no later one.
 
         Since: 1
         Stability: preview
@@ -666,6 +700,14 @@ class Pipeline(Protocol):
 
         Contract:
             1. Results MUST be in prompt order and independent of what else is in the call.
+            2. Token ids MUST be taken as they are; a conversation MUST go through the chat template of the
+               folder.
+            3. ``config`` MUST replace the whole ``generation_config``, and ``overrides`` single fields of
+               either.
+            4. A parameter that is not known or not legal MUST be refused, with its name in the message.
+            5. A prompt without any token, a token id that the model lacks, and a prompt beyond the context
+               MUST be refused.
+            6. ``perf_metrics`` MUST count prompt tokens and generated tokens exactly.
 
         Since: 1
         Stability: preview
@@ -679,6 +721,8 @@ class Pipeline(Protocol):
             1. A chunk MUST NOT end within a character.
             2. Per sequence, the chunks' texts joined MUST equal the text that ``generate`` returns.
             3. Exactly the last chunk of a sequence MUST carry a finish_reason.
+            4. Text that no later token can change MUST NOT be held back until the sequence ends.
+            5. A stream that is closed before its end MUST NOT disturb other calls, earlier or later.
 
         Since: 1
         Stability: preview
@@ -687,6 +731,10 @@ class Pipeline(Protocol):
 
     def close(self) -> None:
         """Frees the model and its caches. A second call does nothing.
+
+        Contract:
+            1. A later ``generate`` MUST raise an error of ``genai_iface.errors``, and a second call MUST do
+               nothing.
 
         Since: 1
         Stability: preview
@@ -749,6 +797,7 @@ class SupportsSave(Protocol[CacheT]):
 
         Contract:
             1. It MUST continue exactly as the saved cache would have, also in another process.
+            2. A file that is broken, or that a model with other weights made, MUST be refused.
 
         Since: 1
         Stability: preview
@@ -774,6 +823,10 @@ class SupportsInspect(Protocol):
         Returns:
             Keys (Hkv, L, D) and values (Hkv, L, Dv) in the layer's dtype, oldest token first. L is the
             row's length, or the layer's window if that is shorter.
+
+        Contract:
+            1. MUST give the row's own tokens in that shape, order and dtype.
+            2. MUST be copies: writing to them has no effect on the cache.
 
         Since: 1
         Stability: preview

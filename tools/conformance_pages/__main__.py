@@ -20,12 +20,13 @@ from typing import Any
 
 from genai_iface.conformance import all_checks, load_adapter, run_checks, write_report
 from genai_iface.conformance.context import Context
-from genai_iface.conformance.coverage import UNTESTABLE, checks_by_contract
 from genai_iface.conformance.registry import LEVELS
 from genai_iface.conformance.report import verdict_in_words
 from genai_iface.conformance.results import Outcome
 from genai_iface.conformance.runner import run_check
 from tests.conformance.mutants_pipeline import ALL_MUTANTS
+from tools.spec.clauses import all_clauses
+from tools.spec.render import clause_link
 
 DOCS = Path(__file__).parents[2] / "docs"
 REPORTS = DOCS / "reports" / "conformance"
@@ -81,25 +82,28 @@ def _run(name: str, dtype: str, level: int) -> int:
 
 
 def checks_page() -> str:
-    """Every check by level, and the contracts with their checks."""
-    checks = all_checks()
+    """Every check by level, with the clauses that it checks."""
+    checks, clauses = all_checks(), all_clauses()
     lines = [
         _HEAD + "# Conformance checks",
         "",
         f"All {len(checks)} checks of the [conformance kit](conformance.md), by level. Ids are public and are never "
-        "renamed. `genai-iface conformance --list` prints the same list.",
+        "renamed. `genai-iface conformance --list` prints the same list. The last column says which clauses of the "
+        "[specification](spec/index.md) a check holds a runtime to; there, each clause names its checks.",
     ]
     for level, subject in LEVELS.items():
-        lines += ["", f"## Level {level}: {subject}", "", "| check | what must hold | needs |", "|---|---|---|"]
+        lines += [
+            "",
+            f"## Level {level}: {subject}",
+            "",
+            "| check | what must hold | needs | clauses |",
+            "|---|---|---|---|",
+        ]
         for item in checks:
             if item.level == level:
                 needs = ", ".join(f"`{name}`" for name in sorted(item.requires))
-                lines.append(f"| `{item.id}` | {item.title} | {needs} |")
-    lines += ["", "## Contracts", "", "Each numbered MUST of the protocols, and what holds a runtime to it.", ""]
-    lines += ["| contract | checks |", "|---|---|"]
-    rows = {name: ", ".join(f"`{check}`" for check in ids) for name, ids in checks_by_contract().items()}
-    rows |= {name: f"not testable: {reason}" for name, reason in UNTESTABLE.items()}
-    lines += [f"| `{name}` | {rows[name]} |" for name in sorted(rows)]
+                links = ", ".join(clause_link(name, clauses) for name in item.spec)
+                lines.append(f"| [`{item.id}`](#{item.id}){{ #{item.id} }} | {item.title} | {needs} | {links} |")
     return "\n".join(lines) + "\n"
 
 

@@ -48,13 +48,13 @@ def expect_signatures(thing: object, protocol: type, names: tuple[str, ...]) -> 
                 expect(got.default is not got.empty, f"{what} has no default", signature=str(have))
 
 
-@check("L0.backend.signatures")
+@check("L0.backend.signatures", spec=["Interface.1"])
 def signatures(context: Context) -> None:
     """The backend has the methods of the protocol, with its parameters."""
     expect_signatures(context.backend, Backend, ("info", "devices", "load"))
 
 
-@check("L0.backend.info")
+@check("L0.backend.info", spec=["Backend.info.3"])
 def info(context: Context) -> None:
     """The information is a BackendInfo whose fields have their types."""
     got: Any = context.backend.info()
@@ -67,14 +67,14 @@ def info(context: Context) -> None:
     expect(not bad, "BackendInfo.limits holds what is no positive integer", got=bad)
 
 
-@check("L0.backend.info_stable")
+@check("L0.backend.info_stable", spec=["Backend.info.3"])
 def info_stable(context: Context) -> None:
     """The information is the same each time, before and after a model was loaded."""
     context.subject()
     equal(context.backend.info(), context.info, "info() after loading a model")
 
 
-@check("L0.backend.interface_version")
+@check("L0.backend.interface_version", spec=["Version.2"])
 def interface_version(context: Context) -> None:
     """The backend shares an interface version with the SDK."""
     try:
@@ -83,7 +83,7 @@ def interface_version(context: Context) -> None:
         expect(False, str(error), offered=sorted(context.info.interface_versions))
 
 
-@check("L0.backend.capability_names")
+@check("L0.backend.capability_names", spec=["Capability.1"])
 def capability_names(context: Context) -> None:
     """Declared capabilities are names of the interface, or a vendor's own with the prefix x-."""
     known = {str(name) for name in Capability}
@@ -106,7 +106,7 @@ def dtypes(context: Context) -> None:
         equal({layer.dtype for layer in spec.cache.layers}, {dtype}, f"the cache dtype of the {dtype} model")
 
 
-@check("L0.backend.devices", spec=["Backend.devices.1"])
+@check("L0.backend.devices", spec=["Backend.devices.1", "Model.device.1"])
 def devices(context: Context) -> None:
     """At least one device is listed, none twice, and load() accepts each."""
     found = context.backend.devices()
@@ -119,7 +119,7 @@ def devices(context: Context) -> None:
         equal(model.device.identifier, device.identifier, "Model.device after load(device=...)")
 
 
-@check("L0.load.unknown_device")
+@check("L0.load.unknown_device", spec=["Backend.load.2"])
 def unknown_device(context: Context) -> None:
     """A device that devices() does not list is refused."""
     folder = context.golden().folder
@@ -133,21 +133,21 @@ def unknown_option(context: Context) -> None:
     raises(InvalidInputError, lambda: context.backend.load(folder, options={"no_such_option": 1}), "an unknown option")
 
 
-@check("L0.load.missing_folder")
+@check("L0.load.missing_folder", spec=["Backend.load.3", "Errors.1"])
 def missing_folder(context: Context) -> None:
     """A folder that does not exist is an InvalidInputError."""
     with tempfile.TemporaryDirectory() as path:
         raises(InvalidInputError, lambda: context.backend.load(Path(path) / "absent"), "a folder that does not exist")
 
 
-@check("L0.load.empty_folder")
+@check("L0.load.empty_folder", spec=["Backend.load.3", "Errors.1"])
 def empty_folder(context: Context) -> None:
     """A folder without a model is an InvalidInputError."""
     with tempfile.TemporaryDirectory() as path:
         raises(InvalidInputError, lambda: context.backend.load(path), "an empty folder")
 
 
-@check("L0.load.broken_model")
+@check("L0.load.broken_model", spec=["Backend.load.3"])
 def broken_model(context: Context) -> None:
     """A model file of random bytes is refused with an error of the interface."""
     with _copy(context) as folder:
@@ -156,7 +156,7 @@ def broken_model(context: Context) -> None:
         raises(GenAIError, lambda: context.backend.load(folder), "a broken model file")
 
 
-@check("L0.load.path_types")
+@check("L0.load.path_types", spec=["Backend.load.4"])
 def path_types(context: Context) -> None:
     """load() takes the folder as text and as a path object."""
     folder = context.golden().folder

@@ -89,14 +89,14 @@ def logits_mode(context: Context) -> None:
     _refused(context, 'logits="first"', [[1]], logits="first")
 
 
-@check("L0.errors.batch_size")
+@check("L0.errors.batch_size", spec=["Errors.1"])
 def batch_size(context: Context) -> None:
     """A cache of no rows is refused."""
     model = context.subject().model
     raises(InvalidInputError, lambda: model.create_cache(batch_size=0), "batch_size=0")
 
 
-@check("L0.errors.capacity")
+@check("L0.errors.capacity", spec=["Errors.1"])
 def capacity(context: Context) -> None:
     """A capacity of 0, or beyond the context length, is refused."""
     model = context.subject().model
@@ -123,7 +123,7 @@ def closed_cache(context: Context) -> None:
     raises(InvalidInputError, lambda: subject.model.forward([[1]], cache), "a closed cache")
 
 
-@check("L0.errors.closed_model")
+@check("L0.errors.closed_model", spec=["Model.close.1"])
 def closed_model(context: Context) -> None:
     """A closed model refuses a step; closing twice does nothing."""
     model = context.load(context.golden())
@@ -133,7 +133,7 @@ def closed_model(context: Context) -> None:
     raises(InvalidInputError, lambda: model.forward([[1]], cache), "a step on a closed model")
 
 
-@check("L0.errors.reorder", requires=[Capability.REORDER])
+@check("L0.errors.reorder", requires=[Capability.REORDER], spec=["KVCache.reorder.3", "Errors.1"])
 def reorder(context: Context) -> None:
     """Row indices that are empty or out of range are refused, and nothing changes."""
     subject = context.subject()
@@ -144,7 +144,7 @@ def reorder(context: Context) -> None:
     equal((cache.batch_size, cache.lengths.tolist()), (1, [2]), "rows after reorders that were refused")
 
 
-@check("L0.errors.reset")
+@check("L0.errors.reset", spec=["KVCache.reset.3", "Errors.1"])
 def reset(context: Context) -> None:
     """Resetting a row that does not exist is refused, and nothing changes."""
     subject = context.subject()

@@ -20,7 +20,7 @@ from genai_iface.protocols import KVCache, Model, SupportsFork, SupportsInspect,
 __all__: list[str] = []
 
 
-@check("L0.model.signatures")
+@check("L0.model.signatures", spec=["Interface.1"])
 def model_signatures(context: Context) -> None:
     """The model has the members of the protocol, with their parameters."""
     model = context.subject().model
@@ -29,7 +29,7 @@ def model_signatures(context: Context) -> None:
         expect(not callable(getattr(model, name, None)), f"Model.{name} is missing or no property")
 
 
-@check("L0.cache.signatures")
+@check("L0.cache.signatures", spec=["Interface.1"])
 def cache_signatures(context: Context) -> None:
     """The cache has the members of the protocol, with their parameters."""
     cache = context.cache(context.subject(), capacity=4)
@@ -39,7 +39,7 @@ def cache_signatures(context: Context) -> None:
         expect(value is not None and not callable(value), f"KVCache.{name} is missing or no property")
 
 
-@check("L0.model.spec")
+@check("L0.model.spec", spec=["Model.spec.1"])
 def spec(context: Context) -> None:
     """Model.spec says what the golden models are: vocabulary, context length, layers, heads."""
     for name in ("base", "group3", "head64"):
@@ -65,7 +65,7 @@ def capabilities_subset(context: Context) -> None:
         expect(not extra, f"{name}: the model declares what the backend does not", names=extra)
 
 
-@check("L0.model.device")
+@check("L0.model.device", spec=["Model.device.1"])
 def device(context: Context) -> None:
     """Without a device the first of devices() is used."""
     model = context.keep(context.backend.load(context.golden().folder))

@@ -76,7 +76,7 @@ def capacity_default(context: Context) -> None:
     subject.near(got[0, 0], 0, subject.golden.tokens.shape[1], "logits on a cache without a capacity")
 
 
-@check("L2.memory.holds_content", spec=["KVCache.nbytes.1"])
+@check("L2.memory.holds_content", spec=["KVCache.nbytes.1", "KVCache.bytes_per_token.1"])
 def holds_content(context: Context) -> None:
     """Nbytes covers the longest row, bytes_per_token is what the spec says."""
     subject = context.subject()
@@ -93,7 +93,7 @@ def holds_content(context: Context) -> None:
         )
 
 
-@check("L2.memory.growth", requires=[Capability.GROWTH])
+@check("L2.memory.growth", requires=[Capability.GROWTH], spec=["Model.capabilities.2"])
 def growth(context: Context) -> None:
     """With "growth" declared, a short content does not take the memory of the whole capacity."""
     subject = context.subject("long")
@@ -129,7 +129,7 @@ def arguments_untouched(context: Context) -> None:
     equal(counts, kept[1], "counts after a step")
 
 
-@check("L2.arrays.read_only_arguments", spec=["Model.forward.8"])
+@check("L2.arrays.read_only_arguments", spec=["Model.forward.8", "Interface.2"])
 def read_only_arguments(context: Context) -> None:
     """Arguments may be read-only, strided, of a smaller integer type, or lists."""
     subject = context.subject()

@@ -62,7 +62,11 @@ def fork_origin(context: Context) -> None:
         subject.near(got[0, 0], 0, length, "logits of the origin after its fork was used and closed")
 
 
-@check("L2.inspect.shapes", requires=[Capability.INSPECT, Capability.BATCH, Capability.RAGGED])
+@check(
+    "L2.inspect.shapes",
+    requires=[Capability.INSPECT, Capability.BATCH, Capability.RAGGED],
+    spec=["SupportsInspect.read.1"],
+)
 def inspect_shapes(context: Context) -> None:
     """read() gives keys and values (Hkv, L, D) in the layer's dtype, of a row's own length."""
     subject = context.subject()
@@ -78,7 +82,7 @@ def inspect_shapes(context: Context) -> None:
     raises(InvalidInputError, lambda: cache.read(0, 2), "reading a row that does not exist")
 
 
-@check("L2.inspect.copies", requires=[Capability.INSPECT])
+@check("L2.inspect.copies", requires=[Capability.INSPECT], spec=["SupportsInspect.read.2"])
 def inspect_copies(context: Context) -> None:
     """read() copies: writing to what it gave changes nothing."""
     subject = context.subject()
@@ -159,7 +163,7 @@ def save_other_process(context: Context) -> None:
         subject.near(np.load(result)[0, 0], 0, 7, "logits of a cache that another process loaded")
 
 
-@check("L2.save.other_model", requires=_SAVE)
+@check("L2.save.other_model", requires=_SAVE, spec=["SupportsSave.load_cache.2"])
 def save_other_model(context: Context) -> None:
     """A cache of a model with other weights is refused, and so is a broken file."""
     subject, other = context.subject(), context.subject("rank3" if context.form == "scatter" else "group3")

@@ -77,7 +77,7 @@ def continuous_batching(context: Context) -> None:
         subject.near(got[1, 0], row, length + 1, f"decoded logits of the new sequence of turn {turn}")
 
 
-@check("L2.close.frees", spec=["KVCache.nbytes.2"])
+@check("L2.close.frees", spec=["KVCache.nbytes.2", "KVCache.close.2"])
 def close_frees(context: Context) -> None:
     """After close() a cache holds no bytes; closing again does nothing."""
     subject = context.subject()

@@ -129,7 +129,7 @@ def chunk_to_last_slot(context: Context) -> None:
     subject.near(got[0, 0], 0, 11, "logits of a chunk up to the last slot")
 
 
-@check("L2.lengths.start_at_zero")
+@check("L2.lengths.start_at_zero", spec=["Model.create_cache.3"])
 def start_at_zero(context: Context) -> None:
     """A new cache is empty."""
     cache = context.cache(context.subject(), capacity=5)

@@ -79,7 +79,9 @@ def chunked_prefill(context: Context) -> None:
         equal(got[0], golden.greedy, f"the greedy tokens with chunks of {size}")
 
 
-@check("L4.generator.logits", spec=["Generator.generate_next_token.1"])
+@check(
+    "L4.generator.logits", spec=["Generator.generate_next_token.1", "Generator.get_logits.1", "Generator.set_logits.1"]
+)
 def logits(context: Context) -> None:
     """get_logits() shows the reference logits, set_logits() decides the next token and only that."""
     subject = context.subject()
@@ -99,7 +101,7 @@ def logits(context: Context) -> None:
     equal((generator.token_count(), generator.get_sequence(0)), (7, [*prompt, wanted]), "the sequence")
 
 
-@check("L4.generator.ties", spec=["Generator.generate_next_token.1"])
+@check("L4.generator.ties", spec=["Generator.generate_next_token.1", "Sampling.13"])
 def ties(context: Context) -> None:
     """Among equal logits the lowest token id wins."""
     subject = context.subject()
@@ -148,7 +150,7 @@ def next_turn(context: Context) -> None:
     equal(generator.get_next_tokens(), [golden.greedy[0]], "the token of the next turn")
 
 
-@check("L4.generator.overflow")
+@check("L4.generator.overflow", spec=["Generator.append_tokens.2", "Errors.1"])
 def overflow(context: Context) -> None:
     """Tokens beyond the capacity are refused when they are appended."""
     subject = context.subject()
@@ -156,6 +158,7 @@ def overflow(context: Context) -> None:
     raises(CacheOverflowError, lambda: generator.append_tokens(list(range(7))), "a prompt beyond the capacity")
     vocabulary = subject.model.spec.vocab_size
     raises(InvalidInputError, lambda: generator.append_tokens([vocabulary]), "a token id beyond the vocabulary")
+    equal(generator.token_count(), 0, "the number of tokens after both refusals")
 
 
 @check("L4.cancel.between_chunks", spec=["Generator.cancel.1"])

@@ -35,7 +35,7 @@ def same_alone(context: Context) -> None:
             equal(alone, together[index], f"tokens of {prompt!r} alone, time {turn + 1}, against the batch")
 
 
-@check("L4.pipeline.token_ids")
+@check("L4.pipeline.token_ids", spec=["Pipeline.generate.2"])
 def token_ids(context: Context) -> None:
     """Prompts may be lists of token ids."""
     pipeline = context.pipeline()
@@ -45,7 +45,7 @@ def token_ids(context: Context) -> None:
     equal(got, [*expected, [*"é.".encode(), EOS]], "token_ids for two prompts of token ids")
 
 
-@check("L4.pipeline.messages")
+@check("L4.pipeline.messages", spec=["Pipeline.generate.2"])
 def messages(context: Context) -> None:
     """A conversation goes through the folder's chat template."""
     pipeline = context.pipeline()
@@ -56,7 +56,7 @@ def messages(context: Context) -> None:
     equal(got, pipeline.generate(rendered, max_new_tokens=6).token_ids, "tokens after a conversation")
 
 
-@check("L4.pipeline.config")
+@check("L4.pipeline.config", spec=["Pipeline.generate.3"])
 def config(context: Context) -> None:
     """A call's config replaces the defaults, and its overrides replace both."""
     pipeline = context.pipeline()
@@ -66,7 +66,7 @@ def config(context: Context) -> None:
     equal(got, [TEXT_TOKENS[:5]], "tokens with a config and an override")
 
 
-@check("L4.pipeline.metrics")
+@check("L4.pipeline.metrics", spec=["Pipeline.generate.6"])
 def metrics(context: Context) -> None:
     """Measurements count tokens rightly and are not negative."""
     got = context.pipeline().generate(["Hi ", "!"], max_new_tokens=4).perf_metrics
@@ -126,7 +126,7 @@ def cancel(context: Context) -> None:
     expect(TEXT.startswith("".join(texts)), "text was lost by cancel()", got=texts)
 
 
-@check("L4.errors.empty_prompt")
+@check("L4.errors.empty_prompt", spec=["Pipeline.generate.5"])
 def empty_prompt(context: Context) -> None:
     """An empty prompt, or none, is refused."""
     pipeline = context.pipeline()
@@ -135,14 +135,14 @@ def empty_prompt(context: Context) -> None:
         raises(InvalidInputError, lambda wrong=prompt: pipeline.generate(wrong), f"the prompt {prompt!r}")  # type: ignore[misc]
 
 
-@check("L4.errors.unknown_parameter")
+@check("L4.errors.unknown_parameter", spec=["Pipeline.generate.4"])
 def unknown_parameter(context: Context) -> None:
     """An unknown parameter is refused, not ignored."""
     pipeline = context.pipeline()
     raises(InvalidInputError, lambda: pipeline.generate(PROMPT, temprature=0.5), "the parameter temprature")
 
 
-@check("L4.errors.illegal_value")
+@check("L4.errors.illegal_value", spec=["Pipeline.generate.4"])
 def illegal_value(context: Context) -> None:
     """A value out of range is refused, with the field's name in the message."""
     pipeline = context.pipeline()
@@ -153,7 +153,7 @@ def illegal_value(context: Context) -> None:
         expect(name in str(error), f"the message does not name {name}", message=str(error))
 
 
-@check("L4.errors.prompt_too_long")
+@check("L4.errors.prompt_too_long", spec=["Pipeline.generate.5"])
 def prompt_too_long(context: Context) -> None:
     """A prompt longer than the context is a CacheOverflowError."""
     pipeline = context.pipeline()
@@ -161,14 +161,14 @@ def prompt_too_long(context: Context) -> None:
     raises(CacheOverflowError, lambda: pipeline.generate("x" * (length + 1), max_new_tokens=1), "a prompt too long")
 
 
-@check("L4.errors.token_id")
+@check("L4.errors.token_id", spec=["Pipeline.generate.5"])
 def token_id(context: Context) -> None:
     """A token id that the model lacks is refused."""
     pipeline = context.pipeline()
     raises(InvalidInputError, lambda: pipeline.generate([300], max_new_tokens=1), "the token id 300")
 
 
-@check("L4.errors.closed")
+@check("L4.errors.closed", spec=["Pipeline.close.1"])
 def closed(context: Context) -> None:
     """A closed pipeline refuses to generate; closing twice does nothing."""
     pipeline = context.pipeline()

@@ -20,6 +20,7 @@ from genai_iface.conformance.sampling_reference import Settings, expected_token,
 __all__ = ["CASES"]
 
 _SPEC = ("Generator.generate_next_token.1",)
+_DRAWN = (*_SPEC, "Sampling.14", "Sampling.20", "Sampling.21")
 _DRAWS = 48
 _PROMPT = [72]
 
@@ -35,6 +36,14 @@ CASES = {
     "logit_bias": ("Biases are added to single logits", Settings(temperature=0.8, bias={7: 3.0, 105: -1.0})),
 }
 """Settings by check."""
+
+_CLAUSES = {
+    "top_k": ("Sampling.16",),
+    "top_p": ("Sampling.17",),
+    "min_p": ("Sampling.18",),
+    "all_filters": ("Sampling.15",),
+    "logit_bias": ("Sampling.4",),
+}
 
 
 def _arguments(settings: Settings) -> dict[str, Any]:
@@ -89,12 +98,14 @@ def _runner(settings: Settings) -> Run:
 
 
 for _name, (_title, _settings) in CASES.items():
-    check(f"L4.sampling.{_name}", spec=_SPEC, title=f"{_title}: the drawn tokens are the normative ones")(
-        _runner(_settings)
-    )
+    check(
+        f"L4.sampling.{_name}",
+        spec=(*_DRAWN, *_CLAUSES.get(_name, ())),
+        title=f"{_title}: the drawn tokens are the normative ones",
+    )(_runner(_settings))
 
 
-@check("L4.sampling.repetition_penalty", spec=_SPEC)
+@check("L4.sampling.repetition_penalty", spec=[*_SPEC, "Sampling.5"])
 def repetition_penalty(context: Context) -> None:
     """The repetition penalty multiplies negative and divides positive scores of tokens that occurred."""
     logits = context.golden("text").after(0, 1).astype(np.float64)
@@ -105,7 +116,7 @@ def repetition_penalty(context: Context) -> None:
         _draws(context, Settings(repetition_penalty=2.0, bias=bias))
 
 
-@check("L4.sampling.same_seed", spec=_SPEC)
+@check("L4.sampling.same_seed", spec=[*_SPEC, "Sampling.21"])
 def same_seed(context: Context) -> None:
     """The same seed gives the same tokens, run after run; another seed gives others."""
     pipeline = context.pipeline()
@@ -117,7 +128,7 @@ def same_seed(context: Context) -> None:
     expect(runs[2] != runs[0], "another seed gives the same tokens", token_ids=runs[0])
 
 
-@check("L4.sampling.reported_seed")
+@check("L4.sampling.reported_seed", spec=["Sampling.22"])
 def reported_seed(context: Context) -> None:
     """The seed that was used without one given is reported, and gives the same tokens again."""
     pipeline = context.pipeline()
@@ -127,7 +138,7 @@ def reported_seed(context: Context) -> None:
     equal(second.token_ids, first.token_ids, "the tokens with the reported seed")
 
 
-@check("L4.sampling.batch_composition", spec=[*_SPEC, "Pipeline.generate.1"])
+@check("L4.sampling.batch_composition", spec=[*_SPEC, "Pipeline.generate.1", "Sampling.21"])
 def batch_composition(context: Context) -> None:
     """A sequence's draws do not depend on what else is in the batch."""
     pipeline = context.pipeline()
@@ -143,7 +154,7 @@ def batch_composition(context: Context) -> None:
         equal(beside[0][0], alone[0][0], "the first token of the first of three sequences, against alone")
 
 
-@check("L4.sampling.rows_differ", spec=_SPEC)
+@check("L4.sampling.rows_differ", spec=[*_SPEC, "Sampling.21"])
 def rows_differ(context: Context) -> None:
     """Several sequences of one prompt are drawn independently of each other."""
     result = context.pipeline().generate(
@@ -154,7 +165,7 @@ def rows_differ(context: Context) -> None:
     equal(distinct, 4, "the number of different sequences among 4 hot ones")
 
 
-@check("L4.sampling.greedy_is_not_random", spec=_SPEC)
+@check("L4.sampling.greedy_is_not_random", spec=[*_SPEC, "Sampling.12"])
 def greedy_is_not_random(context: Context) -> None:
     """Temperature 0 and do_sample=False are greedy, whatever the seed."""
     pipeline = context.pipeline()
@@ -175,7 +186,7 @@ def spread(context: Context) -> None:
     expect(len(counts) > 40 and max(counts.values()) < 6, "draws do not follow their law", most=counts.most_common(3))
 
 
-@check("L4.sampling.logprobs")
+@check("L4.sampling.logprobs", spec=["Sampling.23"])
 def logprobs(context: Context) -> None:
     """Log-probabilities are those of the unprocessed logits."""
     golden = context.golden("text")

@@ -22,7 +22,7 @@ TEXT_TOKENS = list(TEXT.encode())
 EOS = 257
 
 
-@check("L4.stop.eos")
+@check("L4.stop.eos", spec=["Stop.1", "Stop.2"])
 def eos(context: Context) -> None:
     """The end-of-sequence token ends a sequence with "stop"."""
     result = context.pipeline().generate(PROMPT, max_new_tokens=30)
@@ -30,14 +30,14 @@ def eos(context: Context) -> None:
     equal(result.texts, [TEXT], "the text, without the end-of-sequence token")
 
 
-@check("L4.stop.eos_once")
+@check("L4.stop.eos_once", spec=["Stop.1", "Stop.2"])
 def eos_once(context: Context) -> None:
     """The end-of-sequence token is reported once, and nothing after it."""
     result = context.pipeline().generate(PROMPT, max_new_tokens=30)
     equal(result.token_ids, [[*TEXT_TOKENS, EOS]], "token_ids of a sequence that ends itself")
 
 
-@check("L4.stop.batch")
+@check("L4.stop.batch", spec=["Stop.1", "Stop.8"])
 def batch(context: Context) -> None:
     """A sequence that has ended stays as it is while others go on."""
     result = context.pipeline().generate(["Hi \U0001f642!é", PROMPT, "!"], max_new_tokens=30)
@@ -47,7 +47,7 @@ def batch(context: Context) -> None:
     equal(result.texts, [".", TEXT, "é."], "texts of sequences of different lengths")
 
 
-@check("L4.stop.ignore_eos")
+@check("L4.stop.ignore_eos", spec=["Stop.1"])
 def ignore_eos(context: Context) -> None:
     """With ignore_eos generation goes on to its limit."""
     result = context.pipeline().generate(PROMPT, max_new_tokens=15, ignore_eos=True)
@@ -56,7 +56,7 @@ def ignore_eos(context: Context) -> None:
     equal(result.token_ids[0][: len(TEXT_TOKENS) + 1], [*TEXT_TOKENS, EOS], "the tokens up to the one ignored")
 
 
-@check("L4.stop.max_new_tokens")
+@check("L4.stop.max_new_tokens", spec=["Stop.5"])
 def max_new_tokens(context: Context) -> None:
     """max_new_tokens ends a sequence with "length" after exactly so many tokens."""
     pipeline = context.pipeline()
@@ -66,7 +66,7 @@ def max_new_tokens(context: Context) -> None:
         equal(result.token_ids, [TEXT_TOKENS[:limit]], f"token_ids with max_new_tokens={limit}")
 
 
-@check("L4.stop.max_length")
+@check("L4.stop.max_length", spec=["Stop.5"])
 def max_length(context: Context) -> None:
     """max_length counts the prompt too."""
     result = context.pipeline().generate("Hi ", max_length=5)
@@ -74,7 +74,7 @@ def max_length(context: Context) -> None:
     equal(result.token_ids, [TEXT_TOKENS[2:4]], "token_ids with max_length=5 after a prompt of 3")
 
 
-@check("L4.stop.min_new_tokens")
+@check("L4.stop.min_new_tokens", spec=["Sampling.9"])
 def min_new_tokens(context: Context) -> None:
     """Before min_new_tokens no end-of-sequence token is chosen."""
     result = context.pipeline().generate(PROMPT, max_new_tokens=14, min_new_tokens=13)
@@ -82,7 +82,7 @@ def min_new_tokens(context: Context) -> None:
     equal(result.token_ids[0][: len(TEXT_TOKENS)], TEXT_TOKENS, "the tokens before the ban mattered")
 
 
-@check("L4.stop.token")
+@check("L4.stop.token", spec=["Stop.1", "Stop.2"])
 def token(context: Context) -> None:
     """A stop token ends a sequence with "stop"; its text is left out."""
     result = context.pipeline().generate(PROMPT, max_new_tokens=30, stop_token_ids=[ord("!")])
@@ -91,7 +91,7 @@ def token(context: Context) -> None:
     equal(result.texts, ["i \U0001f642"], "the text before the stop token")
 
 
-@check("L4.stop.string")
+@check("L4.stop.string", spec=["Stop.3"])
 def string(context: Context) -> None:
     """A stop string ends a sequence with "stop" and is not part of the text."""
     result = context.pipeline().generate(PROMPT, max_new_tokens=30, stop_strings=["!"])
@@ -99,7 +99,7 @@ def string(context: Context) -> None:
     equal(result.texts, ["i \U0001f642"], "the text before the stop string")
 
 
-@check("L4.stop.string_across_tokens")
+@check("L4.stop.string_across_tokens", spec=["Stop.3"])
 def string_across_tokens(context: Context) -> None:
     """A stop string may span tokens, characters of several tokens among them."""
     pipeline = context.pipeline()
@@ -108,7 +108,7 @@ def string_across_tokens(context: Context) -> None:
         equal((result.texts, result.finish_reasons), ([text], ["stop"]), f"the outcome with the stop string {stop!r}")
 
 
-@check("L4.stop.string_included")
+@check("L4.stop.string_included", spec=["Stop.3"])
 def string_included(context: Context) -> None:
     """With include_stop_str_in_output the stop string stays, and nothing after it."""
     result = context.pipeline().generate(
@@ -117,28 +117,28 @@ def string_included(context: Context) -> None:
     equal(result.texts, ["i \U0001f642!"], "the text with its stop string")
 
 
-@check("L4.stop.string_near_miss")
+@check("L4.stop.string_near_miss", spec=["Stop.3"])
 def string_near_miss(context: Context) -> None:
     """The beginning of a stop string that is not completed is part of the text."""
     result = context.pipeline().generate(PROMPT, max_new_tokens=30, stop_strings=["\U0001f642?", "é.é", ". "])
     equal((result.texts, result.finish_reasons), ([TEXT], ["stop"]), "the outcome without a match")
 
 
-@check("L4.stop.first_of_several")
+@check("L4.stop.first_of_several", spec=["Stop.4"])
 def first_of_several(context: Context) -> None:
     """Of several stop strings the one that is complete first ends the text."""
     result = context.pipeline().generate(PROMPT, max_new_tokens=30, stop_strings=["é", "\U0001f642!é.", "!"])
     equal(result.texts, ["i \U0001f642"], "the text before the first stop string")
 
 
-@check("L4.stop.prompt_is_not_searched")
+@check("L4.stop.prompt_is_not_searched", spec=["Stop.3"])
 def prompt_is_not_searched(context: Context) -> None:
     """A stop string in the prompt stops nothing."""
     result = context.pipeline().generate("Hi ", max_new_tokens=30, stop_strings=["Hi", "i "])
     equal(result.texts, ["\U0001f642!é."], "the text after a prompt that holds a stop string")
 
 
-@check("L4.stop.time")
+@check("L4.stop.time", spec=["Stop.6"])
 def time_limit(context: Context) -> None:
     """max_time ends a sequence with "time"."""
     result = context.pipeline().generate(PROMPT, max_new_tokens=60, ignore_eos=True, max_time=1e-6)
@@ -146,7 +146,7 @@ def time_limit(context: Context) -> None:
     expect(len(result.token_ids[0]) < 60, "the time limit ended nothing", num_tokens=len(result.token_ids[0]))
 
 
-@check("L4.stop.context_full")
+@check("L4.stop.context_full", spec=["Stop.5"])
 def context_full(context: Context) -> None:
     """The model's context ends a sequence with "length"."""
     golden = context.golden("text")

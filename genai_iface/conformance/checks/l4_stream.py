@@ -35,7 +35,7 @@ def whole_characters(context: Context) -> None:
     expect("\U0001f642" in texts and "é" in texts, "a character did not come in one piece", chunks=texts)
 
 
-@check("L4.stream.as_it_comes")
+@check("L4.stream.as_it_comes", spec=["Pipeline.stream.4"])
 def as_it_comes(context: Context) -> None:
     """Text that is complete is not held back to the end."""
     texts = [chunk.text for chunk in context.pipeline().stream(PROMPT, max_new_tokens=30)]
@@ -82,7 +82,7 @@ def stop_string_never_leaks(context: Context) -> None:
         equal("".join(pieces), text, f"the chunks joined, with the stop string {stop!r}")
 
 
-@check("L4.stream.closing_is_clean")
+@check("L4.stream.closing_is_clean", spec=["Pipeline.stream.5"])
 def closing_is_clean(context: Context) -> None:
     """A stream that is closed early disturbs nothing."""
     pipeline = context.pipeline()

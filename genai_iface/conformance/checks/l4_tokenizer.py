@@ -48,7 +48,7 @@ def incomplete_bytes(context: Context) -> None:
         equal(text, data.decode(errors="replace"), f"the text of {data!r}")
 
 
-@check("L4.tokenizer.special_tokens")
+@check("L4.tokenizer.special_tokens", spec=["Tokenizer.decode.2"])
 def special_tokens(context: Context) -> None:
     """Special tokens have their ids, and their text is left out unless asked for."""
     tokenizer = _tokenizer(context)
@@ -57,7 +57,7 @@ def special_tokens(context: Context) -> None:
     equal(tokenizer.decode([72, 257], skip_special_tokens=False), "H<|eos|>", "text with its special token")
 
 
-@check("L4.tokenizer.illegal_id")
+@check("L4.tokenizer.illegal_id", spec=["Tokenizer.decode.3"])
 def illegal_id(context: Context) -> None:
     """An id that does not exist is refused."""
     tokenizer = _tokenizer(context)
@@ -65,7 +65,7 @@ def illegal_id(context: Context) -> None:
         raises(InvalidInputError, lambda wrong=token: tokenizer.decode([wrong]), f"the id {token}")  # type: ignore[misc]
 
 
-@check("L4.tokenizer.chat_template")
+@check("L4.tokenizer.chat_template", spec=["Tokenizer.apply_chat_template.2"])
 def chat_template(context: Context) -> None:
     """The folder's template renders a conversation."""
     tokenizer = _tokenizer(context)

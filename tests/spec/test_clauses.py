@@ -1,0 +1,196 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+
+"""The clauses of the specification: each once, each held by something, every link leading somewhere."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+from genai_iface import (
+    INTERFACE_VERSION,
+    BackendError,
+    GenerationConfig,
+    InterfaceVersionError,
+    Model,
+    load_model,
+    negotiate_version,
+    registry,
+)
+from genai_iface.conformance import all_checks
+from genai_iface.conformance.coverage import UNTESTABLE
+from genai_iface.generation import ModelGenerator
+from tests.conformance.plain import PlainBackend
+from tests.models import write_folder
+from tools.conformance_pages.__main__ import checks_page
+from tools.spec.clauses import CONTRACT, PAGE_CLAUSE, ROOT, all_clauses, methods, spec_pages
+from tools.spec.render import render_page
+from tools.spec.tables import TABLES
+
+CLAUSES = all_clauses()
+PAGES = spec_pages()
+RENDERED = {page: render_page(page, text) for page, text in PAGES.items()}
+
+
+def test_every_member_of_the_protocols_is_shown_once() -> None:
+    shown = [f"{protocol}.{name}" for text in PAGES.values() for protocol, name in CONTRACT.findall(text)]
+    assert sorted(shown) == sorted(methods())
+
+
+def test_every_check_names_a_clause_that_there_is() -> None:
+    for item in all_checks():
+        assert item.spec, f"{item.id} checks no clause"
+        assert CLAUSES.keys() >= set(item.spec), item.id
+
+
+@pytest.mark.parametrize("clause", CLAUSES.values(), ids=lambda clause: clause.id)
+def test_every_clause_demands_something_and_is_held(clause) -> None:
+    assert clause.keywords, "no MUST, SHOULD or MAY"
+    assert clause.checks or clause.tests or clause.reason, "neither a check, nor a test, nor a reason"
+    assert not (clause.reason and (clause.checks or clause.tests)), "a reason for what there is"
+
+
+def test_every_clause_is_read() -> None:
+    """What looks like a clause is one: the pattern that finds them misses none."""
+    for page, text in PAGES.items():
+        assert len(PAGE_CLAUSE.findall(text)) == len(re.findall(r"^- \*\*[A-Z]\w*\.\d+", text, re.MULTILINE)), page
+    assert UNTESTABLE.keys() <= CLAUSES.keys()
+
+
+def test_numbers_have_no_gaps() -> None:
+    numbers: dict[str, list[int]] = {}
+    for name in CLAUSES:
+        subject, _, number = name.rpartition(".")
+        numbers.setdefault(subject, []).append(int(number))
+    assert {subject: sorted(found) for subject, found in numbers.items()} == {
+        subject: list(range(1, len(found) + 1)) for subject, found in numbers.items()
+    }
+
+
+def test_the_tests_that_clauses_name_are_there() -> None:
+    for clause in CLAUSES.values():
+        for test in clause.tests:
+            path, _, name = test.partition("::")
+            tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+            assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, (clause.id, test)
+
+
+def anchors(text: str) -> set[str]:
+    headings = re.findall(r"^#+ (.+?)(?: \{.*\})?$", text, re.MULTILINE)
+    given = re.findall(r"\{ #([\w.]+)", text)
+    return {*given, *(re.sub(r"[^\w]+", "-", heading.lower()).strip("-") for heading in headings)}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_anchors(page: str) -> None:
+    assert "<!-- contract" not in RENDERED[page]
+    assert "<!-- table" not in RENDERED[page]
+    known = {other.removeprefix("spec/"): anchors(text) for other, text in RENDERED.items()}
+    known["../conformance-checks.md"] = anchors(checks_page())
+    known[""] = known[page.removeprefix("spec/")]
+    for target, anchor in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", RENDERED[page]):
+        if target in known:
+            assert anchor in known[target], f"{target}#{anchor}"
+        elif target != "../reference/protocols.md":
+            text = (ROOT / "docs" / "spec" / target).resolve().read_text(encoding="utf-8")
+            assert anchor in anchors(text), f"{target}#{anchor}"
+
+
+def test_a_clause_is_shown_with_its_checks() -> None:
+    cache = render_page("spec/cache.md", PAGES["spec/cache.md"])
+    assert (
+        "[KVCache.rewind_to.2](#KVCache.rewind_to.2){ #KVCache.rewind_to.2 .clause } On an error nothing MUST" in cache
+    )
+    assert "[`L2.rewind.refused`](../conformance-checks.md#L2.rewind.refused)" in cache
+    assert "No check: a permission, not a duty" in cache
+    assert '<figure class="spec-picture">\n<svg' in cache
+
+
+def test_a_page_that_names_what_there_is_not_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    for text, message in (
+        ("<!-- contract: KVCache.shrink -->\n", "KVCache.shrink"),
+        ("- **Folder.1** MUST be one.\n\n- **Folder.1** MUST be two.\n", "Folder.1 stands twice"),
+    ):
+        monkeypatch.setattr("tools.spec.clauses.spec_pages", lambda text=text: {"spec/x.md": text})
+        with pytest.raises(ValueError, match=message):
+            all_clauses()
+
+
+def test_the_page_names_the_interface_version() -> None:
+    assert f"**interface version {INTERFACE_VERSION}**" in PAGES["spec/index.md"]
+
+
+def test_the_tables_are_complete() -> None:
+    assert set(re.findall(r"<!-- table: ([\w-]+) -->", "".join(PAGES.values()))) == set(TABLES)
+    assert "| `rewind` | ``KVCache.rewind_to`` to any shorter length, row by row. | 2 |" in TABLES["capabilities"]()
+    assert TABLES["capabilities"]().count("\n") == 1 + 16
+    assert "| 4 | generation | " in TABLES["levels"]()
+
+
+# Clauses that no check holds, because the kit cannot see what they are about.
+
+
+def test_a_runtimes_own_error_is_wrapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Errors.2 and Model.forward.7."""
+    from genai_iface_numpy.evaluator import Evaluator
+
+    model = load_model(write_folder(tmp_path / "model"))
+    cache = model.create_cache(capacity=8)
+    own = RuntimeError("the runtime's own")
+
+    def fail(*_: object) -> None:
+        raise own
+
+    monkeypatch.setattr(Evaluator, "run", fail)
+    with pytest.raises(BackendError) as caught:
+        model.forward([[1, 2]], cache)
+    assert caught.value.__cause__ is own
+    assert cache.lengths.tolist() == [0]
+
+
+def generator(tmp_path: Path, **fields: object) -> ModelGenerator:
+    model: Model = load_model(write_folder(tmp_path / "model"))
+    return ModelGenerator(model, GenerationConfig(**fields))
+
+
+def test_stop_goes_before_length(tmp_path: Path) -> None:
+    """Stop.7."""
+    first = generator(tmp_path, max_new_tokens=1)
+    first.append_tokens([5, 6])
+    first.generate_next_token()
+    (token,) = first.get_next_tokens()
+    assert first.finish_reasons == ("length",)
+    second = generator(tmp_path, max_new_tokens=1, stop_token_ids=[token])
+    second.append_tokens([5, 6])
+    second.generate_next_token()
+    assert second.finish_reasons == ("stop",)
+
+
+def test_version_negotiation() -> None:
+    """Version.1 to Version.3."""
+    assert negotiate_version({1, 2}) == 1
+    for offered, remedy in ((set(), "backend"), ({0}, "backend"), ({2}, "genai-iface")):
+        with pytest.raises(InterfaceVersionError) as caught:
+            negotiate_version(offered)
+        assert str(sorted(offered)) in caught.value.what
+        assert "[1]" in caught.value.what
+        assert remedy in caught.value.remedy
+
+
+def test_a_backend_of_another_version_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Version.3: before a model is loaded."""
+
+    class Entry:
+        name, value, extras, dist, module = "late", "x:y", (), None, "x"
+
+        def load(self):
+            return lambda: PlainBackend(info={"interface_versions": frozenset({99})})
+
+    monkeypatch.setattr(registry, "_entry_points", lambda: (Entry(),))
+    monkeypatch.setattr(PlainBackend, "load", lambda *_, **__: pytest.fail("a model was loaded"))
+    with pytest.raises(InterfaceVersionError, match=r"\[99\]"):
+        registry.load_model("nowhere", backend="late")
