@@ -15,12 +15,24 @@ import sys
 from collections.abc import Sequence
 
 import genai_iface
-from genai_iface.cli import bench, build, chat, conformance, convert, devices, generate, inspect, quantize, verify
+from genai_iface.cli import (
+    bench,
+    build,
+    chat,
+    conformance,
+    convert,
+    devices,
+    fusion_report,
+    generate,
+    inspect,
+    quantize,
+    verify,
+)
 from genai_iface.errors import BackendError, GenAIError
 
 __all__ = ["build_parser", "main"]
 
-_COMMANDS = (generate, chat, inspect, bench, verify, conformance, devices, build, convert, quantize)
+_COMMANDS = (generate, chat, inspect, bench, verify, conformance, devices, build, convert, quantize, fusion_report)
 
 
 def build_parser() -> argparse.ArgumentParser:

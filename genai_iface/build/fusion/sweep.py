@@ -8,10 +8,12 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby
 from pathlib import Path
+from threading import Timer
 from typing import Any
 
 from genai_iface.build.fusion.cases import Case, fingerprint
@@ -51,31 +53,46 @@ def run_exports(
 
 def _run_family(cases: list[Case], folder: Path, done: Callable[[Case, str], None]) -> None:
     """One process exports the cases of a family; if it dies, another goes on behind the case it died of."""
-    while True:
-        missing = [case for case in cases if stored(case, folder) is None]
-        for case in cases:
-            if case not in missing:
-                done(case, str((stored(case, folder) or {}).get("error") or "ok"))
-        cases = missing
-        if not cases:
-            return
-        command = [sys.executable, "-m", "genai_iface.build.fusion.export", str(folder), *[one.name for one in cases]]
-        environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    waiting = []
+    for case in cases:
+        result = stored(case, folder)
+        if result is None:
+            waiting.append(case)
+        else:
+            done(case, str(result["error"] or "ok"))
+    while waiting:
+        why = _run_process(waiting, folder, done)
+        waiting = [case for case in waiting if stored(case, folder) is None]
+        if waiting:
+            _record(waiting[0], folder, why)
+            done(waiting.pop(0), why)
+
+
+def _run_process(cases: list[Case], folder: Path, done: Callable[[Case, str], None]) -> str:
+    """Exports cases until they are done or the process is; returns how it ended."""
+    command = [sys.executable, "-m", "genai_iface.build.fusion.export", str(folder), *[case.name for case in cases]]
+    environment = {"OMP_NUM_THREADS": "1", **os.environ}
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8") as errors,
+        subprocess.Popen(  # noqa: S603 - this interpreter and case names
+            command, stdout=subprocess.PIPE, stderr=errors, text=True, env=environment
+        ) as process,
+    ):
+        limit = Timer(_SECONDS_PER_CASE * len(cases), process.kill)
+        limit.start()
         try:
-            run = subprocess.run(  # noqa: S603 - this interpreter and case names
-                command,
-                capture_output=True,
-                text=True,
-                check=False,
-                timeout=_SECONDS_PER_CASE * len(cases),
-                env=environment,
-            )
-            why = f"the process ended with {run.returncode}: {(run.stderr.strip().splitlines() or ['no message'])[-1]}"
-        except subprocess.TimeoutExpired:
-            why = "the export did not end"
-        victim = next((case for case in cases if stored(case, folder) is None), None)
-        if victim is not None:
-            _record(victim, folder, why[:300])
+            by_name = {case.name: case for case in cases}
+            for line in process.stdout or ():
+                name, _, rest = line.rstrip("\n").partition("\t")
+                if name in by_name:
+                    done(by_name[name], rest.partition("\t")[2])
+            process.wait()
+        finally:
+            limit.cancel()
+            process.kill()
+        errors.seek(0)
+        last = (errors.read().strip().splitlines() or ["no message"])[-1]
+    return f"the process ended with {process.returncode}: {last}"[:300]
 
 
 def _record(case: Case, folder: Path, why: str) -> None:
