@@ -28,6 +28,7 @@ from genai_iface.generation.plan import one_per_sequence
 from genai_iface.generation.prefix import rows_from_prefix, save_prefix
 from genai_iface.generation.processors import LogitsHook
 from genai_iface.generation.prompts import encode_prompt, is_conversation
+from genai_iface.generation.scheduler import Scheduler
 from genai_iface.generation.scoring import as_score, perplexity, score_tokens, split_continuation
 from genai_iface.generation.speculation import Speculation
 from genai_iface.generation.stopping import StopHook
@@ -118,6 +119,7 @@ class TextGenerationPipeline:
         self._running: set[Call] = set()
         self._is_closed = False
         self._sessions: WeakSet[ChatSession] = WeakSet()
+        self._schedulers: WeakSet[Scheduler] = WeakSet()
         self._model_lock = nullcontext() if Capability.THREADS in model.capabilities else threading.RLock()
 
     @property
@@ -245,6 +247,36 @@ class TextGenerationPipeline:
         self._sessions.add(session)
         return session
 
+    def scheduler(
+        self, *, slots: int = 8, token_budget: int = 256, capacity: int | None = None, thread: bool = True
+    ) -> Scheduler:
+        """Starts to serve many requests at once, which join and leave one batch at any step.
+
+        Args:
+            slots: Requests that run at once; others wait for their turn.
+            token_budget: Most tokens of one step, over all slots; at least ``slots``.
+            capacity: Most tokens of one request, prompt included; None for the model's context.
+            thread: Whether a thread of its own runs the steps; otherwise whoever waits for a request does.
+
+        Raises:
+            UnsupportedCapabilityError: The model takes no ragged steps, or its cache wraps around.
+            InvalidInputError: A value is out of range.
+        """
+        self._check_open()
+        scheduler = Scheduler(
+            self._model,
+            self._tokenizer,
+            self._prepare,
+            eos_token_ids=self._eos_token_ids,
+            model_lock=self._model_lock,
+            slots=slots,
+            token_budget=token_budget,
+            capacity=capacity,
+            thread=thread,
+        )
+        self._schedulers.add(scheduler)
+        return scheduler
+
     def _turn(
         self, token_ids: list[int], rows: CachedRows[Any], cached: list[int], overrides: Mapping[str, Any]
     ) -> RunningTurn:
@@ -307,6 +339,8 @@ class TextGenerationPipeline:
         """Ends every running call with what it has, reason "cancelled". May be called from any thread."""
         for run in list(self._running):
             run.cancel()
+        for scheduler in list(self._schedulers):
+            scheduler.cancel()
 
     def close(self) -> None:
         """Ends every running call and frees the model and all caches. A second call does nothing."""
@@ -318,6 +352,8 @@ class TextGenerationPipeline:
             run.close()
         for session in list(self._sessions):
             session.close()
+        for scheduler in list(self._schedulers):
+            scheduler.close()
         self._model.close()
 
     def __enter__(self) -> Self:

@@ -1,0 +1,384 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Continuous batching: requests join and leave the rows of one cache at any step."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genai_iface.capabilities import Capability
+from genai_iface.config import GenerationConfig
+from genai_iface.errors import BackendError, InvalidInputError, UnsupportedCapabilityError
+from genai_iface.generation.admission import check_batches, open_job
+from genai_iface.generation.call import Call
+from genai_iface.generation.constraints import Constraint
+from genai_iface.generation.job import Job
+from genai_iface.generation.processors import LogitsHook
+from genai_iface.generation.scheduled_request import ScheduledRequest
+from genai_iface.generation.sequence import TokenSequence
+from genai_iface.generation.step import run_step
+from genai_iface.generation.step_plan import plan_step
+from genai_iface.generation.stopping import StopHook
+from genai_iface.protocols import Model, Prompt, Tokenizer
+
+__all__ = ["Scheduler"]
+
+
+class _Prepare(Protocol):
+    """Makes a call of what ``submit`` gets."""
+
+    def __call__(self, prompt: Prompt, config: GenerationConfig | None, options: Mapping[str, Any], /) -> Call: ...
+
+
+class Scheduler:
+    """Serves many requests at once with one model. Made by ``TextGenerationPipeline.scheduler``.
+
+    Each slot is a row of one cache. In every step a slot does its own thing: nothing, a part of a prompt, or
+    one token of an answer. Requests get slots in the order in which they were submitted, and keep them until
+    they end; the others wait. A step runs one token for every answer first, and spends what is left of the
+    token budget on prompts, the oldest first: so answers go on while a long prompt is read, and every request
+    comes to its end.
+
+    A request gives the tokens that ``generate`` gives for it alone, up to rounding: draws depend on nothing
+    else in the batch. All methods may be called from any thread.
+
+    Args:
+        model: Runs the steps.
+        tokenizer: Text from tokens.
+        prepare: Makes a call of a prompt, a configuration and options.
+        eos_token_ids: What ends a sequence if a configuration itself names nothing.
+        model_lock: Held during a step.
+        slots: Requests that run at once.
+        token_budget: Most tokens of one step, over all slots. A larger one reads prompts faster, a smaller one
+            keeps the time between two tokens of an answer short.
+        capacity: Most tokens of one request, prompt included; None for the model's context.
+        thread: Whether a thread of its own runs the steps. Without it whoever waits for a request runs them, or
+            whoever calls ``step``.
+
+    Raises:
+        UnsupportedCapabilityError: The model takes no ragged steps, or its cache wraps around.
+        InvalidInputError: A value is out of range.
+    """
+
+    def __init__(
+        self,
+        model: Model[Any],
+        tokenizer: Tokenizer,
+        prepare: _Prepare,
+        *,
+        eos_token_ids: Callable[[], Sequence[int]],
+        model_lock: AbstractContextManager[Any],
+        slots: int = 8,
+        token_budget: int = 256,
+        capacity: int | None = None,
+        thread: bool = True,
+    ) -> None:
+        check_batches(model)
+        if slots < 1:
+            raise InvalidInputError(f"slots={slots} is not legal", remedy="Legal: an integer of at least 1.")
+        if token_budget < slots:
+            raise InvalidInputError(
+                f"token_budget={token_budget} is not legal for {slots} slots",
+                remedy=f"Every slot may need a token in each step: pass at least {slots}.",
+            )
+        self._model = model
+        self._tokenizer = tokenizer
+        self._prepare = prepare
+        self._eos_token_ids = eos_token_ids
+        self._token_budget = token_budget
+        self._gives_all = Capability.LOGITS_ALL in model.capabilities
+        self._model_lock = model_lock
+        self._step_lock = threading.RLock()
+        # Guards what readers see; held for moments only, never during a step.
+        self._changed = threading.Condition()
+        self._waiting: deque[Job] = deque()
+        self._slots: list[Job | None] = [None] * slots
+        # Slots in the order in which their requests came.
+        self._order: list[int] = []
+        self._nobody = TokenSequence()
+        self._is_closed = False
+        self._failure: BaseException | None = None
+        self._cache = model.create_cache(batch_size=slots, capacity=capacity)
+        self._thread: threading.Thread | None = None
+        if thread:
+            self._thread = threading.Thread(target=self._serve, name="genai-iface-scheduler", daemon=True)
+            self._thread.start()
+
+    @property
+    def num_running(self) -> int:
+        """Requests that have a slot."""
+        return len(self._order)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for one."""
+        return len(self._waiting)
+
+    def submit(
+        self,
+        prompt: Prompt,
+        config: GenerationConfig | None = None,
+        *,
+        logits_processors: Sequence[LogitsHook] = (),
+        stopping_criteria: Sequence[StopHook] = (),
+        constraint: Constraint | None = None,
+        **overrides: Any,
+    ) -> ScheduledRequest:
+        """Adds a request and returns at once.
+
+        Args:
+            prompt: A text, a conversation, or a list of token ids: one prompt.
+            config: Replaces the pipeline's ``generation_config`` for this request.
+            logits_processors: As for ``generate``; called in the thread that runs the steps.
+            stopping_criteria: Likewise.
+            constraint: As for ``generate``.
+            **overrides: Single fields of ``GenerationConfig``, over either. ``max_time`` counts from now on, the
+                time that the request waits for a slot included.
+
+        Raises:
+            InvalidInputError: A parameter is not legal, there are several prompts, or the request needs more
+                tokens than a slot holds.
+            UnsupportedCapabilityError: It asks for beam search or several sequences.
+            CacheOverflowError: The prompt is longer than the model's context.
+        """
+        options = {
+            **overrides,
+            "logits_processors": logits_processors,
+            "stopping_criteria": stopping_criteria,
+            "constraint": constraint,
+        }
+        for name in ("prefix", "speculation"):
+            if name in overrides:
+                raise UnsupportedCapabilityError(
+                    f"A request of a scheduler cannot have {name}", remedy="Use generate() for it."
+                )
+        call = self._prepare(prompt, config, options)
+        job = open_job(
+            call, self._model, self._tokenizer, eos_token_ids=self._eos_token_ids(), room=self._cache.capacity
+        )
+        with self._changed:
+            self._check_open()
+            self._waiting.append(job)
+            if not job.needs_steps:
+                self._waiting.pop()
+                job.give(self._changed, 0)
+            self._changed.notify_all()
+        return ScheduledRequest(job, self)
+
+    def step(self) -> bool:
+        """Runs one step of the model for all requests that have a slot.
+
+        Without a thread of the scheduler's own this is how a server drives it; waiting for a request calls it.
+
+        Returns:
+            Whether anything is left to do.
+        """
+        with self._step_lock, self._model_lock:
+            if self._is_closed:
+                return False
+            self._drop_interrupted()
+            self._admit()
+            if self._order:
+                self._run()
+            with self._changed:
+                return bool(self._order or self._waiting)
+
+    def cancel(self) -> None:
+        """Ends all requests with what they have, reason "cancelled"."""
+        with self._changed:
+            jobs = [*self._waiting, *(job for job in self._slots if job is not None)]
+        for job in jobs:
+            self.cancel_job(job)
+
+    def close(self) -> None:
+        """Ends all requests with what they have and frees the cache. A second call does nothing."""
+        with self._changed:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            for job in self._waiting:
+                job.is_cancelled = True
+            for job in self._slots:
+                if job is not None:
+                    job.is_cancelled = True
+            self._changed.notify_all()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        with self._step_lock:
+            self._drop_interrupted()
+            self._cache.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    # What requests call
+
+    def wait(self, is_ready: Callable[[], bool], timeout: float | None = None) -> None:
+        """Waits until a condition on a request holds, and runs the steps meanwhile if no thread does.
+
+        Raises:
+            TimeoutError: It does not hold by then.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if self._thread is not None:
+            with self._changed:
+                if not self._changed.wait_for(is_ready, timeout):
+                    raise _late(timeout)
+            return
+        while not is_ready():
+            if deadline is not None and time.monotonic() >= deadline:
+                raise _late(timeout)
+            if not self._is_closed:
+                self.step()
+                continue
+            # Whoever closes it ends the requests.
+            with self._changed:
+                self._changed.wait_for(is_ready)
+
+    def cancel_job(self, job: Job) -> None:
+        """Ends one request; at once if it waits, else before the next step."""
+        with self._changed:
+            job.is_cancelled = True
+            if job in self._waiting:
+                self._waiting.remove(job)
+                self._settle(job)
+            self._changed.notify_all()
+
+    # Parts of a step
+
+    def _drop_interrupted(self) -> None:
+        """Ends what was cancelled or is out of time."""
+        with self._changed:
+            for job in list(self._waiting):
+                job.interrupt()
+                if not job.needs_steps:
+                    self._waiting.remove(job)
+                    self._settle(job)
+        for slot in list(self._order):
+            job = self._in(slot)
+            job.interrupt()
+            if not job.needs_steps:
+                self._settle(job)
+                self._free(slot)
+
+    def _admit(self) -> None:
+        """Gives free slots to those that wait, the lowest slot first: idle rows are left at the end."""
+        with self._changed:
+            for slot, occupant in enumerate(self._slots):
+                if occupant is None and self._waiting:
+                    self._slots[slot] = self._waiting.popleft()
+                    self._order.append(slot)
+
+    def _run(self) -> None:
+        """One step of the model, and what follows from it for each request."""
+        started = time.perf_counter()
+        lengths: list[int] = self._cache.lengths.tolist()
+        pending = {slot: len(self._in(slot).running.state) - lengths[slot] for slot in self._order}
+        watched = {slot for slot in self._order if self._in(slot).running.wants_prompt_logprobs}
+        counts, takes_all = plan_step(
+            len(self._slots), pending, watched, token_budget=self._token_budget, gives_all=self._gives_all
+        )
+        try:
+            run_step(
+                self._model,
+                self._cache,
+                [self._nobody if job is None else job.running.state for job in self._slots],
+                lengths,
+                counts,
+                takes_all=takes_all,
+                observe=self._observe if watched else None,
+            )
+        except BaseException as error:
+            self._fail(error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        for slot in [slot for slot in self._order if counts[slot]]:
+            job = self._in(slot)
+            try:
+                job.advance(started)
+                is_over = job.give(self._changed, self._cache.nbytes)
+            except Exception as error:  # noqa: BLE001 - a function of this request's own; the others go on
+                job.fail(error, self._changed, self._cache.nbytes)
+                is_over = True
+            if is_over:
+                self._free(slot)
+
+    def _observe(self, slot: int, start: int, logits: NDArray[np.float32]) -> None:
+        self._in(slot).running.observe(start, logits)
+
+    def _fail(self, error: BaseException) -> None:
+        """Ends all requests that have a slot, because their step failed."""
+        for slot in list(self._order):
+            reason = BackendError(
+                f"The step in which this request ran failed: {type(error).__name__}: {error}",
+                remedy="Submit it again; if it fails again, alone too, the model or its runtime is at fault.",
+            )
+            reason.__cause__ = error
+            self._in(slot).fail(reason, self._changed, self._cache.nbytes)
+            self._free(slot)
+
+    def _settle(self, job: Job) -> None:
+        """Ends a request that needs no step any more."""
+        job.interrupt()
+        # It may stand in the queue while another thread changes the cache.
+        job.give(self._changed, 0)
+
+    def _free(self, slot: int) -> None:
+        with self._changed:
+            self._slots[slot] = None
+            self._order.remove(slot)
+        self._cache.reset([slot])
+
+    def _in(self, slot: int) -> Job:
+        job = self._slots[slot]
+        if job is None:
+            raise AssertionError(f"slot {slot} is empty")
+        return job
+
+    # The thread
+
+    def _serve(self) -> None:
+        try:
+            while self._has_work():
+                self.step()
+        except BaseException as error:
+            self._give_up(error)
+            raise
+
+    def _has_work(self) -> bool:
+        """Waits for something to do; False once it is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closed or self._order or self._waiting)
+            return not self._is_closed
+
+    def _give_up(self, error: BaseException) -> None:
+        """Nobody may wait for a thread that has ended."""
+        with self._changed:
+            self._failure = error
+            for job in [*self._waiting, *(job for job in self._slots if job is not None)]:
+                job.fail(error, self._changed, 0)
+            self._waiting.clear()
+            self._order.clear()
+            self._slots = [None] * len(self._slots)
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise InvalidInputError("The scheduler is closed", remedy="Make a new one.")
+        if self._failure is not None:
+            raise BackendError(f"The scheduler has failed: {self._failure}", remedy="Make a new one.")
+
+
+def _late(timeout: float | None) -> TimeoutError:
+    return TimeoutError(f"The request is not done after {timeout} seconds; it goes on")
