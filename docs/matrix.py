@@ -33,15 +33,14 @@ def matrix(reports: Path, up: str = "") -> str:
     runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(reports.glob("*/report.json"))]
     levels = [(level["level"], level["subject"]) for level in runs[0]["levels"]]
     lines = [
-        "| Runtime | Element type | " + " | ".join(f"{level} {subject}" for level, subject in levels) + " | Report |",
-        "|---|---|" + "---|" * len(levels) + "---|",
+        "| Runtime | Element type | " + " | ".join(f"{level} {subject}" for level, subject in levels) + " |",
+        "|---|---|" + "---|" * len(levels),
     ]
     for run in runs:
         backend, name = run["backend"], f"{run['adapter']}-{run['dtype']}"
         cells = " | ".join(_cell(level) for level in run["levels"])
-        report = f"[report]({up}reports/conformance/{name}/report.md)"
-        runtime = f"`{run['adapter']}` ({backend['runtime']} {backend['runtime_version']})"
-        lines.append(f"| {runtime} | {run['dtype']} | {cells} | {report} |")
+        report = f"[{run['dtype']}]({up}reports/conformance/{name}/report.md)"
+        lines.append(f"| {backend['runtime']} {backend['runtime_version']} | {report} | {cells} |")
     return "\n".join(lines)
 
 
