@@ -38,7 +38,7 @@ def test_tokens_are_those_of_each_request_alone(tmp_path: Path, fields: dict[str
 @needs_ort
 @pytest.mark.parametrize("optimize", ["none", "runtime"])
 def test_shared_buffers(tmp_path: Path, optimize: str) -> None:
-    _compare(write_folder(tmp_path / "model", style="shared"), "ort", optimize=optimize)
+    _compare(write_folder(tmp_path / "model", style="shared", position_ids=True), "ort", optimize=optimize)
 
 
 @needs_ort
