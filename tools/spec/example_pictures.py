@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from tools.spec.svg import ACCENT, MARK, Drawing
 from tools.spec.worked_example import PAD, Event, GraphRun
 
@@ -22,7 +24,7 @@ def draw_event(event: Event, *, ring: bool) -> str:
     """
     capacity = len(event.slots[0])
     rows = range(len(event.slots))
-    panels = [*event.runs] or [None]
+    panels: Sequence[GraphRun | None] = event.runs or [None]
     height = sum(_HEADING + sum(sum(_room(run, row)) + _HEIGHT for row in rows) for run in panels)
     drawing = Drawing(_LEFT + capacity * _CELL + 96, height + 4, f"{event.name}: the slots after it")
     done = [0] * len(rows)
