@@ -116,6 +116,17 @@ def test_nothing_is_left_of_a_failure(tmp_path: Path) -> None:
     quantize_folder(source, tmp_path / "low", exclude=["1.down.weight"])
 
 
+def test_nothing_is_left_of_an_interruption(tmp_path: Path) -> None:
+    def interrupt(done: int, total: int) -> None:
+        assert list(tmp_path.glob(".low.*.tmp/*"))
+        raise KeyboardInterrupt
+
+    source = write_folder(tmp_path / "float", external_data=True)
+    with pytest.raises(KeyboardInterrupt):
+        quantize_folder(source, tmp_path / "low", progress=interrupt)
+    assert [path.name for path in tmp_path.iterdir()] == ["float"]
+
+
 def test_targets_that_would_lose_something_are_refused(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "float")
     (tmp_path / "full").mkdir()

@@ -229,6 +229,30 @@ def test_onnxruntime_fuses_every_product(bits: Any, symmetric: bool, block_size:
     assert not {"MatMul", "DequantizeLinear"} & set(kinds)
 
 
+@pytest.mark.parametrize(
+    "form",
+    [
+        {"style": "concat"},
+        {"style": "decomposed"},
+        {"style": "shared", "position_ids": True},
+        {"positions": "learned"},
+        {"positions": "sincos"},
+    ],
+)
+def test_weights_of_every_cache_style(form: dict[str, Any], tmp_path: Path) -> None:
+    """Tables of positions stay as they are: only what token ids look up is a token table."""
+    source = write_folder(tmp_path / "float", hidden=64, **form)
+    folder = open_folder(source)
+    model = folder.load_ir()
+    rewrite = QuantizeWeights(8, embedding=True, contract=folder.contract)
+    rewrite(model)
+    assert rewrite.note.reason == "15 matrices to int8 in blocks of 32; the token table to int8"
+    (tmp_path / "low").mkdir()
+    ir.save(model, tmp_path / "low" / "model.onnx")
+    before, after = logits(source, "ort"), logits(tmp_path / "low", "ort", EXACT)
+    assert 0 < np.abs(before - after).max() < 0.03 * np.abs(before).max()
+
+
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_scales_have_the_type_of_the_model(dtype: Any, tmp_path: Path) -> None:
     source = write_folder(tmp_path / "float", dtype=dtype, hidden=64)
