@@ -150,3 +150,8 @@ def test_the_command_line_reference_has_every_command_and_option() -> None:
         for action in command._get_optional_actions():
             if action.dest != "help" and action.help != argparse.SUPPRESS:
                 assert f"`{action.option_strings[0]}" in section, (name, action.option_strings)
+
+
+def test_the_citation_names_this_version() -> None:
+    text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
+    assert f"\nversion: {genai_iface.__version__}\n" in text

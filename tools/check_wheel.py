@@ -12,7 +12,13 @@ from pathlib import Path
 from zipfile import ZipFile
 
 PACKAGES = ("genai_iface", "genai_iface_numpy", "genai_iface_ort", "genai_iface_transformers")
-NEEDED = ("genai_iface/models/onnx-prose/model.onnx", *(f"{package}/py.typed" for package in PACKAGES))
+NEEDED = (
+    "genai_iface/models/onnx-prose/model.onnx",
+    "genai_iface/models/onnx-prose/PROVENANCE.md",
+    "genai_iface/conformance/golden/manifest.json",
+    "genai_iface/conformance/report.schema.json",
+    *(f"{package}/py.typed" for package in PACKAGES),
+)
 MAX_BYTES = 12 * 2**20
 
 
