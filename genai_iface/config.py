@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 from genai_iface.errors import InvalidInputError
 
-__all__ = ["GenerationConfig"]
+__all__ = ["ALIASES", "GenerationConfig", "legal_values"]
 
-_ALIASES: Mapping[str, str] = MappingProxyType(
+ALIASES: Mapping[str, str] = MappingProxyType(
     {
         "max_tokens": "max_new_tokens",
         "stop": "stop_strings",
@@ -28,6 +28,7 @@ _ALIASES: Mapping[str, str] = MappingProxyType(
         "grammar": "lark_grammar",
     }
 )
+"""Other spellings of fields, which ``replace`` and ``from_dict`` understand."""
 
 # A value other than the one here asks for sampling, unless do_sample says otherwise.
 _SAMPLING = MappingProxyType(
@@ -179,7 +180,7 @@ class GenerationConfig:
         """
         values: dict[str, Any] = {}
         for given, value in overrides.items():
-            name = _ALIASES.get(given, given)
+            name = ALIASES.get(given, given)
             if name not in _FIELDS:
                 raise InvalidInputError(
                     f"{given!r} is no generation parameter", remedy=f"Legal names: {', '.join(sorted(_FIELDS))}."
@@ -241,6 +242,11 @@ class GenerationConfig:
                 f"num_return_sequences={self.num_return_sequences} is more than num_beams={self.num_beams}",
                 remedy="Ask for at most num_beams sequences.",
             )
+
+
+def legal_values(name: str, /) -> str:
+    """What a field of ``GenerationConfig`` may be, in words."""
+    return _RANGES[name][1]
 
 
 def _rebuild(values: Mapping[str, Any]) -> GenerationConfig:
