@@ -7,9 +7,9 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from genai_iface.folder.graph import input_at, is_op, rank
-from genai_iface.transform.edit import Editor, infer_shapes, same_dims
+from genai_iface.transform.edit import Editor, infer_shapes
 from genai_iface.transform.rewrite import Note, Rewrite
-from genai_iface.transform.rotary_factors import for_every_row
+from genai_iface.transform.rotary_factors import for_every_row, same_rows
 
 __all__ = ["MatchRotaryBatch"]
 
@@ -34,7 +34,7 @@ class MatchRotaryBatch(Rewrite):
             x, caches = input_at(node, 0), [input_at(node, 1), input_at(node, 2)]
             if not is_op(node, "RotaryEmbedding") or input_at(node, 3) is not None or x is None:
                 continue
-            if any(each is None or rank(each) != 3 or same_dims(each, x, axes=[0]) for each in caches):
+            if any(each is None or rank(each) != 3 or same_rows(each, x) for each in caches):
                 continue
             for index, cache in enumerate(caches, 1):
                 if cache is not None:

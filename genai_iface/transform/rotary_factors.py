@@ -11,10 +11,10 @@ from typing import Any
 import onnx_ir as ir
 
 from genai_iface.folder.graph import is_op, rank, static_dim
-from genai_iface.transform.edit import Editor, constant_tensor, copy_type, same_dims
+from genai_iface.transform.edit import Editor, constant_tensor, copy_type
 from genai_iface.transform.last_axis import joined, pairs_repeated, unsqueezed
 
-__all__ = ["Factor", "factor_of", "for_every_row", "half_size"]
+__all__ = ["Factor", "factor_of", "for_every_row", "half_size", "same_rows"]
 
 # Elementwise, with the other inputs constant: what commutes with repeating the last axis.
 _STEPS = ("Cast", "Cos", "Sin", "Neg", "Mul", "Div")
@@ -121,7 +121,7 @@ def for_every_row(edit: Editor, place: ir.Node, factor: ir.Value, x: ir.Value) -
 
     RotaryEmbedding takes caches of rank 3 with the batch size of its input only; it does not broadcast them.
     """
-    if same_dims(factor, x, axes=[0]):
+    if same_rows(factor, x):
         return factor
     (rows,) = edit.before(place, "Shape", [x], {"start": 0, "end": 1})
     (shape,) = edit.before(place, "Concat", [rows, edit.ints(1, 1)], {"axis": 0})
@@ -129,6 +129,16 @@ def for_every_row(edit: Editor, place: ir.Node, factor: ir.Value, x: ir.Value) -
     if x.shape is not None and factor.shape is not None:
         result.shape = ir.Shape([x.shape[0], *list(factor.shape)[1:]])
     return result
+
+
+def same_rows(one: ir.Value, other: ir.Value) -> bool:
+    """Whether two values, of any rank, are known to have equal batch sizes."""
+    if not one.shape or not other.shape:
+        return False
+    mine, its = one.shape[0], other.shape[0]
+    if isinstance(mine, int) or isinstance(its, int):
+        return mine == its
+    return mine.value is not None and mine.value == its.value
 
 
 def _described(
