@@ -171,8 +171,8 @@ def python_overhead(arguments: argparse.Namespace) -> dict[str, Any]:
 
     onnxruntime.InferenceSession.run_with_iobinding = timed
     model, _ = _loaded(arguments, "fp32", context=8, capacity=16)
-    config = GenerationConfig(max_new_tokens=200, ignore_eos=True)
-    generator = ModelGenerator(model, config, capacity=256)
+    config = GenerationConfig(max_new_tokens=400, ignore_eos=True)
+    generator = ModelGenerator(model, config, capacity=512)
     generator.append_tokens(list(range(3, 11)))
     for _ in range(20):
         generator.generate_next_token()
@@ -182,7 +182,18 @@ def python_overhead(arguments: argparse.Namespace) -> dict[str, Any]:
         begin = time.perf_counter()
         generator.generate_next_token()
         outside.append(time.perf_counter() - begin - sum(inside))
-    return {"value": round(statistics.median(outside) * 1e6, 1), "unit": "microseconds"}
+    # The same code with the run left out: what is left above it is the runtime's eviction of Python from the caches.
+    onnxruntime.InferenceSession.run_with_iobinding = lambda *_, **__: None
+    warm = []
+    for _ in range(150):
+        begin = time.perf_counter()
+        generator.generate_next_token()
+        warm.append(time.perf_counter() - begin)
+    return {
+        "value": round(statistics.median(outside) * 1e6, 1),
+        "with_the_run_left_out": round(statistics.median(warm) * 1e6, 1),
+        "unit": "microseconds",
+    }
 
 
 def memory_overhead(arguments: argparse.Namespace) -> dict[str, Any]:
