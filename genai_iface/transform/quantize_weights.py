@@ -120,6 +120,8 @@ class QuantizeWeights(Rewrite):
         for node in nodes:
             if is_op(node, "Gather"):
                 self._lookup(work, node)
+            elif is_op(node, "DequantizeLinear"):
+                _renew_lookup(work, node)
         for pattern in (*self._exclude, *self._eight_bits):
             if not any(fnmatchcase(name, pattern) for name in work.names):
                 raise InvalidInputError(
@@ -138,7 +140,7 @@ class QuantizeWeights(Rewrite):
         ]
         reason = f"{' and '.join(made) or 'no matrices'} in blocks of {self._block_size}"
         if work.tables:
-            reason += "; the token table to int8"
+            reason += "; the token table to 8 bits"
         if work.smaller:
             reason += f"; smaller blocks for {_some(work.smaller)}, whose K is no multiple of that"
         for why, names in self.kept.items():
@@ -238,7 +240,7 @@ class _Work:
         self.by_bits: dict[int, int] = {}
         self.tables = 0
         self.smaller: list[str] = []
-        self.shared: dict[tuple[int, int], tuple[list[ir.Value], int]] = {}
+        self.shared: dict[tuple[int, object], tuple[list[ir.Value], int]] = {}
         self._rounding = Rounding()
 
     @property
@@ -252,6 +254,24 @@ class _Work:
         return [
             self.edit.weight(f"{job.source.name}.{stems[part]}", self._rounding.lazy(job, part)) for part in job.parts
         ]
+
+
+def _renew_lookup(work: _Work, node: ir.Node) -> None:
+    """A quantised token table that was rounded again as LM head: both go on with the same integers."""
+    gather = node.inputs[0].producer() if node.inputs[0] is not None else None
+    if gather is None or not is_op(gather, "Gather") or attribute(gather, "axis", 0) != 1:
+        return
+    tensor, ids = constant_tensor(gather.inputs[0]), gather.inputs[1]
+    found = None if tensor is None else work.shared.get((id(tensor), tensor.shape[0]))
+    if found is None or attribute(node, "axis", 1) != 0:
+        return
+    parts, block = found
+    columns = [work.edit.before(node, "Gather", [part, ids], {"axis": 1})[0] for part in parts]
+    (value,) = work.edit.before(node, "DequantizeLinear", columns, {"axis": 0, "block_size": block})
+    copy_type(node.outputs[0], value)
+    value.shape = node.outputs[0].shape
+    replace_value(node.outputs[0], value)
+    work.tables += 1
 
 
 def _block_for(rows: int, wanted: int) -> int | None:

@@ -246,7 +246,7 @@ def test_weights_of_every_cache_style(form: dict[str, Any], tmp_path: Path) -> N
     model = folder.load_ir()
     rewrite = QuantizeWeights(8, embedding=True, contract=folder.contract)
     rewrite(model)
-    assert rewrite.note.reason == "15 matrices to int8 in blocks of 32; the token table to int8"
+    assert rewrite.note.reason == "15 matrices to int8 in blocks of 32; the token table to 8 bits"
     (tmp_path / "low").mkdir()
     ir.save(model, tmp_path / "low" / "model.onnx")
     before, after = logits(source, "ort"), logits(tmp_path / "low", "ort", EXACT)
@@ -345,6 +345,11 @@ def test_quantised_weights_are_left_alone_or_rounded_again_on_request(tmp_path: 
     assert len(left.kept["quantised already"]) == 15
     target, again = quantised(source, tmp_path / "again", bits=4, block_size=32, symmetric=False, requantize=True)
     assert again.note.count == 15
+    tied, both = quantised(source, tmp_path / "tied", bits=8, symmetric=False, requantize=True)
+    assert both.note.count == 16
+    tables = [v for v in ir.load(tied / "model.onnx").graph.initializers.values() if 264 in v.shape]
+    assert sorted(v.dtype.name for v in tables) == ["FLOAT", "UINT8", "UINT8"]  # scales, integers, zero points
+    assert np.abs(logits(tied) - logits(source)).max() < 0.02 * np.abs(logits(source)).max()
     direct, _ = quantised(write_folder(tmp_path / "float", tied=True), tmp_path / "direct", bits=4, symmetric=False)
     one, other = (ir.load(path / "model.onnx").graph.initializers for path in (target, direct))
     for name in ("0.q", "1.down"):
