@@ -32,6 +32,7 @@ SPEC = ROOT / "docs" / "spec"
 CONTRACT = re.compile(r"^<!-- contract: (\w+)\.(\w+) -->$", re.MULTILINE)
 PAGE_CLAUSE = re.compile(r"^- \*\*([A-Z][A-Za-z]+\.\d+)\*\* ((?:.+\n)(?:(?:  .*)?\n)*)", re.MULTILINE)
 _HELD = re.compile(r"\s*<!-- (tests|reason): (.*?) -->", re.DOTALL)
+_LINE = 88
 _SECTION = re.compile(r"^(Args|Returns|Raises|Contract|Since|Stability):", re.MULTILINE)
 
 
@@ -139,12 +140,31 @@ def _method(protocol: str, node: ast.FunctionDef) -> Method:
     kept = {name: sections[name].strip("\n") for name in ("Args", "Returns", "Raises") if name in sections}
     is_property = any(isinstance(item, ast.Name) and item.id == "property" for item in node.decorator_list)
     gives = f" -> {ast.unparse(node.returns)}" if node.returns is not None else ""
-    signature = f"{node.name}{gives}" if is_property else f"{node.name}({_arguments(node.args)}){gives}"
+    signature = node.name + gives if is_property else _call(node.name, _arguments(node.args), gives)
     contract = tuple(" ".join(item.split()) for item in items)
     return Method(protocol, node.name, signature, parts[0].strip(), kept, contract)
 
 
-def _arguments(arguments: ast.arguments) -> str:
-    """The arguments without self, as Python writes them."""
-    text = ast.unparse(arguments)
-    return re.sub(r"^self(, /(?=, |$))?(, )?", "", text)
+def _call(name: str, arguments: list[str], gives: str) -> str:
+    """On one line if it fits, else one line for each argument."""
+    line = f"{name}({', '.join(arguments)}){gives}"
+    if len(line) <= _LINE:
+        return line
+    return "\n".join([f"{name}(", *(f"    {argument}," for argument in arguments), f"){gives}"])
+
+
+def _arguments(arguments: ast.arguments) -> list[str]:
+    """The arguments without self, as the house writes them."""
+    positional = [*arguments.posonlyargs, *arguments.args]
+    defaults = [None] * (len(positional) - len(arguments.defaults)) + arguments.defaults
+    written = [_argument(name, default) for name, default in zip(positional, defaults, strict=True)][1:]
+    if len(arguments.posonlyargs) > 1:
+        written.insert(len(arguments.posonlyargs) - 1, "/")
+    written += ["*"] if arguments.kwonlyargs else []
+    written += [_argument(*pair) for pair in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True)]
+    return written + ([f"**{_argument(arguments.kwarg, None)}"] if arguments.kwarg else [])
+
+
+def _argument(argument: ast.arg, default: ast.expr | None) -> str:
+    kind = f": {ast.unparse(argument.annotation)}" if argument.annotation is not None else ""
+    return f"{argument.arg}{kind}" + (f" = {ast.unparse(default)}" if default is not None else "")

@@ -53,6 +53,8 @@ def _method(method: Method, clauses: Mapping[str, Clause]) -> str:
     lines = [f"### `{name}` {{ #{name} }}", "", "```python", method.signature, "```", "", method.summary, ""]
     for section, text in method.sections.items():
         lines += [f"**{section}**{{ .spec-section }}", "", *_fields(text), ""]
+    if method.contract:
+        lines += ["**Contract**{ .spec-section }", ""]
     for number in range(1, len(method.contract) + 1):
         lines += [_clause(clauses[f"{name}.{number}"])]
     lines += ["", f"[Reference]({reference}){{ .spec-reference }}", ""]
