@@ -1,9 +1,10 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""Which contract is held by which checks, and which cannot be checked from outside.
+"""Which clause of the specification is held by which checks, and which contract cannot be checked from outside.
 
-Contracts are the numbered MUSTs of ``genai_iface.protocols``, cited as "Class.method.number". A test compares
-this module with the docstrings: a MUST without a check and without a reason here fails it.
+Contracts are the numbered MUSTs of ``genai_iface.protocols``, cited as "Class.method.number"; other clauses ("Stop.3")
+stand in the pages of docs/spec. A test compares this module with both: a MUST without a check and without a reason
+fails it.
 """
 
 from __future__ import annotations
@@ -25,9 +26,9 @@ UNTESTABLE: Mapping[str, str] = MappingProxyType(
 
 
 def checks_by_contract() -> dict[str, list[str]]:
-    """The ids of the checks of each contract that has any."""
+    """The ids of the checks of each clause that has any."""
     found: dict[str, list[str]] = {}
     for item in all_checks():
-        for contract in item.spec:
-            found.setdefault(contract, []).append(item.id)
+        for clause in item.spec:
+            found.setdefault(clause, []).append(item.id)
     return found

@@ -55,7 +55,7 @@ class Check:
         title: One line.
         requires: Capabilities without which it has no subject.
         since: The interface version that it belongs to.
-        spec: The contracts that it checks, "Model.forward.5".
+        spec: The clauses of the specification that it checks, "Model.forward.5".
         run: Returns, or raises ConformanceFailure or NotApplicable.
     """
 
@@ -79,7 +79,7 @@ def check(
     Args:
         identifier: "L<level>.<subject>.<case>".
         requires: Capabilities.
-        spec: Contracts.
+        spec: Clauses of the specification.
         since: Interface version.
         title: Instead of the docstring, for checks that are made in a loop.
 
