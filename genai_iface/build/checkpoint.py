@@ -110,8 +110,12 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
             raise InvalidInputError(
                 f"{str(source)!r} is no GGUF file", remedy="Give a folder with config.json, or a file NAME.gguf."
             )
-        if find_spec("gguf") is None:
-            raise InvalidInputError("Reading GGUF needs the package gguf", remedy="pip install gguf")
+        missing = [name for name in ("accelerate", "gguf") if find_spec(name) is None]
+        if missing:
+            raise InvalidInputError(
+                f"Reading a GGUF file needs {' and '.join(missing)}, which is not installed",
+                remedy="pip install 'genai-iface[gguf]'",
+            )
         return Checkpoint(source.resolve().parent, source.name)
     root = open_root(source)
     if find_inside(root, "config.json") is None:

@@ -54,6 +54,7 @@ def export_standard(network: Any, *, layout: CacheLayout = "bnsh", context: int 
         model = traced(_Step(network, attention), arguments, dynamic)
     _name(model, len(shapes))
     fuse_standard(model)
+    _count_axes_from_the_front(model)
     return model
 
 
@@ -184,3 +185,14 @@ def _name(model: ir.Model, layers: int) -> None:
         past.name, present.name = f"{kind}_cache.{layer}", f"updated_{kind}_cache.{layer}"
     model.graph.inputs[:] = [*inputs[:2], *caches]
     model.graph.outputs[:] = [outputs[0], *updated]
+
+
+def _count_axes_from_the_front(model: ir.Model) -> None:
+    """onnx.reference takes a negative axis of ScatterElements for another one than it is."""
+    for node in model.graph:
+        axis, data = node.attributes.get("axis"), node.inputs[0] if node.inputs else None
+        if node.op_type in ("GatherElements", "ScatterElements") and axis is not None and axis.as_int() < 0:
+            output = node.outputs[0].shape
+            shape = data.shape if data is not None and data.shape is not None else output
+            if shape is not None:
+                node.attributes["axis"] = ir.AttrInt64("axis", axis.as_int() % len(shape))

@@ -1,0 +1,205 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Model folders from checkpoints: what comes out computes what torch computes, or nothing comes out."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from genai_iface import load_model
+from genai_iface.cli.main import main
+from genai_iface.errors import InvalidInputError, UnsupportedModelError
+from genai_iface.folder import open_folder
+
+pytestmark = pytest.mark.parity
+
+Checkpoint = Callable[[str], Path]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """Tiny random checkpoints, each made once."""
+    from genai_iface.build.families import make_checkpoint
+
+    made: dict[str, Path] = {}
+
+    def make(family: str) -> Path:
+        if family not in made:
+            made[family] = tmp_path_factory.mktemp(family) / "checkpoint"
+            make_checkpoint(family, made[family])
+        return made[family]
+
+    return make
+
+
+def built(source: Path, out: Path, **options: Any) -> Any:
+    from genai_iface.build.build import BuildOptions, build
+
+    return build(source, out, BuildOptions(**options))
+
+
+def independent_greedy(source: Path, prompt: list[int], steps: int) -> list[int]:
+    """Greedy tokens by torch without any cache, in a network of its own."""
+    import torch
+    import transformers
+
+    network = transformers.AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32).eval()
+    ids = list(prompt)
+    with torch.inference_mode():
+        for _ in range(steps):
+            ids.append(int(network(torch.tensor([ids])).logits[0, -1].argmax()))
+    return ids[len(prompt) :]
+
+
+def greedy_batch(folder: Path, backend: str, prompts: list[list[int]], steps: int) -> list[list[int]]:
+    """Greedy tokens of a ragged batch."""
+    model = load_model(folder, backend=backend)
+    counts = np.array([len(prompt) for prompt in prompts])
+    ids = np.zeros((len(prompts), counts.max()), np.int64)
+    for row, prompt in enumerate(prompts):
+        ids[row, : len(prompt)] = prompt
+    cache = model.create_cache(batch_size=len(prompts), capacity=int(counts.max()) + steps)
+    tokens = []
+    logits = model.forward(ids, cache, counts=counts)
+    for _ in range(steps):
+        tokens.append(logits[:, -1].argmax(-1))
+        logits = model.forward(tokens[-1][:, None], cache)
+    model.close()
+    return np.stack(tokens, axis=1).tolist()
+
+
+# What sets them apart: nothing; a window and ragged rows; latent attention and experts; learned positions.
+@pytest.mark.parametrize("family", ["llama", "gemma3", "deepseek_v3", "gpt2"])
+def test_an_export_has_torchs_tokens_on_both_backends(family: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    source = checkpoint(family)
+    result = built(source, tmp_path / "out", via="export")
+    assert result.verified
+    assert result.attempts[-1].comparison.tokens_equal
+    assert result.attempts[-1].comparison.difference < 1e-5
+    prompts = [[5, 9, 17, 33, 65, 12, 3, 88, 41, 7, 120], [60, 61, 62, 63], [100]]
+    expected = [independent_greedy(source, prompt, 12) for prompt in prompts]
+    for backend in ("numpy", "ort"):
+        assert greedy_batch(tmp_path / "out", backend, prompts, 12) == expected
+
+
+def test_the_graph_is_standard_and_says_how_it_was_made(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    built(checkpoint("llama"), tmp_path / "out")
+    model = onnx.load(tmp_path / "out" / "model.onnx")
+    onnx.checker.check_model(model, full_check=True)
+    assert {entry.domain: entry.version for entry in model.opset_import} == {"": 24}
+    counts = Counter(node.op_type for node in model.graph.node)
+    assert {name: counts[name] for name in ("Attention", "TensorScatter", "RMSNormalization", "RotaryEmbedding")} == {
+        "Attention": 2,
+        "TensorScatter": 4,
+        "RMSNormalization": 5,
+        "RotaryEmbedding": 4,
+    }
+    facts = {entry.key: entry.value for entry in model.metadata_props}
+    assert (facts["genai_iface.road"], facts["genai_iface.verified"]) == ("export", "true")
+    assert str(Path.home()) not in str(model)
+    assert "site-packages" not in str(model)
+    folder = open_folder(tmp_path / "out")
+    assert (folder.contract.cache.style, folder.contract.cache.layout) == ("scatter", "bnsh")
+    assert folder.contract.cache.fixed_capacity is None
+    assert set(folder.contract.inputs) == {"input_ids", "write_indices"}
+
+
+def test_rank_three_caches_on_request(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    assert built(checkpoint("llama"), tmp_path / "out", layout="bsh", via="export").verified
+    assert open_folder(tmp_path / "out").contract.cache.layout == "bsh"
+
+
+def test_mobius_graphs_are_brought_into_the_same_form(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    result = built(checkpoint("qwen3"), tmp_path / "out", via="mobius")
+    cache = open_folder(tmp_path / "out").contract.cache
+    assert result.verified
+    assert (cache.style, cache.layout, cache.fixed_capacity) == ("scatter", "bnsh", None)
+
+
+def test_auto_goes_on_where_a_road_ends(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    result = built(checkpoint("falcon"), tmp_path / "out")
+    assert result.road == "convert"
+    assert result.verified
+    assert "by itself" in result.attempts[0].problem
+
+
+def test_half_precision(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    result = built(checkpoint("qwen3"), tmp_path / "out", via="export", dtype="float16")
+    assert result.verified
+    assert {layer.dtype for layer in open_folder(tmp_path / "out").contract.cache.layers} == {"float16"}
+    assert 1e-6 < result.attempts[-1].comparison.difference < 2e-2
+
+
+def test_quantised_weights_are_measured(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    result = built(checkpoint("llama"), tmp_path / "out", via="export", quantize="int8", block_size=32)
+    assert result.verified
+    assert 1e-5 < result.quantized.difference < 5e-2
+    counts = Counter(node.op_type for node in onnx.load(tmp_path / "out" / "model.onnx").graph.node)
+    assert counts["DequantizeLinear"] == counts["MatMul"] - 1  # all but the product of positions and frequencies
+
+
+def test_a_context_is_written_down(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    built(checkpoint("llama"), tmp_path / "out", context=64)
+    assert open_folder(tmp_path / "out").context_length == 64
+    with pytest.raises(InvalidInputError, match="128 positions"):
+        built(checkpoint("llama"), tmp_path / "other", context=1000)
+
+
+@pytest.fixture
+def forgotten_window(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The road "export" with the bug that mobius-onnx has: sliding windows are left out."""
+    from genai_iface.build import standard_attention
+
+    monkeypatch.setattr(standard_attention, "explicit_mask", lambda *_: None)
+
+
+@pytest.mark.usefixtures("forgotten_window")
+def test_a_wrong_model_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match=r"export: differs from torch: largest difference .* row .* step"):
+        built(checkpoint("mistral"), tmp_path / "out", via="export")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("forgotten_window")
+def test_a_wrong_model_is_kept_on_request_and_marked(
+    checkpoint: Checkpoint, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "out")
+    assert main(["build", str(checkpoint("mistral")), out, "--via", "export", "--unverified"]) == 0
+    facts = {entry.key: entry.value for entry in onnx.load(f"{out}/model.onnx").metadata_props}
+    assert facts["genai_iface.verified"] == "false"
+    assert "NOT verified" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("family", "reason"), [("bloom", "ALiBi"), ("mpt", "ALiBi"), ("gpt_oss", "sinks"), ("lfm2", "keys and values")]
+)
+def test_what_has_no_standard_form_is_refused_with_the_reason(
+    family: str, reason: str, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    with pytest.raises(UnsupportedModelError, match=reason):
+        built(checkpoint(family), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_places_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "file").touch()
+    with pytest.raises(InvalidInputError, match="exists already"):
+        built(checkpoint("llama"), tmp_path / "full")
+    with pytest.raises(InvalidInputError, match=r"no config\.json"):
+        built(tmp_path / "full", tmp_path / "out")
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "weights" / "config.json").write_text(json.dumps({"model_type": "llama"}))
+    with pytest.raises(InvalidInputError, match="no weights"):
+        built(tmp_path / "weights", tmp_path / "out")
+    with pytest.raises(InvalidInputError, match="no GGUF file"):
+        built(tmp_path / "full" / "file", tmp_path / "out")
