@@ -56,12 +56,12 @@ class MatrixSource(Protocol):
 class FloatMatrix:
     """A float matrix, stored as (K, N) or as (N, K). Files are read, not mapped: mapped pages would add up."""
 
-    def __init__(self, tensor: ir.TensorProtocol, *, is_transposed: bool) -> None:
+    def __init__(self, tensor: ir.TensorProtocol, *, is_transposed: bool, name: str | None = None) -> None:
         self.tensor = tensor
         self._is_transposed = is_transposed
         first, second = sizes(tensor)
         self.rows, self.columns = (second, first) if is_transposed else (first, second)
-        self.name = str(tensor.name)
+        self.name = str(name or tensor.name)
         self.dtype = tensor.dtype
 
     def slices(self, block_size: int, /) -> Iterator[tuple[slice, slice, NDArray[Any]]]:
@@ -144,7 +144,7 @@ def source_of(value: ir.Value | None, *, quantized: bool = False) -> MatrixSourc
         tensor = constant_tensor(inner)
         if tensor is None or len(tensor.shape) != 2 or not tensor.dtype.is_floating_point():
             return None
-        return FloatMatrix(tensor, is_transposed=is_transposed)
+        return FloatMatrix(tensor, is_transposed=is_transposed, name=None if inner is None else inner.name)
     matrix = matrix_of(inner)
     if matrix is None or matrix.dequantise is None or not is_op(matrix.dequantise, "DequantizeLinear"):
         return None

@@ -20,6 +20,7 @@ from genai_iface.folder.graph import SAME_ELEMENTS, attribute, input_at, is_op, 
 from genai_iface.transform.edit import Editor, constant_tensor, copy_type, replace_value
 from genai_iface.transform.quantize_source import FloatMatrix, Job, Rounding, source_of
 from genai_iface.transform.rewrite import Note, Rewrite
+from genai_iface.transform.weights import sizes
 
 __all__ = ["EMBEDDING", "LM_HEAD", "QuantizeWeights"]
 
@@ -31,6 +32,7 @@ EMBEDDING = "embedding"
 _DONE = "quantised already"
 _EXCLUDED = "excluded"
 _SMALLEST_BLOCK = 16
+_NO_BLOCK = f"K is no multiple of {_SMALLEST_BLOCK}"
 _MIN_OPSET = 21
 _MIN_IR_VERSION = 10
 # What may follow the product with the LM head: scaling, softcap, casts.
@@ -152,6 +154,9 @@ class QuantizeWeights(Rewrite):
         if matrix is None:
             matrix = source_of(input_at(node, 1), quantized=True)
             if matrix is None:
+                weight = constant_tensor(input_at(node, 1))
+                if weight is not None and len(weight.shape) > 2 and min(sizes(weight)[-2:]) >= _SMALLEST_BLOCK:
+                    self._keep(f"a weight of rank {len(weight.shape)}", str(weight.name))
                 return
             if not self._requantize:
                 self._keep(_DONE, matrix.name)
@@ -160,7 +165,7 @@ class QuantizeWeights(Rewrite):
         work.names += names
         block = _block_for(matrix.rows, self._block_size)
         if _matches(names, self._exclude) or block is None:
-            self._keep(_EXCLUDED if block is not None else f"K is no multiple of {_SMALLEST_BLOCK}", matrix.name)
+            self._keep(_EXCLUDED if block is not None else _NO_BLOCK, matrix.name)
             return
         if block != self._block_size:
             work.smaller.append(matrix.name)
@@ -185,14 +190,17 @@ class QuantizeWeights(Rewrite):
             return
         if len(tensor.shape) != 2 or not tensor.dtype.is_floating_point():
             return
-        matrix = FloatMatrix(tensor, is_transposed=True)  # (H, V)
+        matrix = FloatMatrix(tensor, is_transposed=True, name=None if table is None else table.name)  # (H, V)
         names = [EMBEDDING, matrix.name, str(node.name)]
         work.names += names
         block, axes = _block_for(matrix.rows, self._block_size), rank(ids)
         if axes is None and trace_back(ids, ("Identity", "Cast")) is source:
             axes = rank(source)
-        if not self._embedding or _matches(names, self._exclude) or block is None or axes is None:
-            self._keep("a token table" if not self._embedding else _EXCLUDED, matrix.name)
+        if not self._embedding or _matches(names, self._exclude):
+            self._keep(_EXCLUDED if self._embedding else "a token table", matrix.name)
+            return
+        if block is None or axes is None:
+            self._keep(_NO_BLOCK if block is None else "the rank of its indices is not known", matrix.name)
             return
         shared = work.shared.get((id(tensor), matrix.rows))
         if shared is not None:

@@ -406,3 +406,13 @@ def test_an_old_opset_is_refused(tmp_path: Path) -> None:
     model.opset_imports[""] = 20
     with pytest.raises(InvalidInputError, match="opset 20"):
         QuantizeWeights()(model)
+
+
+def test_experts_of_rank_three_are_kept_and_named(tmp_path: Path) -> None:
+    folder = open_folder(write_folder(tmp_path / "float"))
+    model = folder.load_ir()
+    weight = model.graph.initializers["1.up.weight"]
+    weight.const_value = ir.Tensor(weight.const_value.numpy()[None], name=weight.name)
+    rewrite = QuantizeWeights(contract=folder.contract)
+    rewrite(model)
+    assert rewrite.kept == {"a weight of rank 3": ["1.up.weight"], "a token table": ["embedding"]}
