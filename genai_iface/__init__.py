@@ -17,6 +17,7 @@ from genai_iface.errors import (
     CacheOverflowError,
     CacheRewindError,
     GenAIError,
+    InsufficientMemoryError,
     InterfaceVersionError,
     InvalidInputError,
     UnsupportedCapabilityError,
@@ -41,6 +42,7 @@ from genai_iface.types import BackendInfo, CacheSpec, Device, LayerCacheSpec, Mo
 from genai_iface.version import INTERFACE_VERSION, SUPPORTED_INTERFACE_VERSIONS, negotiate_version
 
 if TYPE_CHECKING:
+    from genai_iface.memory import estimate_cache_bytes
     from genai_iface.pipeline import TextGenerationPipeline
 
 __version__ = "0.1.0"
@@ -64,6 +66,7 @@ __all__ = [
     "GenerationConfig",
     "GenerationResult",
     "Generator",
+    "InsufficientMemoryError",
     "InterfaceVersionError",
     "InvalidInputError",
     "KVCache",
@@ -83,6 +86,7 @@ __all__ = [
     "Tokenizer",
     "UnsupportedCapabilityError",
     "UnsupportedModelError",
+    "estimate_cache_bytes",
     "list_backends",
     "load_backend",
     "load_model",
@@ -96,6 +100,10 @@ def __getattr__(name: str) -> object:
         from genai_iface.pipeline import TextGenerationPipeline  # noqa: PLC0415
 
         return TextGenerationPipeline
+    if name == "estimate_cache_bytes":
+        from genai_iface.memory import estimate_cache_bytes  # noqa: PLC0415
+
+        return estimate_cache_bytes
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

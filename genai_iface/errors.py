@@ -4,6 +4,7 @@
 
     GenAIError
      +-- InvalidInputError           an argument or a file of the model folder is not legal
+     |    +-- InsufficientMemoryError     a cache would need more memory than there is
      +-- UnsupportedModelError       the model is well formed, but its graph is not understood
      +-- UnsupportedCapabilityError  the backend, or this model on it, cannot do what was asked
      +-- InterfaceVersionError       SDK and backend share no interface version
@@ -24,6 +25,7 @@ __all__ = [
     "CacheOverflowError",
     "CacheRewindError",
     "GenAIError",
+    "InsufficientMemoryError",
     "InterfaceVersionError",
     "InvalidInputError",
     "UnsupportedCapabilityError",
@@ -58,6 +60,24 @@ def _rebuild(cls: type[GenAIError], args: tuple[object, ...], state: dict[str, o
 
 class InvalidInputError(GenAIError, ValueError):
     """An argument, a configuration value or a file of the model folder is not legal."""
+
+
+class InsufficientMemoryError(InvalidInputError):
+    """A cache would need more memory than there is. Nothing was allocated.
+
+    Args:
+        what: The arithmetic.
+        needed: Bytes that the whole cache takes.
+        available: Bytes that there are for it.
+    """
+
+    def __init__(self, what: str, *, needed: int, available: int) -> None:
+        self.needed, self.available = needed, available
+        super().__init__(
+            what,
+            remedy="Use fewer rows or slots, a smaller capacity or max_new_tokens, or raise memory_limit if you know "
+            "better.",
+        )
 
 
 class UnsupportedModelError(GenAIError):

@@ -23,11 +23,13 @@ from genai_iface.generation.chunks import ChunkSource
 from genai_iface.generation.collect import collect
 from genai_iface.generation.constraints import Constraint, check_constraint
 from genai_iface.generation.generator import DEFAULT_PREFILL_CHUNK_SIZE, ModelGenerator
+from genai_iface.generation.generator_call import open_generator
 from genai_iface.generation.metrics import Stopwatch
 from genai_iface.generation.plan import one_per_sequence
-from genai_iface.generation.prefix import rows_from_prefix, save_prefix
+from genai_iface.generation.prefix import save_prefix
 from genai_iface.generation.processors import LogitsHook
 from genai_iface.generation.prompts import encode_prompt, is_conversation
+from genai_iface.generation.room import check_call_fits, check_memory_limit
 from genai_iface.generation.scheduler import Scheduler
 from genai_iface.generation.scoring import as_score, perplexity, score_tokens, split_continuation
 from genai_iface.generation.speculation import Speculation
@@ -61,6 +63,8 @@ class TextGenerationPipeline:
         prefill_chunk_size: Most prompt tokens per sequence in one step. ``cancel`` and ``max_time``
             are noticed between steps.
         on_prefill: Told after each step of a prompt how many tokens are done, and of how many.
+        memory_limit: Most bytes that the cache of a call, a conversation or a scheduler may take; one that would need
+            more is refused before it is made. None for what the system has available, where that is known.
 
     Raises:
         GenAIError: The folder or the backend cannot be loaded.
@@ -75,6 +79,7 @@ class TextGenerationPipeline:
         options: Mapping[str, Any] | None = None,
         prefill_chunk_size: int = DEFAULT_PREFILL_CHUNK_SIZE,
         on_prefill: PrefillProgress | None = None,
+        memory_limit: int | None = None,
     ) -> None:
         # Reading a folder needs libraries that importing the interface must not load.
         from genai_iface.folder import open_folder  # noqa: PLC0415
@@ -83,7 +88,7 @@ class TextGenerationPipeline:
         path = default_folder() if folder is None else folder
         opened = open_folder(path)
         model = load_model(path, backend=backend, device=device, options=options)
-        self._set_up(model, opened.tokenizer, opened.generation_config, prefill_chunk_size, on_prefill)
+        self._set_up(model, opened.tokenizer, opened.generation_config, prefill_chunk_size, on_prefill, memory_limit)
 
     @classmethod
     def from_parts(
@@ -94,13 +99,14 @@ class TextGenerationPipeline:
         *,
         prefill_chunk_size: int = DEFAULT_PREFILL_CHUNK_SIZE,
         on_prefill: PrefillProgress | None = None,
+        memory_limit: int | None = None,
     ) -> Self:
         """Makes a pipeline from a model and a tokenizer that are loaded already.
 
         Closing the pipeline closes the model.
         """
         pipeline = cls.__new__(cls)
-        pipeline._set_up(model, tokenizer, generation_config, prefill_chunk_size, on_prefill)
+        pipeline._set_up(model, tokenizer, generation_config, prefill_chunk_size, on_prefill, memory_limit)
         return pipeline
 
     def _set_up(
@@ -110,7 +116,10 @@ class TextGenerationPipeline:
         generation_config: GenerationConfig | None,
         prefill_chunk_size: int,
         on_prefill: PrefillProgress | None,
+        memory_limit: int | None,
     ) -> None:
+        check_memory_limit(memory_limit)
+        self._memory_limit = memory_limit
         self._model = model
         self._tokenizer = tokenizer
         self._generation_config = generation_config or GenerationConfig()
@@ -180,6 +189,7 @@ class TextGenerationPipeline:
             InvalidInputError: A prompt is empty or a parameter is not legal.
             UnsupportedCapabilityError: A parameter asks for what cannot be done.
             CacheOverflowError: A prompt is longer than the model's context.
+            InsufficientMemoryError: The cache would need more memory than there is.
         """
         options = {
             **overrides,
@@ -273,6 +283,7 @@ class TextGenerationPipeline:
             token_budget=token_budget,
             capacity=capacity,
             thread=thread,
+            memory_limit=self._memory_limit,
         )
         self._schedulers.add(scheduler)
         return scheduler
@@ -378,7 +389,7 @@ class TextGenerationPipeline:
         seeded, seed = with_seeds(replaced)
         pairs = [(ids, one) for ids, one in zip(encoded, seeded, strict=True) for _ in range(one.num_return_sequences)]
         prompts, configs = [ids for ids, _ in pairs], [one for _, one in pairs]
-        return Call(
+        call = Call(
             prompts=prompts,
             configs=configs,
             seed=seed,
@@ -387,6 +398,8 @@ class TextGenerationPipeline:
             stopwatch=stopwatch,
             **extras,
         )
+        check_call_fits(self._model, call, self._memory_limit)
+        return call
 
     def _chunks(self, run: Call) -> Generator[Chunk, None, None]:
         """Runs the steps of a call and yields what they give."""
@@ -415,7 +428,14 @@ class TextGenerationPipeline:
             self._check_open()
             generator = run.generator
             if generator is None:
-                generator = run.generator = self._open_generator(run)
+                generator = run.generator = open_generator(
+                    run,
+                    self._model,
+                    self._tokenizer,
+                    eos_token_ids=self._eos_token_ids(),
+                    prefill_chunk_size=self._prefill_chunk_size,
+                    on_prefill=self._on_prefill,
+                )
                 if run.is_cancelled:
                     generator.cancel()
                 if generator.is_done():
@@ -457,38 +477,6 @@ class TextGenerationPipeline:
         if not eos and self._tokenizer.eos_token_id is not None:
             eos = (self._tokenizer.eos_token_id,)
         return eos
-
-    def _open_generator(self, run: Call) -> ModelGenerator[Any]:
-        if run.prefix is not None:
-            run.rows, run.num_reused_tokens = rows_from_prefix(
-                self._model, run.prefix, run.prompts, run.capacity, self._prefill_chunk_size
-            )
-        generator = ModelGenerator(
-            self._model,
-            run.configs,
-            num_sequences=len(run.prompts),
-            capacity=run.capacity,
-            eos_token_ids=self._eos_token_ids(),
-            tokenizer=self._tokenizer,
-            continues_text=run.continues_text or run.configs[0].echo,
-            logits_processors=run.logits_processors,
-            stopping_criteria=run.stopping_criteria,
-            constraint=run.constraint,
-            drops_finished=not run.borrows_rows,
-            rows=run.rows,
-            num_reused_tokens=run.num_reused_tokens,
-            speculation=run.speculation,
-            prefill_chunk_size=self._prefill_chunk_size,
-            on_prefill=self._on_prefill,
-            stopwatch=run.stopwatch,
-        )
-        try:
-            generator.append_tokens(run.prompts)
-        except BaseException:
-            if not run.borrows_rows:
-                generator.close()
-            raise
-        return generator
 
     def _check_open(self) -> None:
         if self._is_closed:

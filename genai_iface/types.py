@@ -135,6 +135,14 @@ class CacheSpec:
         """Bytes that one token of one row takes over all layers."""
         return sum(layer.bytes_per_token for layer in self.layers)
 
+    def nbytes(self, batch_size: int, length: int, /) -> int:
+        """Bytes of the buffers that hold so many tokens in each of so many rows.
+
+        Layers whose slots the graph fixes, circular ones among them, take all of these whatever the length is.
+        """
+        slots = ((layer, length if layer.capacity is None else layer.capacity) for layer in self.layers)
+        return batch_size * sum(layer.bytes_per_token * count for layer, count in slots)
+
     @property
     def is_circular(self) -> bool:
         """Whether any layer wraps around."""

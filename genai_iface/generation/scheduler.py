@@ -18,10 +18,11 @@ from genai_iface.capabilities import Capability
 from genai_iface.config import GenerationConfig
 from genai_iface.errors import BackendError, InvalidInputError, UnsupportedCapabilityError
 from genai_iface.generation.admission import check_batches, open_job
-from genai_iface.generation.call import Call
+from genai_iface.generation.call import Call, context_of
 from genai_iface.generation.constraints import Constraint
 from genai_iface.generation.job import Job
 from genai_iface.generation.processors import LogitsHook
+from genai_iface.generation.room import check_rows_fit, tokens_to_hold
 from genai_iface.generation.scheduled_request import ScheduledRequest
 from genai_iface.generation.sequence import TokenSequence
 from genai_iface.generation.step import run_step
@@ -62,10 +63,12 @@ class Scheduler:
         capacity: Most tokens of one request, prompt included; None for the model's context.
         thread: Whether a thread of its own runs the steps. Without it whoever waits for a request runs them, or
             whoever calls ``step``.
+        memory_limit: Most bytes of the cache; None for what the system has available, where that is known.
 
     Raises:
         UnsupportedCapabilityError: The model takes no ragged steps, or its cache wraps around.
         InvalidInputError: A value is out of range.
+        InsufficientMemoryError: The slots would need more memory than there is.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class Scheduler:
         token_budget: int = 256,
         capacity: int | None = None,
         thread: bool = True,
+        memory_limit: int | None = None,
     ) -> None:
         check_batches(model)
         if slots < 1:
@@ -106,6 +110,10 @@ class Scheduler:
         self._nobody = TokenSequence()
         self._is_closed = False
         self._failure: BaseException | None = None
+        self._memory_limit = memory_limit
+        self._grows = Capability.GROWTH in model.capabilities
+        if not self._grows:
+            check_rows_fit(model, slots, capacity or context_of(model.spec) or 0, memory_limit)
         self._cache = model.create_cache(batch_size=slots, capacity=capacity)
         self._thread: threading.Thread | None = None
         if thread:
@@ -148,6 +156,7 @@ class Scheduler:
                 tokens than a slot holds.
             UnsupportedCapabilityError: It asks for beam search or several sequences.
             CacheOverflowError: The prompt is longer than the model's context.
+            InsufficientMemoryError: Rows of its length would need more memory than there is.
         """
         options = {
             **overrides,
@@ -164,6 +173,10 @@ class Scheduler:
         job = open_job(
             call, self._model, self._tokenizer, eos_token_ids=self._eos_token_ids(), room=self._cache.capacity
         )
+        if self._grows:
+            # The rows of one cache are as long as the longest of them.
+            length = min(tokens_to_hold(self._model, call), self._cache.capacity)
+            check_rows_fit(self._model, len(self._slots), length, self._memory_limit, held=self._cache.nbytes)
         with self._changed:
             self._check_open()
             self._waiting.append(job)
