@@ -157,7 +157,7 @@ def matrix_page() -> str:
             )
             notes += [f"- {name}, {dtype}: {verdict_in_words(data)}"]
             notes += [
-                f"    - `{item['id']}`: {item['message']}"
+                f"    - `{item['id']}`: {item['message'].partition(' [')[0]}"  # the exception is in the report
                 for item in data["checks"]
                 if item["status"] in ("failed", "deviation")
             ]
