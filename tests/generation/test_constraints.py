@@ -271,6 +271,15 @@ def test_speculation_gives_the_tokens_of_plain_decoding(way: str, options: dict[
             assert guessed.perf_metrics.acceptance_rate >= 0.75
 
 
+def test_requests_of_a_scheduler_have_grammars_of_their_own() -> None:
+    with pipeline("byte_level") as pipe, pipe.scheduler(slots=2) as scheduler:
+        configs: list[dict[str, Any]] = [{"regex": "[ab]{2,8}"}, {"json_schema": PERSON}, {"lark_grammar": NESTED}, {}]
+        requests = [scheduler.submit([1, index], max_new_tokens=200, **one) for index, one in enumerate(configs)]
+        for index, (request, one) in enumerate(zip(requests, configs, strict=True)):
+            alone = pipe.generate([1, index], max_new_tokens=200, **one)
+            assert request.result(timeout=60).token_ids == alone.token_ids
+
+
 @pytest.mark.parametrize("size", [2, 4])
 def test_beams_are_all_allowed(size: int) -> None:
     result = pipeline("byte_level").generate(
