@@ -109,11 +109,15 @@ class CacheSurgery:
         self.axis = 2 if contract.cache.layout == "bnsh" else 1
         self.values = ir.convenience.create_value_mapping(model.graph)
         self.edit = Editor(model.graph, prefix)
-        # A place that stays where it is; it goes in the end, because nothing reads it.
-        self.place = ir.node("Identity", [model.graph.inputs[0]])
-        model.graph.insert_before(model.graph[0], self.place)
         self.ids = self.values[contract.inputs["input_ids"]]
+        self.place = self._new_place()
         self.batch = "batch" if self.ids.shape is None else str(self.ids.shape[0])
+
+    def _new_place(self) -> ir.Node:
+        """A node that others are put before; it goes when unused nodes do, because nothing reads it."""
+        place = ir.node("Identity", [self.ids])
+        self.graph.insert_before(self.graph[0], place)
+        return place
 
     def add(self, kind: str, inputs: Sequence[ir.Value | None], **attributes: int | list[int]) -> ir.Value:
         """A node before everything else of the graph."""
@@ -197,6 +201,7 @@ class CacheSurgery:
         RemoveUnusedNodesPass()(self.model)
         names = [self.contract.inputs[role] for role in gone if role in self.contract.inputs]
         self._check_what_is_left(positions, names)
+        self.place = self._new_place()
         for name in names:
             self._drop(self.values[name])
         RemoveUnusedNodesPass()(self.model)
@@ -205,14 +210,12 @@ class CacheSurgery:
         """Nothing may still depend on how many past tokens there were, but by way of the new positions."""
         index, changing = self.found.shapes, self.found.changing
         renewed = _follows([positions])
+        by_value = _follows([self.values[name] for name in names]) - renewed
         for node in self.graph:
             for source in node.inputs:
-                if source is None or source in renewed or not (source in changing or source.name in names):
+                if source is None or source in renewed or not (source in changing or source in by_value):
                     continue
-                if is_op(node, "Shape") and source.name in names:
-                    continue
-                stays = all(output in index and output not in renewed for output in node.outputs)
-                if not stays or (source.name in names and not (set(node.outputs) & changing)):
+                if any(output not in index or output in renewed for output in node.outputs):
                     raise unsupported(
                         f"{source.name!r} follows from the length of the past or the attention mask and still feeds "
                         f"the {describe(node)}, which is neither a mask nor positions",
@@ -223,6 +226,8 @@ class CacheSurgery:
         """Only its shape is still read, and of that only the batch size matters."""
         axes = rank(value) or 1
         for node, _ in tuple(value.uses()):
+            if not is_op(node, "Shape"):
+                raise unsupported(f"The shape that the {describe(node)} gives still needs {value.name!r}", _KEEP)
             shape = self.add("Shape", [self.ids], start=0, end=axes)
             given = [node.attributes[name].as_int() if name in node.attributes else None for name in ("start", "end")]
             begin, end, _ = slice(*given).indices(axes)
@@ -245,10 +250,12 @@ def _leading_to(values: Iterable[ir.Value]) -> set[ir.Node]:
 
 
 def _follows(values: list[ir.Value]) -> set[ir.Value]:
-    """The values, and everything that follows from them."""
+    """The values, and everything that follows from more than their shapes."""
     found, pending = set(values), list(values)
     while pending:
         for node, _ in pending.pop().uses():
+            if is_op(node, "Shape"):
+                continue
             for output in node.outputs:
                 if output not in found:
                     found.add(output)

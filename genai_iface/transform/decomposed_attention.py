@@ -136,6 +136,7 @@ def _read_scores(probe: GraphProbe, product: ir.Node, softmax: ir.Node) -> tuple
     current, scale, capped, cap = product, 1.0, False, 1.0
     while current is not softmax:
         users = {use.node for output in current.outputs for use in output.uses()} & between
+        users = {user for user in users if not is_op(user, "Shape")}
         if len(users) != 1:
             raise unsupported(f"The scores of the {describe(current)} go {len(users)} ways, expected one", _EXPORT)
         previous, current = current, users.pop()

@@ -108,8 +108,8 @@ class GraphProbe:
         weights = [source for source in sources if source not in placed]
         fed = {str(value.name): np.asarray(array) for value, array in placed.items() if value in sources}
         wanted = [str(target.name) for target in targets]
-        evaluator = ReferenceEvaluator(self._model_of(nodes, fed, weights, wanted), new_ops=[GatherElements])
         try:
+            evaluator = ReferenceEvaluator(self._model_of(nodes, fed, weights, wanted), new_ops=[GatherElements])
             with np.errstate(all="ignore"):
                 found = evaluator.run(wanted, fed)
         except _RUN_ERRORS as error:

@@ -33,8 +33,8 @@ _HALF = (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
 class PrimitiveOperators(Rewrite):
     """Replaces the three operators of opset 23 by older ones and declares the oldest opset that holds all nodes.
 
-    DequantizeLinear is spelled out too where its input is no weight but rows gathered from a quantised table, which few runtimes
-    take in blocks.
+    DequantizeLinear is spelled out too where its input is no weight but rows gathered from a quantised table, which
+    few runtimes take in blocks.
 
     A query that may see no key at all gets an average of the values instead of zeros; no real token is one.
     """

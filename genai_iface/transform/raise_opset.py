@@ -10,7 +10,7 @@ import onnx_ir as ir
 from genai_iface.folder.graph import describe, input_at, is_op, unsupported
 from genai_iface.transform.edit import Editor
 
-__all__ = ["raise_opset"]
+__all__ = ["check_age", "raise_opset"]
 
 _OLDEST = 13
 _EXPORT = "Export the model at opset 18 or later."
@@ -47,8 +47,8 @@ def raise_opset(model: ir.Model, version: int) -> None:
     old = imports.get(domain, 0)
     if old > version:
         _check_lowered(model, old, version)
-    elif old < min(_OLDEST, version):
-        raise unsupported(f"The model is of opset {old}, at least {_OLDEST} can be raised to {version}", _EXPORT)
+    else:
+        check_age(old)
     edit = Editor(model.graph, "opset")
     for node in list(model.graph):
         if node.domain not in ("", "ai.onnx"):
@@ -66,6 +66,16 @@ def raise_opset(model: ir.Model, version: int) -> None:
         node.version = None
     imports[domain] = version
     model.ir_version = max(model.ir_version, 11)
+
+
+def check_age(opset: int) -> None:
+    """Refuses a model whose operators differ too much from those of today.
+
+    Raises:
+        UnsupportedModelError: It is older than opset 13, where Softmax and Squeeze took their form.
+    """
+    if opset < _OLDEST:
+        raise unsupported(f"The model is of opset {opset}, at least {_OLDEST} can be converted", _EXPORT)
 
 
 def _axes_as_input(edit: Editor, node: ir.Node) -> None:

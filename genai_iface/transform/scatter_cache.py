@@ -16,7 +16,7 @@ from genai_iface.transform.cache_surgery import CacheSurgery, Converted, finishe
 from genai_iface.transform.cached_attention import CacheLayer, read_cache_layers
 from genai_iface.transform.edit import copy_type, infer_shapes, replace_value
 from genai_iface.transform.graph_probe import GraphProbe
-from genai_iface.transform.raise_opset import raise_opset
+from genai_iface.transform.raise_opset import check_age, raise_opset
 from genai_iface.transform.step_positions import StepValues, find_step_values
 
 __all__ = ["to_scatter"]
@@ -60,6 +60,7 @@ def to_scatter(
             else "Export the model with past/present tensors and standard operators, for example with "
             "torch.onnx.export(dynamo=True); the ONNX Runtime backend runs this one as it is.",
         )
+    check_age(contract.opset)
     probe = GraphProbe(model, contract)
     layers = read_cache_layers(model, contract, probe, numbers, progress)
     _ToScatter(model, contract, find_step_values(probe), capacity).run(layers)
