@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 CacheStyle: TypeAlias = Literal["scatter", "concat", "shared"]
-"""How the graph keeps keys and values; see docs/interface.md."""
+"""How the graph keeps keys and values; see docs/spec/model-folder.md."""
 
 CacheLayout: TypeAlias = Literal["bnsh", "bsh"]
 """Cache tensors as (B, Hkv, C, D) with the sequence on axis 2, or (B, C, Hkv * D) with it on axis 1."""
