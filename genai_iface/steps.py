@@ -16,7 +16,16 @@ from numpy.typing import ArrayLike, NDArray
 from genai_iface.errors import CacheOverflowError, InvalidInputError
 from genai_iface.types import LogitsMode
 
-__all__ = ["Step", "check_batch_and_capacity", "check_indices", "check_lengths", "check_rows", "check_step"]
+__all__ = [
+    "RowGroup",
+    "Step",
+    "check_batch_and_capacity",
+    "check_indices",
+    "check_lengths",
+    "check_rows",
+    "check_step",
+    "group_rows",
+]
 
 _Int64 = NDArray[np.int64]
 _FEW = 64
@@ -106,6 +115,66 @@ def _is_plain(ids: _Int64, lengths: _Int64, width: int, capacity: int, vocab_siz
     """Whether a small step is legal; in Python, because after a step NumPy's code is cold and takes longer."""
     values = ids.ravel().tolist()
     return min(values) >= 0 and max(values) < vocab_size and max(lengths.tolist()) + width <= capacity
+
+
+@dataclass(frozen=True, slots=True)
+class RowGroup:
+    """Neighbouring rows of a step that run together, padded to one width.
+
+    Attributes:
+        begin: The first row.
+        stop: The row after the last.
+        width: Tokens of each row, padding included. Rows with more real tokens than that are idle in this
+            group: they run in a later one.
+    """
+
+    begin: int
+    stop: int
+    width: int
+
+
+def group_rows(counts: _Int64, /, *, run_cost: int) -> list[RowGroup]:
+    """Shares the rows of a ragged step out among runs, so that little is spent on padding and idle rows.
+
+    A step of a server has one prompt with many tokens beside answers with one each; padded to one width it would
+    cost as if all were prompts. Rows with one token come first and together: what a run writes behind the tokens
+    of an idle row is overwritten when that row's own turn comes. Idle rows at either end are left out.
+
+    Args:
+        counts: int64 (B,), real tokens of each row.
+        run_cost: What a run costs by itself, in tokens.
+
+    Returns:
+        Groups that hold every row with a token, to be run in this order; empty if there is none.
+    """
+    sizes: list[int] = counts.tolist()
+    active = [row for row, size in enumerate(sizes) if size]
+    if not active:
+        return []
+    whole = RowGroup(active[0], active[-1] + 1, max(sizes))
+    if whole.width == 1:
+        return [whole]
+    single = [row for row in active if sizes[row] == 1]
+    groups = [RowGroup(single[0], single[-1] + 1, 1)] if single else []
+    last: RowGroup | None = None
+    for row in active:
+        if sizes[row] == 1:
+            # What stands between two groups must not run twice.
+            last = None
+            continue
+        own = RowGroup(row, row + 1, sizes[row])
+        if last is not None:
+            joined = RowGroup(last.begin, own.stop, max(last.width, own.width))
+            if _cost(joined, run_cost) <= _cost(last, run_cost) + _cost(own, run_cost):
+                groups[-1] = last = joined
+                continue
+        groups.append(own)
+        last = own
+    return groups if sum(_cost(group, run_cost) for group in groups) < _cost(whole, run_cost) else [whole]
+
+
+def _cost(group: RowGroup, run_cost: int) -> int:
+    return (group.stop - group.begin) * group.width + run_cost
 
 
 def check_lengths(lengths: ArrayLike, current: _Int64, /) -> _Int64:

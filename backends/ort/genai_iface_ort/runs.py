@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from genai_iface.steps import Step
 
-__all__ = ["Run", "joined_rows", "single_run", "store_logits"]
+__all__ = ["Run", "joined_rows", "store_logits"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,11 +40,6 @@ class Run:
     def width(self) -> int:
         """Columns."""
         return self.last - self.first
-
-
-def single_run(step: Step, lengths: NDArray[np.int64], width: int) -> Run:
-    """All rows in one run."""
-    return Run(0, len(lengths), 0, width, lengths, step.counts)
 
 
 def joined_rows(counts: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
