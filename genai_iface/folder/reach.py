@@ -23,7 +23,7 @@ Sink: TypeAlias = Literal["write", "nonpad", "seqlens", "total", "lookup", "rota
 
 - write: TensorScatter's write_indices.
 - nonpad, seqlens, total: the lengths that attention operators take.
-- lookup: the indices of a Gather from a weight.
+- lookup: the indices of a Gather from a weight, quantised or not.
 - rotation: RotaryEmbedding's positions, or the angles of Cos and Sin.
 - mask: an attention operator's mask, or scores on their way into a Softmax.
 """
@@ -49,6 +49,7 @@ _FIXED_SLOTS: dict[tuple[str, int], Sink] = {
     ("Softmax", 0): "mask",
 }
 _LIMIT = 20_000
+_QUANTISED_GATHER = "com.microsoft.GatherBlockQuantized"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,15 +94,17 @@ def reach(value: ir.Value) -> list[Reached]:
 def _sink(node: ir.Node, index: int) -> Sink | None:
     operator = OPERATORS.get(op(node))
     if operator is None:
-        if is_op(node, "Gather") and index == 1 and constant_shape(input_at(node, 0)) is not None:
-            return "lookup"
-        if is_op(node, "Gather") and index == 1 and is_constant(input_at(node, 0)):
+        if is_op(node, "Gather", _QUANTISED_GATHER) and index == 1 and _is_weight(input_at(node, 0)):
             return "lookup"
         return _FIXED_SLOTS.get((op(node), index))
     slots: dict[int | None, Sink] = dict.fromkeys(operator.masks, "mask")
     slots |= {operator.nonpad: "nonpad", operator.seqlens: "seqlens", operator.total: "total"}
     slots |= {operator.positions: "rotation"}
     return slots.get(index)
+
+
+def _is_weight(value: ir.Value | None) -> bool:
+    return constant_shape(value) is not None or is_constant(value)
 
 
 def _goes_through(node: ir.Node, index: int) -> bool:
@@ -118,6 +121,9 @@ def _goes_through(node: ir.Node, index: int) -> bool:
 def table_rows(node: ir.Node) -> int | None:
     """The positions or ids that a Gather from a weight accepts; less what is added to the index."""
     data, index = input_at(node, 0), input_at(node, 1)
+    if is_op(node, _QUANTISED_GATHER):
+        # Its scales have the rows of the table; the table itself may be packed, or shared in another shape.
+        data = input_at(node, 2)
     shape = constant_shape(data)
     if shape is None:
         # Exporters slice or squeeze a rotary table before they index it: the weight's longest axis but one.
@@ -127,7 +133,7 @@ def table_rows(node: ir.Node) -> int | None:
         shape = None if shape is None else tuple(size for size in shape if size != 1)
     if not shape:
         return None
-    given = node.attributes.get("axis")
+    given = node.attributes.get("gather_axis" if is_op(node, _QUANTISED_GATHER) else "axis")
     axis = given.value if given is not None and isinstance(given.value, int) else 0
     rows = shape[axis] if -len(shape) <= axis < len(shape) else shape[0]
     for _ in range(8):

@@ -32,10 +32,13 @@ IDS = np.array([[*prompt, *[0] * (7 - len(prompt))] for prompt in PROMPTS])
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
+
+
+def write_checkpoint(path: Path, **overrides: Any) -> tuple[Path, Any]:
     import transformers
 
-    path = tmp_path_factory.mktemp("checkpoint")
-    model = make_checkpoint("llama", path)
+    model = make_checkpoint("llama", path, **overrides)
     write_tokenizer_files(path)
     # The builder reads the tokenizer's files in the present Transformers form.
     names = {"bos_token": "<|bos|>", "eos_token": "<|eos|>", "pad_token": "<|pad|>"}
@@ -60,7 +63,10 @@ def build(checkpoint: Path, out: Path, precision: str) -> Path:
 @pytest.fixture(scope="module")
 def folders(checkpoint: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     path = tmp_path_factory.mktemp("built")
-    return {precision: build(checkpoint[0], path / precision, precision) for precision in ("fp32", "int4")}
+    built = {precision: build(checkpoint[0], path / precision, precision) for precision in ("fp32", "int4")}
+    # One table for the embedding and the LM head: GatherBlockQuantized reads the LM head's.
+    tied, _ = write_checkpoint(path / "tied-checkpoint", tie_word_embeddings=True)
+    return built | {"int4-tied": build(tied, path / "int4-tied", "int4")}
 
 
 @pytest.mark.parametrize("level", ["none", "runtime"])
@@ -81,7 +87,7 @@ def test_ragged_greedy_decoding_equals_torch(
         assert got[row].argmax(-1).tolist() == tokens
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int4"])
+@pytest.mark.parametrize("precision", ["fp32", "int4", "int4-tied"])
 def test_greedy_tokens_equal_those_of_onnxruntime_genai(folders: dict[str, Path], precision: str) -> None:
     import onnxruntime_genai as og
 
@@ -103,7 +109,7 @@ def test_greedy_tokens_equal_those_of_onnxruntime_genai(folders: dict[str, Path]
             assert int(actual.argmax()) == ids[0, 0]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int4"])
+@pytest.mark.parametrize("precision", ["fp32", "int4", "int4-tied"])
 def test_chunks_rewinding_and_idle_rows(folders: dict[str, Path], precision: str) -> None:
     model = ort_model(folders[precision])
     assert {Capability.RAGGED, Capability.CHUNKED_PREFILL, Capability.REWIND} <= model.capabilities

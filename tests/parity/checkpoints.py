@@ -48,12 +48,12 @@ STYLES = [
 ]
 
 
-def make_checkpoint(family: str, path: Path) -> Any:
-    """Saves a seeded random checkpoint and returns the torch model."""
+def make_checkpoint(family: str, path: Path, **overrides: Any) -> Any:
+    """Saves a seeded random checkpoint, some fields of its configuration replaced, and returns the torch model."""
     import torch
     import transformers
 
-    config = transformers.AutoConfig.for_model(family, **{**_SIZES, **FAMILIES[family]})
+    config = transformers.AutoConfig.for_model(family, **{**_SIZES, **FAMILIES[family], **overrides})
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     # The usual start of training gives nearly equal logits; wider weights give clear greedy choices.
