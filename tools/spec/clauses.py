@@ -3,8 +3,12 @@
 """The numbered clauses of the specification, and what holds a runtime or this repository to each.
 
 A clause is written once. Those of a method stand in its docstring in ``genai_iface/protocols.py``, under
-"Contract"; a page shows them where it says ``<!-- contract: KVCache.rewind_to -->``. All others stand in the pages of
-docs/spec themselves, as list items:
+"Contract"; a page shows them where it has a line of its own that says
+
+    - Contract of [`KVCache.rewind_to`](../../genai_iface/protocols.py)
+
+which is a link for those who read the page's source. All others stand in the pages of docs/spec themselves, as list
+items:
 
     - **Folder.3** Text with a MUST, over any number of lines.
       <!-- tests: tests/folder/test_open.py::test_name, tests/folder/test_open.py::test_other -->
@@ -29,7 +33,7 @@ __all__ = ["CONTRACT", "PAGE_CLAUSE", "Clause", "Method", "all_clauses", "method
 ROOT = Path(__file__).parents[2]
 SPEC = ROOT / "docs" / "spec"
 
-CONTRACT = re.compile(r"^<!-- contract: (\w+)\.(\w+) -->$", re.MULTILINE)
+CONTRACT = re.compile(r"^- Contract of \[`(\w+)\.(\w+)`\]\(\.\./\.\./genai_iface/protocols\.py\)$", re.MULTILINE)
 PAGE_CLAUSE = re.compile(r"^- \*\*([A-Z][A-Za-z]+\.\d+)\*\* ((?:.+\n)(?:(?:  .*)?\n)*)", re.MULTILINE)
 _HELD = re.compile(r"\s*<!-- (tests|reason): (.*?) -->", re.DOTALL)
 _LINE = 88

@@ -15,7 +15,7 @@ __all__ = ["check_link", "clause_link", "render_page"]
 _CHECKS_PAGE = "conformance-checks.md"
 _REFERENCE = "reference/protocols.md"
 _PICTURE = re.compile(r"^!\[([^]]*)\]\((pictures/[\w-]+\.svg)\)$", re.MULTILINE)
-_TABLE = re.compile(r"^<!-- table: ([\w-]+) -->$", re.MULTILINE)
+_TABLE = re.compile(r"^- Table ([\w-]+), from \[[^]]+\]\([^)]+\)$", re.MULTILINE)
 _FIELD = re.compile(r"^ {4}(\S[^:]*): ", re.MULTILINE)
 
 

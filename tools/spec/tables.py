@@ -89,4 +89,4 @@ TABLES: Mapping[str, Callable[[], str]] = MappingProxyType(
         "example-circular": lambda: _example("circular"),
     }
 )
-"""By name; a page says ``<!-- table: NAME -->``."""
+"""By name; a page says "- Table NAME, from [file](path)" on a line of its own."""
