@@ -20,6 +20,8 @@ LOGITS_POSITIONS = "logits_positions"
 _UNARY = frozenset({"Identity", "Cast", "Tanh", "Sigmoid", "Neg", "Relu", "Gelu", "Swish", "Erf", "Exp", "Sqrt", "Abs"})
 _BINARY = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max"})
 _NORMS = frozenset({"RMSNormalization", "LayerNormalization"})
+# What ONNX Runtime's tools write for a MatMul with int4 weights.
+_QUANTISED_MATMUL = "com.microsoft.MatMulNBits"
 
 
 class SelectLogits(Rewrite):
@@ -115,6 +117,8 @@ def _sources(node: ir.Node, ids: ir.Value) -> list[ir.Value] | None:
     if is_op(node, "MatMul"):
         weight = node.inputs[1]
         return [first] if is_constant(weight) and _weight_rank(weight) == 2 else None
+    if is_op(node, _QUANTISED_MATMUL):
+        return [first] if all(is_constant(source) for source in node.inputs[1:] if source) else None
     if is_op(node, *_NORMS):
         last = attribute(node, "axis", -1) in (-1, 2)
         return [first] if last and all(is_constant(source) for source in node.inputs[1:] if source) else None
@@ -167,7 +171,7 @@ def _slices_rows(logits: ir.Value) -> bool:
             return False
         if is_op(node, "Slice", "Gather", "GatherND", "GatherElements", "Compress"):
             return True
-        if not is_op(node, *_UNARY, *_BINARY, *_NORMS, "MatMul"):
+        if not is_op(node, *_UNARY, *_BINARY, *_NORMS, "MatMul", _QUANTISED_MATMUL):
             return False
         dynamic = [source for source in node.inputs if source is not None and not is_constant(source)]
         value = dynamic[0] if len(dynamic) == 1 else None

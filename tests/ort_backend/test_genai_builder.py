@@ -127,3 +127,12 @@ def test_chunks_rewinding_and_idle_rows(folders: dict[str, Path], precision: str
     model.forward([[1, 2], [3, 4], [5, 6]], pieces, counts=[0, 2, 1])
     for old, new in zip(before[0], pieces.read(1, 0), strict=True):
         assert np.array_equal(old, new)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int4", "int4-tied"])
+def test_only_the_asked_logits_are_computed(folders: dict[str, Path], precision: str) -> None:
+    model = ort_model(folders[precision])
+    assert any(note.startswith("select-logits: applied") for note in model.notes), model.notes
+    some, every = (model.create_cache(batch_size=3, capacity=64) for _ in range(2))
+    expected = model.forward(IDS, every, counts=COUNTS, logits="all")[np.arange(3), COUNTS - 1]
+    np.testing.assert_allclose(model.forward(IDS, some, counts=COUNTS)[:, 0], expected, rtol=1e-5, atol=1e-5)
