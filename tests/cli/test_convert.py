@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +41,7 @@ def test_says_what_was_found_and_writes_a_whole_folder(tmp_path: Path, capsys: p
     assert opened.spec.cache.style == "scatter"
     expected = {"chat_template.jinja", "config.json", "generation_config.json", "model.onnx", "tokenizer.json"}
     assert {path.name for path in out.iterdir()} == {*expected, "tokenizer_config.json"}
-    assert os.listdir(tmp_path / "deep") == ["out"]
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
     assert np.abs(logits(out) - logits(source)).max() < 1e-5
 
 
@@ -87,7 +86,7 @@ def test_contrib_operators_are_refused(tmp_path: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr().err
     assert "cache is of style shared" in said
     assert "Export the model with past/present tensors" in said
-    assert os.listdir(tmp_path) == ["source"]
+    assert [path.name for path in (tmp_path).iterdir()] == ["source"]
 
 
 @pytest.mark.parametrize(
@@ -111,7 +110,7 @@ def test_a_taken_folder_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixt
     (tmp_path / "out" / "mine").write_text("mine")
     assert main(["convert", str(source), str(tmp_path / "out")]) == 2
     assert "exists already" in capsys.readouterr().err
-    assert os.listdir(tmp_path / "out") == ["mine"]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["mine"]
 
 
 def test_a_result_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,7 +127,7 @@ def test_a_result_that_differs_is_not_written(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setattr(module, "to_scatter", wrong)
     with pytest.raises(BackendError, match="computes something else: a logit is off by"):
         module.convert_folder(source, tmp_path / "out")
-    assert os.listdir(tmp_path) == ["source"]
+    assert [path.name for path in (tmp_path).iterdir()] == ["source"]
 
 
 def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -139,7 +138,7 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "source", style="decomposed")
     onnx.save(model, source / "model.onnx")
     assert main(["convert", str(source), str(tmp_path / "out")]) == 2
-    assert os.listdir(tmp_path) == ["source"]
+    assert [path.name for path in (tmp_path).iterdir()] == ["source"]
 
 
 def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,36 +1,41 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""Exports a tiny decoder as most exporters do: past and present tensors that grow, through torch's dynamo exporter.
+"""Exports tiny decoders as most exporters do: past and present tensors that grow, through torch's dynamo exporter.
 
-``python -m tests.parity.concat_exports FAMILY OPSET OUT [eager]`` writes OUT/model.onnx and OUT/config.json. At opset
-23 the exporter writes Attention; below it, or with "eager", MatMul and Softmax.
+``python -m tests.parity.concat_exports OUT CASE...`` writes OUT/CASE/model.onnx and config.json for cases such as
+llama-23 and gemma2-18-eager: family, opset, attention. At opset 23 the exporter writes Attention; below it, or with
+eager attention, MatMul and Softmax.
 """
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from genai_iface.build.families import FAMILIES, tiny_model
 
-__all__ = ["export", "export_apart"]
+__all__ = ["export", "export_apart", "split_case"]
 
 _BATCH, _NEW, _PAST = 2, 3, 4
 
 
-def export_apart(family: str, opset: int, out: Path, *, eager: bool = False) -> None:
+def export_apart(out: Path, cases: Sequence[str]) -> None:
     """Exports in a process of its own: torch.onnx warns of its own internals.
+
+    Args:
+        out: Gets a folder for each case.
+        cases: What to export; those that are there already are left alone.
 
     Raises:
         RuntimeError: The exporter failed; the message is its last line.
     """
-    command = [sys.executable, "-m", "tests.parity.concat_exports", family, str(opset), str(out)]
+    command = [sys.executable, "-m", "tests.parity.concat_exports", str(out), *cases]
     root = Path(__file__).parents[2]
-    done = subprocess.run(
-        command + (["eager"] if eager else []), cwd=root, capture_output=True, text=True, check=False, timeout=500
-    )
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise RuntimeError(done.stderr.strip().splitlines()[-1][:300])
 
@@ -59,8 +64,6 @@ def export(family: str, opset: int, out: Path, *, eager: bool = False) -> None:
             )
             layers = result.past_key_values.layers
             return (result.logits, *(tensor for layer in layers for tensor in (layer.keys, layer.values)))
-
-    import inspect
 
     options: dict[str, Any] = {"attn_implementation": "eager"} if eager else {}
     if "num_local_experts" in FAMILIES[family].settings or "num_experts" in FAMILIES[family].settings:
@@ -96,5 +99,16 @@ def export(family: str, opset: int, out: Path, *, eager: bool = False) -> None:
     model.config.save_pretrained(out)
 
 
+def split_case(case: str) -> tuple[str, int, bool]:
+    """Family, opset, and whether attention is eager."""
+    name, eager = case.removesuffix("-eager"), case.endswith("-eager")
+    family, _, opset = name.rpartition("-")
+    return family, int(opset), eager
+
+
 if __name__ == "__main__":
-    export(sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), eager="eager" in sys.argv[4:])
+    for wanted in sys.argv[2:]:
+        folder = Path(sys.argv[1]) / wanted
+        if not (folder / "config.json").exists():
+            its_family, its_opset, is_eager = split_case(wanted)
+            export(its_family, its_opset, folder, eager=is_eager)
