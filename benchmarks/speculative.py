@@ -45,7 +45,7 @@ def main() -> None:
     folder, prompts = arguments.model, [arguments.prompt] * max(arguments.batches)
     if arguments.task == "copy":
         folder, prompts = _copying_model(arguments.work, arguments.weights), _english(max(arguments.batches))
-    options = {} if arguments.threads is None else {"threads": arguments.threads}
+    options = {} if arguments.threads is None else {"num_threads": arguments.threads}
     with TextGenerationPipeline(folder, backend=arguments.backend, options=options) as pipe:
         for size in arguments.batches:
             for line in _compare(pipe, prompts[:size], arguments):
@@ -80,7 +80,6 @@ def _compare(
             "seconds": round(statistics.median(seconds[name]), 4),
             "ratio": round(plain / statistics.median(seconds[name]), 2),
             "acceptance_rate": round(result.perf_metrics.acceptance_rate, 3),
-            "steps": result.perf_metrics.num_decode_steps,
             "equal_tokens": result.token_ids == results["plain"].token_ids,
             "copied": arguments.task == "copy" and _is_copy(pipe, prompts, result.token_ids),
         }

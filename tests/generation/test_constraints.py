@@ -175,6 +175,13 @@ def test_it_ends_as_soon_as_nothing_may_follow_also_without_a_stop_token() -> No
         assert (result.text, result.finish_reasons, len(result.token_ids[0])) == ("ab", ["stop"], 2)
 
 
+def test_a_rule_that_allows_nothing_but_the_empty_text_ends_before_the_first_step() -> None:
+    for options in ({}, {"ignore_eos": True}):
+        pipe = pipeline("byte_level")
+        result = pipe.generate([1], regex="()", max_new_tokens=40, **options)
+        assert (result.text, result.token_ids, result.finish_reasons) == ("", [[]], ["stop"])
+
+
 def test_a_stop_token_waits_until_the_output_may_end() -> None:
     tokenizer = ByteLevelScript()
     model = FakeModel(tokenizer.vocab_size, script=lambda tokens: tokenizer.eos_token_id)
@@ -280,10 +287,16 @@ def test_requests_of_a_scheduler_have_grammars_of_their_own() -> None:
             assert request.result(timeout=60).token_ids == alone.token_ids
 
 
+@pytest.mark.parametrize("ignore_eos", [False, True])
 @pytest.mark.parametrize("size", [2, 4])
-def test_beams_are_all_allowed(size: int) -> None:
+def test_beams_are_all_allowed(size: int, ignore_eos: bool) -> None:
     result = pipeline("byte_level").generate(
-        [[1, 2], [3]], regex="(ab|cd|e){2,3}", num_beams=size, num_return_sequences=size, max_new_tokens=20
+        [[1, 2], [3]],
+        regex="(ab|cd|e){2,3}",
+        num_beams=size,
+        num_return_sequences=size,
+        max_new_tokens=20,
+        ignore_eos=ignore_eos,
     )
     assert len(result.texts) == 2 * size
     assert all(re.fullmatch("(ab|cd|e){2,3}", text) for text in result.texts)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass
-from types import ModuleType
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias, runtime_checkable
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -175,7 +174,7 @@ _ENGINES: WeakKeyDictionary[Tokenizer, _Engine] = WeakKeyDictionary()
 _LOCK = threading.Lock()
 
 
-def _llguidance() -> ModuleType:
+def _llguidance() -> Any:
     try:
         import llguidance  # noqa: PLC0415
     except ImportError as error:
