@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What quantising costs in quality: perplexity of the embedded model on the operators that it never saw.
 
-    python benchmarks/quantization.py --backend ort
+    python -m benchmarks.quantization --backend ort
 
 prints a JSON line for each form of the model, ``--markdown`` a table instead. The documents are those that
 ``tools/train_embedded`` holds out, each read from its own start in windows of 512 tokens.
@@ -13,15 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from genai_iface import load_model
 from genai_iface.folder import open_folder
