@@ -78,6 +78,12 @@ def test_stream_and_sample() -> None:
     assert re.fullmatch(r"[1-9]\d* tokens/s, first token after \d+\.\d{3} s", lines[-1])
 
 
+def test_continuous_batching() -> None:
+    lines = run(EXAMPLES / "05_continuous_batching.py").splitlines()
+    assert re.search("[A-Za-z]{2,}", lines[0])
+    assert lines[-3:] == ["[length]", "cancelled: ['cancelled'] True", "as alone: True"]
+
+
 @needs_ort
 def test_swap_the_backend() -> None:
     lines = run(EXAMPLES / "04_swap_the_backend.py").splitlines()

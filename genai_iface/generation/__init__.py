@@ -5,6 +5,8 @@
 from genai_iface.generation.constraints import Constraint, TokenConstraint
 from genai_iface.generation.generator import ModelGenerator
 from genai_iface.generation.sampling import Sampler
+from genai_iface.generation.scheduled_request import ScheduledRequest
+from genai_iface.generation.scheduler import Scheduler
 from genai_iface.generation.speculation import DraftModel, PromptLookup
 from genai_iface.generation.stopping import StopStrings
 from genai_iface.generation.streamer import Streamer
@@ -17,6 +19,8 @@ __all__ = [
     "ModelGenerator",
     "PromptLookup",
     "Sampler",
+    "ScheduledRequest",
+    "Scheduler",
     "StopStrings",
     "Streamer",
     "TextStream",
