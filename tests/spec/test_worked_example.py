@@ -117,7 +117,16 @@ def test_what_is_said_of_the_example() -> None:
     assert circular["ring-wrap"].slots[0] == ("c8", "c9", "c2", "c3", "c4", "c5", "c6", "c7")
     assert circular["ring-decode"].slots[0][2] == "c10"
     assert (circular["ring-rewind"].error, circular["ring-rewind"].after) == ("CacheRewindError", (11,))
+    # A row of length 9 needs c1 to c8.
+    assert circular["ring-rewind"].slots[0][1:3] == ("c9", "c10")
     assert circular["ring-reset"].after == (0,)
+    text = " ".join((SPEC / "worked-example.md").read_text(encoding="utf-8").split())
+    assert f"Two rows, a capacity of {STORIES['linear'].capacity}, and a buffer of just 8 slots." in text
+    assert (
+        f"a layer of 8 slots that keeps the last tokens only, a capacity of {STORIES['circular'].capacity} tokens."
+        in text
+    )
+    assert all(len(event.slots[0]) == 8 for event in (*linear.values(), *circular.values()))
 
 
 def test_counts_instead_of_the_width_would_be_wrong() -> None:
