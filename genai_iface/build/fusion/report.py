@@ -53,6 +53,12 @@ def markdown(rows: Sequence[Row], versions: Mapping[str, str], folder: Path) -> 
     good = sum(_good(row, "default") for row in rows)
     after = sum(_good(row, "after") for row in rows)
     parts = [
+        # REUSE-IgnoreStart
+        "<!--",
+        "SPDX-FileCopyrightText: The ONNX generative-AI interface authors",
+        "SPDX-License-Identifier: Apache-2.0",
+        "-->",
+        # REUSE-IgnoreEnd
         "# Fusion report",
         "",
         f"{len(rows)} exports of {len(families)} decoder families by torch's dynamo exporter with its default fusions,",
