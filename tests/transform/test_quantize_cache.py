@@ -220,8 +220,10 @@ def test_what_exceeds_the_range_is_clipped(tmp_path: Path) -> None:
         assert (key.min(), key.max()) == (-128, 127)
 
 
-def test_calibration_sees_the_largest_magnitudes(tmp_path: Path) -> None:
-    source = write_folder(tmp_path / "float")
+@pytest.mark.parametrize("form", [{}, {"mode": "circular", "capacity": 8}])
+def test_calibration_sees_the_largest_magnitudes(form: dict[str, Any], tmp_path: Path) -> None:
+    """Also those of tokens that a circular cache has forgotten by the end of a text."""
+    source = write_folder(tmp_path / "float", **form)
     seen: list[tuple[int, int]] = []
     texts = [TOKENS[:20], TOKENS[20:50]]
     found = calibrate(load_model(source), texts, progress=lambda *at: seen.append(at))
@@ -235,7 +237,7 @@ def test_calibration_sees_the_largest_magnitudes(tmp_path: Path) -> None:
             cache = model.create_cache()
             for token in text:
                 model.forward([[token]], cache)
-            largest = np.maximum(largest, np.abs(cache.read(layer, 0)[0]).max(axis=1))
+                largest = np.maximum(largest, np.abs(cache.read(layer, 0)[0]).max(axis=1))
         np.testing.assert_allclose(found[layer].key, largest, rtol=1e-5)
         np.testing.assert_allclose(found[layer].key, other[layer].key, rtol=1e-5)
         np.testing.assert_allclose(found[layer].value, other[layer].value, rtol=1e-5)
