@@ -107,6 +107,7 @@ def test_a_clause_is_shown_with_its_checks() -> None:
     )
     assert "[`L2.rewind.refused`](../conformance-checks.md#L2.rewind.refused)" in cache
     assert "No check: a permission, not a duty" in cache
+    assert "equal tokens on every backend, as [sampling](sampling.md) says." in RENDERED["spec/generator.md"]
     assert '<figure class="spec-picture">\n<svg' in cache
 
 

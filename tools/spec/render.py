@@ -16,6 +16,7 @@ _CHECKS_PAGE = "conformance-checks.md"
 _REFERENCE = "reference/protocols.md"
 _PICTURE = re.compile(r"^!\[([^]]*)\]\((pictures/[\w-]+\.svg)\)$", re.MULTILINE)
 _TABLE = re.compile(r"^- Table ([\w-]+), from \[[^]]+\]\([^)]+\)$", re.MULTILINE)
+_SPEC_PAGE = re.compile(r"\bdocs/spec/([\w-]+)\.md\b")
 _FIELD = re.compile(r"^ {4}(\S[^:]*): ", re.MULTILINE)
 
 
@@ -71,7 +72,8 @@ def _fields(text: str) -> list[str]:
 
 def _clause(clause: Clause) -> str:
     anchor = f"[{clause.id}](#{clause.id}){{ #{clause.id} .clause }}"
-    body = "\n".join(f"    {line.strip()}" if line.strip() else "" for line in clause.text.splitlines()).strip()
+    text = _SPEC_PAGE.sub(r"[\1](\1.md)", clause.text)
+    body = "\n".join(f"    {line.strip()}" if line.strip() else "" for line in text.splitlines()).strip()
     return f"- {anchor} {body}\n\n    *{_held_by(clause)}*{{ .held-by }}\n"
 
 
