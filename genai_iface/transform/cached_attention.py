@@ -236,8 +236,8 @@ class _Reader:
         mask = self._class_of(
             ("scores", key.reader),
             found.visible,
-            [found.scores_in],
             f"attention around the {describe(key.anchor)}",
+            self._probe.integers_before([found.scores_in], beside=[found.product]),
         )
         return AttentionRead(
             form="Concat, MatMul and Softmax",
@@ -274,7 +274,8 @@ class _Reader:
             return seen
 
         key = ("operator", None if mask is None else mask.name, causal, left, offset)
-        found = self._class_of(key, visible, [] if mask is None else [mask], describe(node), [left])
+        before = self._probe.integers_before([] if mask is None else [mask])
+        found = self._class_of(key, visible, describe(node), before | {left})
         return AttentionRead(
             form=form,
             end=node,
@@ -301,13 +302,11 @@ class _Reader:
         self,
         key: tuple[Any, ...],
         visible: Callable[[int, int, int], NDArray[Any]],
-        before: list[ir.Value],
         what: str,
-        numbers: Iterable[int] = (),
+        numbers: set[int],
     ) -> MaskClass:
         if key not in self._masks:
-            numbers = {*numbers, *self._numbers, *self._probe.integers_before(before)}
-            self._masks[key] = classify_mask(visible, numbers, what)
+            self._masks[key] = classify_mask(visible, {*numbers, *self._numbers}, what)
         return self._masks[key]
 
     def _check_path(self, use: AttentionUse, spec: LayerCacheSpec, size: int, present: ir.Value) -> float:

@@ -53,6 +53,11 @@ def to_concat(
         raise unsupported(
             f"The model's cache is {kind}, expected linear TensorScatter caches", "Give a model with such a cache."
         )
+    if any(layer.dtype == "int8" for layer in contract.cache.layers):
+        raise unsupported(
+            "The model's cache is int8, which past/present models do not have",
+            "Convert the model from before its cache was quantised.",
+        )
     probe = GraphProbe(model, contract)
     layers = read_cache_layers(model, contract, probe, numbers, progress)
     _ToConcat(model, contract, find_step_values(probe)).run(layers)

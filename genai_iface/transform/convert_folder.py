@@ -128,7 +128,8 @@ def find_model(source: Path) -> tuple[ModelFolder, Path]:
 
 
 def _numbers(folder: ModelFolder) -> list[int]:
-    """Integers of config.json; a sliding window is among them if there is one."""
+    """The sizes of windows and chunks that config.json names."""
     text = folder.config.get("text_config")
-    values = [*folder.config.values(), *(text.values() if isinstance(text, dict) else ())]
-    return [value for value in values if isinstance(value, int) and not isinstance(value, bool)]
+    found = {**folder.config, **(text if isinstance(text, dict) else {})}
+    named = [value for name, value in found.items() if "window" in name or "chunk" in name]
+    return [value for value in named if isinstance(value, int) and not isinstance(value, bool)]

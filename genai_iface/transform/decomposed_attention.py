@@ -36,6 +36,7 @@ class Decomposed:
         softcap: 0 for none.
         softmax_precision: ONNX element type, 0 for that of the query.
         scores_in: What goes into the Softmax.
+        product: Queries times keys.
         visible: Evaluates the mask; see ``mask_probe``.
     """
 
@@ -45,6 +46,7 @@ class Decomposed:
     softcap: float
     softmax_precision: int
     scores_in: ir.Value
+    product: ir.Value
     visible: Callable[[int, int, int], NDArray[Any]]
 
 
@@ -83,7 +85,7 @@ def read_decomposed(probe: GraphProbe, key: AttentionUse, value: AttentionUse) -
 
     half = query.dtype in (ir.DataType.FLOAT16, ir.DataType.BFLOAT16)
     precision = _FLOAT if half and scores_in.dtype == ir.DataType.FLOAT else 0
-    return Decomposed(query, heads, before * on_query, softcap, precision, scores_in, visible)
+    return Decomposed(query, heads, before * on_query, softcap, precision, scores_in, product.outputs[0], visible)
 
 
 def _compare(got: NDArray[Any], wanted: NDArray[np.float64], softmax: ir.Node) -> NDArray[Any]:

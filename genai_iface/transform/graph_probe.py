@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import ml_dtypes
@@ -134,9 +134,9 @@ class GraphProbe:
             return None
         return float(arrays[0].ravel()[0])
 
-    def integers_before(self, targets: Iterable[ir.Value]) -> set[int]:
-        """The integer constants in what leads to some values."""
-        nodes, sources = self._cone(list(targets), {})
+    def integers_before(self, targets: Iterable[ir.Value], beside: Iterable[ir.Value] = ()) -> set[int]:
+        """The integer constants in what leads to some values, but not by way of those in ``beside``."""
+        nodes, sources = self._cone(list(targets), set(beside))
         tensors = [source.const_value for source in sources if source.const_value is not None]
         tensors += [tensor for node in nodes for tensor in _constants(node)]
         found: set[int] = set()
@@ -196,9 +196,7 @@ class GraphProbe:
         limits = [node.attributes[name].as_int() if name in node.attributes else None for name in ("start", "end")]
         return np.array(sizes[limits[0] : limits[1]], np.int64)
 
-    def _cone(
-        self, targets: Sequence[ir.Value], given: Mapping[ir.Value, Array]
-    ) -> tuple[list[ir.Node], set[ir.Value]]:
+    def _cone(self, targets: Sequence[ir.Value], given: Collection[ir.Value]) -> tuple[list[ir.Node], set[ir.Value]]:
         """The nodes before the targets, sorted, and the values that these begin with."""
         nodes: set[ir.Node] = set()
         sources: set[ir.Value] = set()

@@ -18,7 +18,7 @@ from genai_iface.registry import load_model
 
 __all__ = ["TOLERANCES", "check_same_logits", "check_same_step"]
 
-TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
+TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1, "int8": 2e-2}
 """Largest legal difference of a logit by the cache's element type, as a part of the largest logit."""
 
 _PROMPTS = (24, 5, 11)
