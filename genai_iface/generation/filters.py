@@ -24,6 +24,8 @@ _SMALL = 4096
 # Distances are differences of logarithms of probabilities: beyond 32 hardly any mass is left.
 _NUM_BINS = 1024
 _BINS_PER_UNIT = 32
+# Beyond this distance a token has less than a 20,000th of the likeliest one's probability.
+_NEAR = 10.0
 
 
 def keep_top_k(scores: Scores, k: int) -> Indices:
@@ -43,7 +45,14 @@ def keep_top_p(scores: Scores, p: float) -> Indices:
     """
     distance = scores.max() - scores
     weights = np.exp(-distance)
-    return np.flatnonzero(_nearest(distance, weights, p * weights.sum()))
+    mass = p * weights.sum()
+    near = np.flatnonzero(distance < _NEAR)
+    near_distance, near_weights = distance[near], weights[near]
+    if near_weights.sum() < mass:
+        return np.flatnonzero(_nearest(distance, weights, mass))
+    # Those that are not near come last, so they need no ordering.
+    kept: Indices = near[_nearest(near_distance, near_weights, mass)]
+    return kept
 
 
 def keep_min_p(scores: Scores, p: float) -> Indices:

@@ -96,8 +96,10 @@ def test_filters_see_what_the_ones_before_left() -> None:
 
 def test_filters_at_large_vocabularies_agree_with_sorting() -> None:
     rng = np.random.default_rng(5)
-    for size in (4097, 50_257):
-        scores = np.round(rng.normal(0, 3, size), 2)  # rounded: many ties
+    # Even, peaked, and a single peak over many that are far below and together likely.
+    for size, spread, peak in ((4097, 3, 0), (50_257, 3, 0), (50_257, 0.2, 0), (50_257, 9, 0), (50_257, 0.1, 12)):
+        scores = np.round(rng.normal(0, spread, size), 2)  # rounded: many ties
+        scores[7] += peak
         order = np.argsort(-scores, kind="stable")
         weights = np.exp(scores - scores.max())
         mass = np.cumsum(weights[order]) / weights.sum()
