@@ -21,6 +21,8 @@ from genai_iface.build.road_export import traced
 from genai_iface.build.rotary_context import fixed_rotary
 from genai_iface.build.standard_attention import LayerShape
 from genai_iface.errors import UnsupportedModelError
+from genai_iface.folder import derive_contract
+from genai_iface.transform.rotary_tables import RotaryTables
 from genai_iface.transform.scatter_cache import to_scatter
 from genai_iface.types import CacheLayout
 
@@ -51,6 +53,9 @@ def export_and_convert(network: Any, *, layout: CacheLayout = "bnsh", context: i
     _name(model, len(shapes))
     converted = to_scatter(model, numbers=_integers(network.config.to_dict())).model
     fuse_standard(converted)
+    rows = context or getattr(network.config.get_text_config(), "max_position_embeddings", None)
+    if rows is not None:
+        RotaryTables(derive_contract(converted), rows)(converted)
     return converted
 
 

@@ -19,10 +19,13 @@ import torch
 from transformers.cache_utils import Cache
 
 from genai_iface.build.fuse_standard import fuse_standard
+from genai_iface.build.names import name_parts
 from genai_iface.build.rotary_context import fixed_rotary
 from genai_iface.build.standard_attention import LayerShape, StandardAttention
 from genai_iface.build.standard_cache import OPSET, NewTokensLayer
 from genai_iface.errors import GenAIError, UnsupportedModelError
+from genai_iface.folder import derive_contract
+from genai_iface.transform.rotary_tables import RotaryTables
 from genai_iface.types import CacheLayout
 
 __all__ = ["export_standard", "layer_shapes", "quiet_exporter", "traced"]
@@ -55,6 +58,10 @@ def export_standard(network: Any, *, layout: CacheLayout = "bnsh", context: int 
     _name(model, len(shapes))
     fuse_standard(model)
     _count_axes_from_the_front(model)
+    rows = context or getattr(network.config.get_text_config(), "max_position_embeddings", None)
+    if rows is not None:
+        RotaryTables(derive_contract(model), rows)(model)
+    name_parts(model)
     return model
 
 
@@ -91,15 +98,17 @@ def layer_shapes(network: Any, attention: StandardAttention) -> list[LayerShape]
     positions = torch.arange(2)[None]
     attention.begin_step(positions, torch.zeros(1, dtype=torch.int64))
     cache = Cache(layers=[NewTokensLayer(2) for _ in range(_num_layers(network))])
+    problem = ""
     try:
         with torch.no_grad():
             network(input_ids=torch.tensor([[1, 2]]), position_ids=positions, past_key_values=cache, use_cache=True)
-    except (TypeError, AttributeError, RuntimeError, ValueError):
+    except (TypeError, AttributeError, RuntimeError, ValueError) as error:
         # Older network classes expect a mask, or take no positions.
-        attention.begin_step(positions, torch.zeros(1, dtype=torch.int64))
-    if not attention.shapes:
+        problem = f": {' '.join(str(error).split())[:150]}"
+    if problem or not attention.shapes:
         raise UnsupportedModelError(
-            f"{type(network).__name__} computes attention by itself, not through Transformers' attention interface",
+            f"{type(network).__name__} computes attention by itself, not through Transformers' attention "
+            f"interface{problem}",
             remedy="Take another road: --via convert or --via mobius.",
         )
     return attention.shapes
