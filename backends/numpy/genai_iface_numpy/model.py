@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from genai_iface.capabilities import Capability
 from genai_iface.errors import BackendError, InvalidInputError
 from genai_iface.folder import GraphContract, ModelFolder, load_saved_cache, save_cache_file
-from genai_iface.steps import Step, check_batch_and_capacity, check_step
+from genai_iface.steps import RowGroup, Step, check_batch_and_capacity, check_step, group_rows
 from genai_iface.transform import LOGITS_POSITIONS, SelectLogits
 from genai_iface.types import Device, LogitsMode, ModelSpec, UpdateMode
 from genai_iface_numpy.cache import BufferSpec, NumpyCache
@@ -30,6 +30,8 @@ _DTYPES: Mapping[str, Any] = MappingProxyType(
 )
 
 _INITIAL_SLOTS = 256
+# What a run of the graph costs by itself, in tokens of a prompt; see ``group_rows``.
+_RUN_COST = 16
 
 # What NumPy and onnx.reference raise when a graph asks for the impossible.
 _RUNTIME_ERRORS = (
@@ -203,36 +205,46 @@ class NumpyModel:
         cache.check_open()
 
     def _plan(self, step: Step, cache: NumpyCache, lengths: NDArray[np.int64]) -> Iterator[_Run]:
-        """The runs of the graph that make up a step: one where padding does no harm, else row by row."""
-        width = step.input_ids.shape[1]
-        if not step.counts.any():
-            return
-        if self._fits_one_run(step, cache, lengths):
-            yield _Run(slice(None), slice(0, width), lengths)
-            return
-        for row in np.flatnonzero(step.counts):
-            begin, count = int(lengths[row]), int(step.counts[row])
-            cache.grow_to(begin + count)
-            for columns in self._row_pieces(begin, count):
-                yield _Run(slice(row, row + 1), columns, lengths[row : row + 1] + columns.start)
+        """The runs of the graph that make up a step: groups of rows where padding does no harm, else row by row."""
+        batch_size, width = step.input_ids.shape
+        whole = [RowGroup(0, batch_size, width)]
+        groups = group_rows(step.counts, run_cost=_RUN_COST) if step.is_ragged else whole
+        fitting = [self._allows_one_run(step, group, lengths) for group in groups]
+        ends = [
+            int(lengths[group.begin : group.stop].max()) + group.width
+            for group, fits in zip(groups, fitting, strict=True)
+            if fits
+        ]
+        # All at once: growing later would lose what the first runs of the step have written.
+        needed = max([int((lengths + step.counts).max()), *ends])
+        cache.grow_to(min(needed, cache.capacity))
+        for group, fits in zip(groups, fitting, strict=True):
+            rows = slice(group.begin, group.stop)
+            if fits and int(lengths[rows].max()) + group.width <= cache.slots:
+                yield _Run(rows, slice(0, group.width), lengths[rows])
+                continue
+            for row in range(group.begin, group.stop):
+                begin, count = int(lengths[row]), int(step.counts[row])
+                if count > group.width:
+                    continue
+                for columns in self._row_pieces(begin, count):
+                    yield _Run(slice(row, row + 1), columns, lengths[row : row + 1] + columns.start)
 
-    def _fits_one_run(self, step: Step, cache: NumpyCache, lengths: NDArray[np.int64]) -> bool:
-        width = step.input_ids.shape[1]
-        end = int(lengths.max()) + width
-        spec = self._spec.cache
+    def _allows_one_run(self, step: Step, group: RowGroup, lengths: NDArray[np.int64]) -> bool:
+        rows = slice(group.begin, group.stop)
+        end = int(lengths[rows].max()) + group.width
+        is_padded = bool((step.counts[rows] != group.width).any())
+        spec, positions = self._spec.cache, self._spec.context_length
         if spec.style == "concat":
             # Past tensors have one length for all rows; padding at the end is cut off afterwards.
-            has_room = bool((lengths == lengths[0]).all())
+            allows = bool((lengths[rows] == lengths[group.begin]).all())
         elif spec.is_circular:
             # Padding would overwrite the oldest tokens, and a block that wraps has no causal order.
             window = min(buffer.window for buffer in self._buffer_specs if buffer.window is not None)
-            has_room = not step.is_ragged and (width == 1 or end <= window)
+            allows = not is_padded and (group.width == 1 or end <= window)
         else:
-            has_room = True
-        positions = self._spec.context_length
-        if not has_room or (step.is_ragged and positions is not None and end > positions):
-            return False
-        return cache.grow_to(min(end, cache.capacity)) and end <= cache.slots
+            allows = True
+        return allows and not (is_padded and positions is not None and end > positions)
 
     def _row_pieces(self, begin: int, count: int) -> Iterator[slice]:
         """A row's tokens in one piece, or from where a circular layer wraps on one by one."""

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -13,24 +14,38 @@ import pytest
 from genai_iface import load_model
 from tests.models import write_folder
 
+needs_ort = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
+
 FOLDERS: dict[str, dict[str, Any]] = {
     "scatter": {},
     "scatter, position_ids": {"position_ids": True, "max_positions": 40},
     "scatter, rank 3": {"layout": "bsh"},
     "scatter, few positions": {"max_positions": 40},
     "shared": {"style": "shared", "position_ids": True},
+    "concat": {"style": "concat"},
     "circular": {"mode": "circular", "capacity": 16},
 }
 
 
-@pytest.mark.parametrize("optimize", ["none", "runtime"])
-@pytest.mark.parametrize("fields", FOLDERS.values(), ids=FOLDERS)
+SIDES: dict[str, dict[str, Any]] = {
+    "numpy": {"backend": "numpy"},
+    "ort, none": {"backend": "ort", "options": {"optimize": "none", "growth_slots": 2}},
+    "ort, runtime": {"backend": "ort", "options": {"growth_slots": 2}},
+}
+CASES = [
+    pytest.param(fields, side, id=f"{name}-{kind}", marks=[needs_ort] if "ort" in kind else [])
+    for name, fields in FOLDERS.items()
+    for kind, side in SIDES.items()
+    if not (name == "shared" and kind == "numpy")
+]
+
+
+@pytest.mark.parametrize(("fields", "side"), CASES)
 @pytest.mark.parametrize("mode", ["last", "all"])
 def test_groups_of_rows_give_what_single_rows_give(
-    tmp_path: Path, fields: dict[str, Any], optimize: str, mode: Any
+    tmp_path: Path, fields: dict[str, Any], side: dict[str, Any], mode: Any
 ) -> None:
-    folder = write_folder(tmp_path / "model", **fields)
-    model = load_model(folder, backend="ort", options={"optimize": optimize, "growth_slots": 2})
+    model = load_model(write_folder(tmp_path / "model", **fields), **side)
     random = np.random.default_rng(1)
     together = model.create_cache(batch_size=5, capacity=40)
     alone = [model.create_cache(capacity=40) for _ in range(5)]
@@ -49,4 +64,19 @@ def test_groups_of_rows_give_what_single_rows_give(
         together.reset(full)
         for row in full:
             alone[row].reset()
+    model.close()
+
+
+def test_what_a_step_has_written_survives_the_growth_that_the_step_needs(tmp_path: Path) -> None:
+    """Buffers of 256 slots, a row that writes into the last of them, and one that needs more."""
+    model = load_model(write_folder(tmp_path / "model", style="concat", max_positions=512))
+    ids = np.random.default_rng(0).integers(3, 250, (2, 300))
+    cache, alone = model.create_cache(batch_size=2), model.create_cache(capacity=400)
+    model.forward(ids[:, :250], cache, counts=np.array([250, 100]), logits="none")
+    step = np.zeros((2, 200), np.int64)
+    step[0, :3], step[1] = ids[0, 250:253], ids[1, 100:300]
+    model.forward(step, cache, counts=np.array([3, 200]), logits="none")
+    model.forward(ids[:1, :253], alone, logits="none")
+    together = model.forward(np.array([[7], [7]]), cache)
+    np.testing.assert_allclose(together[:1], model.forward(np.array([[7]]), alone), rtol=0, atol=2e-5)
     model.close()
