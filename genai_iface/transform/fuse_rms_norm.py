@@ -16,6 +16,7 @@ from genai_iface.transform.rewrite import Note, Rewrite
 
 __all__ = ["FuseRmsNorm"]
 
+_FIRST_OPSET = 23
 _STASH = {ir.DataType.FLOAT: 1, ir.DataType.DOUBLE: 11}
 
 
@@ -42,7 +43,7 @@ class FuseRmsNorm(Rewrite):
     The power may be a Pow, or a Sqrt with a Reciprocal or a division; the square a Pow or a product. Without a
     weight the scale is ones.
 
-    Precondition: the last axis, of known size, in float32 or float64, as a norm of a float16 model computes
+    Precondition: opset 23; the last axis, of known size, in float32 or float64, as a norm of a float16 model computes
     too. Exact. A sum without epsilon is left alone: it means that something has dropped it.
     """
 
@@ -50,6 +51,9 @@ class FuseRmsNorm(Rewrite):
 
     def rewrite(self, model: ir.Model) -> Note:
         """Fuses every norm."""
+        opset = model.opset_imports.get("", 0)
+        if opset < _FIRST_OPSET:
+            return self.said(0, f"opset {opset} has no RMSNormalization")
         edit = Editor(model.graph, "fuse_rms_norm")
         ones: dict[tuple[int, ir.DataType], ir.Value] = {}
         count = 0

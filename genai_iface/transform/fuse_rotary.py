@@ -17,6 +17,8 @@ from genai_iface.transform.rotary_factors import Factor, factor_of, for_every_ro
 
 __all__ = ["FuseRotary"]
 
+_FIRST_OPSET = 23
+
 
 @dataclass(frozen=True, slots=True)
 class _Rotation:
@@ -45,7 +47,8 @@ class FuseRotary(Rewrite):
     x1 * cos + x0 * sin)`` with factors of half the size. Between the repetition and the product the factors
     may be cast, scaled by a constant and given an axis for the heads; a batch of 1 is repeated for all rows.
 
-    Precondition: rank 4, the head size is known and even, and the repetition of the factors is in the graph.
+    Precondition: opset 23, rank 4, the head size is known and even, the repetition of the factors is in the graph,
+    and the factors broadcast over the heads only.
     Exact: the same products and sums.
     """
 
@@ -54,11 +57,14 @@ class FuseRotary(Rewrite):
     def rewrite(self, model: ir.Model) -> Note:
         """Fuses every rotation."""
         graph = model.graph
+        opset = model.opset_imports.get("", 0)
+        if opset < _FIRST_OPSET:
+            return self.said(0, f"opset {opset} has no RotaryEmbedding")
         edit = Editor(graph, "fuse_rotary")
         count = 0
         for node in list(graph):
             rotation = _repeated_form(node) or _half_form(node)
-            if rotation is not None and _types_agree(rotation):
+            if rotation is not None and _types_agree(rotation) and _keeps_shape(rotation):
                 _replace(edit, rotation)
                 count += 1
         if not count:
@@ -73,6 +79,24 @@ def _types_agree(rotation: _Rotation) -> bool:
         factor.steps[-1][0].outputs[0] if factor.steps else factor.source for factor in (rotation.cos, rotation.sin)
     ]
     return x.dtype is not None and all(kind.dtype == x.dtype for kind in kinds)
+
+
+def _keeps_shape(rotation: _Rotation) -> bool:
+    """Whether the factors broadcast over the heads only, apart from a batch of 1 that is repeated."""
+    x, axis = rotation.parts[0], 3 - rotation.cos.heads_axis
+    for factor in (rotation.cos, rotation.sin):
+        dims = list(factor.source.shape or ())
+        if len(dims) == 4:
+            del dims[factor.heads_axis]
+        if len(dims) != 3 or x.shape is None or (isinstance(dims[2], int) and dims[2] * 2 != _rotated_size(rotation)):
+            return False
+        if (dims[0] != 1 and x.shape[0] == 1) or (dims[1] == 1 and x.shape[axis] != 1):
+            return False
+    return True
+
+
+def _rotated_size(rotation: _Rotation) -> int:
+    return sum(static_dim(part, -1) or 0 for part in rotation.parts)
 
 
 def _repeated_form(node: ir.Node) -> _Rotation | None:

@@ -103,3 +103,12 @@ def test_norms_of_one_type_are_left_alone(dtype):
     rewrite = MatchNormTypes()
     rewrite(w.model({"x": (kind, ["B", "S", SIZE])}, y, kind))
     assert not rewrite.note.applied
+
+
+def test_an_opset_without_the_operator_is_left_alone():
+    w = Writer()
+    model = w.model({"x": (TensorProto.FLOAT, ["B", "S", SIZE])}, _norm(w, "x"), TensorProto.FLOAT, opset=22)
+    rewrite = FuseRmsNorm()
+    rewrite(model)
+    assert not rewrite.note.applied
+    assert "opset 22" in rewrite.note.reason

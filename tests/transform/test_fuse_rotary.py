@@ -177,3 +177,32 @@ def test_a_partial_rotation_whose_parts_do_not_cover_the_head_is_refused(start):
     rewrite = FusePartialRotary()
     rewrite(w.model(inputs, y, TensorProto.FLOAT))
     assert not rewrite.note.applied
+
+
+@pytest.mark.parametrize(
+    ("x", "angles"),
+    [
+        ([1, HEADS, "S", SIZE], ["B", "S", SIZE // 2]),
+        (["B", HEADS, "S", SIZE], ["B", 1, SIZE // 2]),
+    ],
+    ids=["one row becomes many", "one position for all"],
+)
+def test_factors_that_broadcast_over_more_than_the_heads_are_refused(x, angles):
+    w = Writer()
+    both = w("Concat", "angles", "angles", axis=-1)
+    cos, sin = (w("Unsqueeze", w(kind, both), [1]) for kind in ("Cos", "Sin"))
+    low, high = (w("Slice", "x", [a], [b], [3], [1]) for a, b in ((0, 8), (8, END)))
+    y = w("Add", w("Mul", "x", cos), w("Mul", w("Concat", w("Neg", high), low, axis=-1), sin))
+    model = w.model({"x": (TensorProto.FLOAT, x), "angles": (TensorProto.FLOAT, angles)}, y, TensorProto.FLOAT)
+    rewrite = FuseRotary()
+    rewrite(model)
+    assert not rewrite.note.applied
+
+
+def test_an_opset_without_the_operator_is_left_alone():
+    model = Rotation().build()
+    model.opset_imports[""] = 22
+    rewrite = FuseRotary()
+    rewrite(model)
+    assert not rewrite.note.applied
+    assert "opset 22" in rewrite.note.reason

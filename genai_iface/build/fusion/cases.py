@@ -61,7 +61,8 @@ def cases_of(
     cases = [Case(family, opset, dtype) for opset in opsets for dtype in dtypes]
     if 23 in opsets and "float32" in dtypes:
         cases.append(Case(family, 23, "float32", "no-position-ids"))
-        if settings.get("num_key_value_heads", 0) != settings.get("num_attention_heads", 0):
+        shared = settings.get("num_key_value_heads", 0) != settings.get("num_attention_heads", 0)
+        if shared and "conv" not in settings.get("layer_types", ()):  # those keep more than keys and values
             cases.append(Case(family, 23, "float32", "past"))
         if family == next(iter(FAMILIES)):
             cases.append(Case(family, 26, "float32"))
