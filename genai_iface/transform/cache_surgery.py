@@ -135,10 +135,10 @@ class CacheSurgery:
         """begin, begin + 1, ..., end - 1."""
         return self.add("Range", [begin, end, self.number(1)])
 
-    def set_length(self, value: ir.Value, length: int | str) -> None:
-        """Changes the sequence axis of a cache tensor's shape."""
-        dims = list(value.shape) if value.shape is not None else []
-        value.shape = ir.Shape([length if axis == self.axis else dim for axis, dim in enumerate(dims)])
+    def set_length(self, value: ir.Value, length: int | str, heads: int, size: int) -> None:
+        """Gives a cache tensor its shape."""
+        sizes = [heads, length, size] if self.axis == 2 else [length, heads * size]
+        value.shape = ir.Shape([self.batch, *sizes])
 
     def laid_out(self, place: ir.Node, new: ir.Value, heads: int, size: int) -> ir.Value:
         """New tokens in the layout of the cache."""

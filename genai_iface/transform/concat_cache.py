@@ -92,21 +92,20 @@ class _ToConcat(CacheSurgery):
 
     def _layer(self, layer: CacheLayer) -> None:
         caches = (
-            self._grown(layer.past_key, layer.present_key, layer.new_key),
-            self._grown(layer.past_value, layer.present_value, layer.new_value),
+            self._grown(layer, layer.past_key, layer.present_key, layer.new_key, layer.spec.key_head_dim),
+            self._grown(layer, layer.past_value, layer.present_value, layer.new_value, layer.spec.value_head_dim),
         )
         for reader in layer.readers:
             mask = self._mask(reader.mask.window)
             self.attention(layer, reader, caches, mask=mask, nonpad=None, is_causal=False)
 
-    def _grown(self, past: ir.Value, present: ir.Value, new: ir.Value) -> ir.Value:
+    def _grown(self, layer: CacheLayer, past: ir.Value, present: ir.Value, new: ir.Value, size: int) -> ir.Value:
         place = present.producer()
         assert place is not None  # noqa: S101 - read_cache_layers has looked at it
         (cache,) = self.edit.before(place, "Concat", [past, new], {"axis": self.axis})
-        self.set_length(past, _PAST)
+        self.set_length(past, _PAST, layer.spec.num_kv_heads, size)
         copy_type(past, cache)
-        cache.shape = past.shape
-        self.set_length(cache, _TOTAL)
+        self.set_length(cache, _TOTAL, layer.spec.num_kv_heads, size)
         replace_value(present, cache)
         return cache
 

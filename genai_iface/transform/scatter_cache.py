@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 
 import onnx_ir as ir
 from onnx_ir.passes.common import IdentityEliminationPass
@@ -16,6 +17,7 @@ from genai_iface.transform.cache_surgery import CacheSurgery, Converted, finishe
 from genai_iface.transform.cached_attention import CacheLayer, read_cache_layers
 from genai_iface.transform.edit import copy_type, infer_shapes, replace_value
 from genai_iface.transform.graph_probe import GraphProbe
+from genai_iface.transform.grouped_query import StandardOperators
 from genai_iface.transform.raise_opset import check_age, raise_opset
 from genai_iface.transform.step_positions import StepValues, find_step_values
 
@@ -37,7 +39,8 @@ def to_scatter(
     Each layer's past and present become a cache (B, Hkv, C, D) or (B, C, Hkv * D), written at write_indices and
     read by an Attention with nonpad_kv_seqlen. Positions are write_indices + 0..S-1. The attention mask is
     classified by running it: what is causal becomes ``is_causal``, a sliding window becomes an explicit mask by
-    position. The inputs attention_mask and position_ids disappear.
+    position. The inputs attention_mask and position_ids disappear. Contrib GroupQueryAttention is written in standard
+    operators first.
 
     Args:
         model: The model, local functions inlined. It is changed in place.
@@ -52,20 +55,25 @@ def to_scatter(
     IdentityEliminationPass()(model)
     infer_shapes(model)
     contract = derive_contract(model)
-    if contract.cache.style != "concat":
+    source = contract
+    if contract.cache.style == "scatter":
         raise unsupported(
-            f"The model's cache is of style {contract.cache.style}, expected past/present tensors that grow",
-            "It is a model with TensorScatter already."
-            if contract.cache.style == "scatter"
-            else "Export the model with past/present tensors and standard operators, for example with "
-            "torch.onnx.export(dynamo=True); the ONNX Runtime backend runs this one as it is.",
+            "The model's cache is of style scatter, expected past/present tensors",
+            "It is a model with TensorScatter already.",
         )
+    if contract.cache.style == "shared":
+        StandardOperators(contract)(model)
+        infer_shapes(model)
+        contract = derive_contract(model)
     check_age(contract.opset)
     probe = GraphProbe(model, contract)
     layers = read_cache_layers(model, contract, probe, numbers, progress)
     _ToScatter(model, contract, find_step_values(probe), capacity).run(layers)
     raise_opset(model, _OPSET)
-    return finished(model, layers, nodes_before, contract)
+    done = finished(model, layers, nodes_before, source)
+    if source.cache.style == "shared":
+        done = replace(done, layers=tuple(replace(note, form="GroupQueryAttention") for note in done.layers))
+    return done
 
 
 class _ToScatter(CacheSurgery):
@@ -103,7 +111,7 @@ class _ToScatter(CacheSurgery):
         (cache,) = self.edit.before(
             place, "TensorScatter", [past, update, self._indices], {"axis": self.axis, "mode": "linear"}
         )
-        self.set_length(past, self._capacity or _CAPACITY)
+        self.set_length(past, self._capacity or _CAPACITY, layer.spec.num_kv_heads, size)
         copy_type(past, cache)
         cache.shape = past.shape
         replace_value(present, cache)

@@ -4,6 +4,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,7 +16,9 @@ import pytest
 from genai_iface import load_model
 from genai_iface.models import default_folder
 from genai_iface.transform.convert_folder import convert_folder
+from tests.model_files import write_tokenizer_files
 from tests.models import write_folder
+from tests.parity.checkpoints import make_checkpoint
 from tests.parity.concat_exports import export_apart
 from tests.parity.convert_cases import CASES, QUICK, REFUSED, TOLERANCE, measure
 
@@ -51,6 +56,34 @@ def test_a_converted_export_of_another_family_equals_torch(case: str, tmp_path: 
 def test_what_the_standard_cannot_express_is_refused(case: str, tmp_path: Path) -> None:
     export_apart(tmp_path, [case])
     assert REFUSED[case] in measure(case, tmp_path / case, tmp_path / "out")["refused"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int4"])
+def test_a_model_of_the_genai_builder_becomes_standard(precision: str, tmp_path: Path) -> None:
+    """GroupQueryAttention with rotation and packed projections inside, contrib norms, perhaps contrib products."""
+    if find_spec("onnxruntime_genai") is None:
+        pytest.skip("onnxruntime-genai is not installed; it has no build for every platform")
+    make_checkpoint("llama", tmp_path / "checkpoint")
+    write_tokenizer_files(tmp_path / "checkpoint")
+    config = tmp_path / "checkpoint" / "tokenizer_config.json"
+    values = json.loads(config.read_text()) | {"eos_token": "<|eos|>", "tokenizer_class": "PreTrainedTokenizerFast"}
+    config.write_text(json.dumps(values))
+    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-p", precision, "-e", "cpu"]
+    command += ["-i", str(tmp_path / "checkpoint"), "-o", str(tmp_path / "built"), "-c", str(tmp_path / "cache")]
+    subprocess.run(command, check=True, capture_output=True, timeout=500)
+    done = convert_folder(tmp_path / "built", tmp_path / "out")
+    contrib = {node.op_type for node in done.model.graph if node.domain}
+    assert contrib == (set() if precision == "fp32" else {"MatMulNBits"})
+    assert not (tmp_path / "out" / "genai_config.json").exists()
+    source, result = (load_model(tmp_path / name, backend="ort") for name in ("built", "out"))
+    caches = [model.create_cache(batch_size=2, capacity=32) for model in (source, result)]
+    ids, counts = np.array([[5, 6, 7, 8], [9, 10, 0, 0]]), np.array([4, 2])
+    for _ in range(4):
+        wanted, got = (
+            model.forward(ids, cache, counts=counts) for model, cache in zip((source, result), caches, strict=True)
+        )
+        assert np.abs(wanted - got).max() <= 1e-5
+        ids, counts = wanted[:, -1].argmax(-1)[:, None], None
 
 
 @pytest.mark.parametrize("primitive", [False, True])

@@ -16,7 +16,7 @@ from genai_iface.errors import UnsupportedModelError
 from genai_iface.transform.scatter_cache import to_scatter
 from tests.models import ModelOptions, build_model
 from tests.transform.concat_graphs import masked_model
-from tests.transform.drive import Drive, Run, count_ops, load, on_ort, on_reference
+from tests.transform.drive import Drive, Run, count_ops, load, on_ort, on_reference, same_steps
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*in-place optimization.*")
 
@@ -117,6 +117,37 @@ def test_an_older_opset_is_raised() -> None:
 def test_a_fixed_capacity() -> None:
     done = convert(build_model(ModelOptions(style="concat")), capacity=48)
     assert done.contract.cache.fixed_capacity == 48
+
+
+# Contrib GroupQueryAttention.
+
+
+def grouped(change: Any = None, **fields: Any) -> onnx.ModelProto:
+    proto = build_model(ModelOptions(style="shared", position_ids=True, **fields))
+    for node in proto.graph.node:
+        if change is not None and node.op_type == "GroupQueryAttention":
+            change(node)
+    return proto
+
+
+@pytest.mark.parametrize("fields", [{}, {"attention_mask": False}, {"softcap": 5.0}, {"positions": "learned"}])
+@pytest.mark.parametrize("window", [-1, 4])
+def test_group_query_attention(fields: dict[str, Any], window: int) -> None:
+    proto = grouped(lambda node: node.attribute.append(helper.make_attribute("local_window_size", window)), **fields)
+    done = convert(proto)
+    assert {(note.form, note.mask) for note in done.layers} == {
+        ("GroupQueryAttention", "causal" if window < 0 else "window 4")
+    }
+    assert list(done.contract.inputs) == ["input_ids", "write_indices", "nonpad_kv_seqlen"]
+    assert not [node for node in done.model.graph if node.domain]
+    source, contract = load(proto)
+    drives = Drive(on_ort(source), contract), Drive(on_reference(done.model), done.contract)
+    assert same_steps(*drives, ragged=False) < 1e-5
+
+
+def test_group_query_attention_with_more_than_attention_has_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="a bias, a sink, norms or an output"):
+        convert(grouped(lambda node: node.attribute.append(helper.make_attribute("smooth_softmax", 1))))
 
 
 # Masks.
@@ -249,10 +280,9 @@ def test_a_mask_that_hides_activations_is_refused() -> None:
         convert(edited(gate, attention_mask=True))
 
 
-@pytest.mark.parametrize(("style", "message"), [("scatter", "TensorScatter already"), ("shared", "Export the model")])
-def test_other_cache_styles_are_refused(style: str, message: str) -> None:
-    with pytest.raises(UnsupportedModelError, match=message):
-        convert(build_model(ModelOptions(style=style)))
+def test_a_model_with_tensor_scatter_is_refused() -> None:
+    with pytest.raises(UnsupportedModelError, match="TensorScatter already"):
+        convert(build_model(ModelOptions(style="scatter")))
 
 
 def test_an_opset_too_old_is_refused() -> None:
