@@ -133,18 +133,24 @@ def interleaved(value: ir.Value | None) -> tuple[ir.Value, ir.Value] | None:
 
 
 def pairs_repeated(value: ir.Value | None) -> ir.Value | None:
-    """What is repeated where a value has each element twice: (..., h) to (..., 2h) as repeat_interleave writes it."""
+    """What is repeated where a value has each element twice: (..., h) to (..., 2h) as repeat_interleave writes it.
+
+    The result may lack the axis 1 or 2 of the value, of size 1, where the same Unsqueeze has added it.
+    """
     node = None if value is None else value.producer()
     if value is None or node is None or not is_op(node, "Reshape"):
         return None
     expand = None if node.inputs[0] is None else node.inputs[0].producer()
-    if expand is None or not is_op(expand, "Expand", "Tile"):
+    if expand is None or not is_op(expand, "Expand", "Tile") or expand.inputs[0] is None:
         return None
-    found = unsqueezed(expand.inputs[0])
-    if found is None or found[1] != rank(found[0]):
+    add, wide = expand.inputs[0].producer(), expand.outputs[0]
+    if add is None or not is_op(add, "Unsqueeze") or add.inputs[0] is None:
         return None
-    half = static_dim(found[0], -1)
-    # Last sizes 2 and 2h with the rank kept leave no other reading: the new axis of two, then flattened.
-    twice = static_dim(expand.outputs[0], -1) == 2 and half is not None and static_dim(value, -1) == 2 * half
-    same = twice and rank(value) == rank(found[0]) and static_dim(expand.outputs[0], -2) == half
-    return found[0] if same else None
+    inner, axes, size = add.inputs[0], constant_array(add.inputs[1]), rank(wide)
+    added = None if axes is None or size is None else sorted(axis % size for axis in axes.reshape(-1).tolist())
+    if size is None or added not in ([size - 1], [1, size - 1], [2, size - 1]):
+        return None
+    half = static_dim(inner, -1)
+    # Last sizes (h, 2), then 2h with one axis less, leave no other reading: the new axis of two, then flattened.
+    twice = half is not None and static_dim(wide, -1) == 2 and static_dim(value, -1) == 2 * half
+    return inner if twice and static_dim(wide, -2) == half and rank(value) == size - 1 else None

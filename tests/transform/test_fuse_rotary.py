@@ -24,6 +24,8 @@ WRITTEN = {
     "neighbours": Rotation("pairs"),
     "neighbours, cast": Rotation("pairs", dtype="float16"),
     "neighbours, heads on axis 2": Rotation("pairs", heads_axis=2, one_row=True),
+    "neighbours, two axes at once": Rotation("pairs", heads_axis=2, one_row=True, one_unsqueeze=True),
+    "neighbours, heads and repetition at once": Rotation("pairs", one_row=True, one_unsqueeze=True),
     "half-size factors": Rotation("split"),
     "half-size factors, scaled and cast": Rotation("split", scale=0.9, dtype="float16"),
     "every other element to halves": Rotation("strided"),

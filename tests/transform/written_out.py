@@ -72,6 +72,7 @@ class Rotation:
     one_row: bool = False
     rotated: int = SIZE
     wide_x: bool = False  # a float16 x is rotated in float32
+    one_unsqueeze: bool = False  # the axis for heads and that of the repetition are added at once
 
     def build(self) -> ir.Model:
         w = Writer()
@@ -92,10 +93,13 @@ class Rotation:
     def _factor(self, w: Writer, kind: str, angles: str) -> str:
         if self.form == "halves":
             angles = w("Concat", angles, angles, axis=-1)
-        if self.form == "pairs":
+        if self.form == "pairs" and not self.one_unsqueeze:
             wide = w("Expand", w("Unsqueeze", angles, [3]), [1, 1, 1, 2])
             angles = w("Reshape", wide, [0, 0, self.rotated])
         factor = w(kind, angles)
+        if self.one_unsqueeze:
+            wide = w("Expand", w("Unsqueeze", factor, [self.heads_axis, 4]), [1, 1, 1, 1, 2])
+            return w("Reshape", wide, [1, -1, 1, self.rotated] if self.heads_axis == 2 else [1, 1, -1, self.rotated])
         if self.scale is not None:
             factor = w("Mul", factor, np.float32(self.scale))
         if self.dtype != "float32" and not self.wide_x:
