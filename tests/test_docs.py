@@ -160,3 +160,15 @@ def test_the_command_line_reference_has_every_command_and_option() -> None:
 def test_the_citation_names_this_version() -> None:
     text = (ROOT / "CITATION.cff").read_text(encoding="utf-8")
     assert f"\nversion: {genai_iface.__version__}\n" in text
+
+
+@pytest.mark.parametrize("path", [pytest.param(path, id=path.relative_to(ROOT).as_posix()) for path in TEXTS])
+def test_links_lead_somewhere_in_the_repository_too(path: Path) -> None:
+    """The site's links are checked on the site; here, those of somebody who reads the sources."""
+    text = re.sub(r"```.*?```|`[^`\n]*`", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    links = re.findall(r"\]\(([^)#:\s]+)(?:#[^)]*)?\)", text)
+    generated = {ROOT / "docs" / "reference" / "command-line.md"}
+    missing = [
+        link for link in links if not (target := (path.parent / link).resolve()).exists() and target not in generated
+    ]
+    assert missing == []
