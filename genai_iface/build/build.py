@@ -150,7 +150,7 @@ def build(
         chosen = attempts[-1]
         verified = chosen.comparison is not None and chosen.comparison.agrees(options.dtype)
         quantized = job.quantize(model) if options.quantize is not None else None
-        mark_model(work, chosen.road, chosen.comparison, verified=verified)
+        mark_model(work, chosen.road, chosen.comparison, verified=verified, quantized=quantized)
         if target.exists():
             target.rmdir()
         shutil.move(work, target)

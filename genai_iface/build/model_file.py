@@ -51,12 +51,24 @@ def save_model(model: ir.Model, folder: Path) -> None:
         ) from error
 
 
-def mark_model(folder: Path, road: str, comparison: Comparison | None, *, verified: bool) -> None:
-    """Notes in the model's metadata how it was made and whether it was verified."""
+def mark_model(
+    folder: Path, road: str, comparison: Comparison | None, *, verified: bool, quantized: Comparison | None = None
+) -> None:
+    """Notes in the model's metadata how it was made and whether it was verified.
+
+    Args:
+        folder: Where the model is.
+        road: How it was made.
+        comparison: With torch, before any quantisation.
+        verified: Whether that agrees.
+        quantized: With torch, after the quantisation.
+    """
     model = onnx.load(folder / _FILE, load_external_data=False)
     facts = {"genai_iface.road": road, "genai_iface.verified": "true" if verified else "false"}
     if comparison is not None:
         facts["genai_iface.difference"] = f"{comparison.difference:.3g}"
+    if quantized is not None:
+        facts["genai_iface.quantized_difference"] = f"{quantized.difference:.3g}"
     facts |= {f"genai_iface.{name}": version(name) for name in ("torch", "transformers", "onnxscript")}
     if road == "mobius":
         facts["genai_iface.mobius-onnx"] = version("mobius-onnx")

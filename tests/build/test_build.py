@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -144,6 +146,35 @@ def test_quantised_weights_are_measured(checkpoint: Checkpoint, tmp_path: Path) 
     assert 1e-5 < result.quantized.difference < 5e-2
     counts = Counter(node.op_type for node in onnx.load(tmp_path / "out" / "model.onnx").graph.node)
     assert counts["DequantizeLinear"] == counts["MatMul"] - 1  # all but the product of positions and frequencies
+
+
+def test_large_weights_get_a_file_of_their_own(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from genai_iface.build import model_file
+
+    monkeypatch.setattr(model_file, "_MOST_INLINE", 0)
+    result = built(checkpoint("llama"), tmp_path / "out", via="export", quantize="int4", block_size=16)
+    assert result.verified
+    assert (tmp_path / "out" / "model.onnx.data").stat().st_size > (tmp_path / "out" / "model.onnx").stat().st_size
+    facts = {entry.key for entry in onnx.load(tmp_path / "out" / "model.onnx", load_external_data=False).metadata_props}
+    assert "genai_iface.quantized_difference" in facts
+    assert greedy_batch(tmp_path / "out", "ort", [[5, 6, 7]], 2) == greedy_batch(
+        tmp_path / "out", "numpy", [[5, 6, 7]], 2
+    )
+
+
+@pytest.mark.skipif(find_spec("accelerate") is None or find_spec("gguf") is None, reason="pip install '.[gguf]'")
+@pytest.mark.parametrize("road", ["export", "mobius"])
+def test_gguf_files(road: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
+    from benchmarks.checkpoint import build_gguf
+
+    source = shutil.copytree(checkpoint("llama"), tmp_path / "llama")
+    result = built(build_gguf(source, "fp32") / "model.gguf", tmp_path / "out", via=road)
+    assert result.verified
+    prompt = [5, 9, 17, 33]
+    expected = independent_greedy(source, prompt, 8)  # from the safetensors that the file was written from
+    assert greedy_batch(tmp_path / "out", "numpy", [prompt], 8) == [expected]
 
 
 def test_a_context_is_written_down(checkpoint: Checkpoint, tmp_path: Path) -> None:
