@@ -118,7 +118,7 @@ class GenerationConfig:
             value = getattr(self, name)
             try:
                 object.__setattr__(self, name, _NORMALISERS.get(name, _as_plain)(value))
-            except (AttributeError, TypeError, ValueError) as error:
+            except (AttributeError, RecursionError, TypeError, ValueError) as error:
                 raise _illegal(name, value) from error
         self.validate()
 

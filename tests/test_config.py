@@ -75,7 +75,7 @@ ILLEGAL: dict[str, list[Any]] = {
     "no_repeat_ngram_size": [-1],
     "logit_bias": [{-1: 1.0}, {1: float("nan")}, {"a": 1.0}, {1.5: 1.0}, [1], {1: "x"}],
     "bad_words_ids": [[[]], [1], [[-1]], 5],
-    "json_schema": ["{", "[]", 5, [1], {"a": object()}],
+    "json_schema": ["{", "[]", 5, [1], {"a": object()}, "[" * 100_000],
     "regex": ["", 5],
     "lark_grammar": ["", 5],
     "stop_strings": ["", ["a", ""], [1], 5],

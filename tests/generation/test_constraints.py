@@ -325,6 +325,14 @@ def test_the_token_table_and_a_grammar_are_made_once(monkeypatch: pytest.MonkeyP
     assert made == ["table", "grammar", "grammar"]
 
 
+def test_a_tokenizer_that_cannot_be_remembered_works_too() -> None:
+    class Nameless(Wrapped):
+        __hash__ = None  # type: ignore[assignment]
+
+    result = pipeline_of(Nameless(byte_level().inner)).generate([1], regex="a{3}")
+    assert result.text == "aaa"
+
+
 class ByteLevelScript(Wrapped):
     """The byte-level tokenizer for a model that says one thing only."""
 

@@ -65,9 +65,7 @@ class Guidance:
                 f"{self.kind} needs text, and there is no tokenizer", remedy="Give one, or use constraint=."
             )
         with _LOCK:
-            engine = _ENGINES.get(tokenizer)
-            if engine is None:
-                engine = _ENGINES[tokenizer] = _Engine(tokenizer)
+            engine = _engine_of(tokenizer)
             return GuidedTokens(engine.matcher(self).deep_copy(), engine.eos_tokens, vocab_size)
 
 
@@ -172,6 +170,18 @@ _HELP = {
 }
 _ENGINES: WeakKeyDictionary[Tokenizer, _Engine] = WeakKeyDictionary()
 _LOCK = threading.Lock()
+
+
+def _engine_of(tokenizer: Tokenizer) -> _Engine:
+    """The engine of a tokenizer, kept as long as the tokenizer lives."""
+    try:
+        known = _ENGINES.get(tokenizer)
+    except TypeError:
+        # It cannot be hashed or referred to weakly, so nothing can be kept for it.
+        return _Engine(tokenizer)
+    if known is None:
+        known = _ENGINES[tokenizer] = _Engine(tokenizer)
+    return known
 
 
 def _llguidance() -> Any:
