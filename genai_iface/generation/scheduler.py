@@ -110,6 +110,7 @@ class Scheduler:
         self._nobody = TokenSequence()
         self._is_closed = False
         self._failure: BaseException | None = None
+        self._can_move = Capability.REORDER in model.capabilities
         self._memory_limit = memory_limit
         self._grows = Capability.GROWTH in model.capabilities
         if not self._grows:
@@ -199,6 +200,8 @@ class Scheduler:
                 return False
             self._drop_interrupted()
             self._admit()
+            if self._can_move:
+                self._close_gaps()
             if self._order:
                 self._run()
             with self._changed:
@@ -292,6 +295,19 @@ class Scheduler:
                 if occupant is None and self._waiting:
                     self._slots[slot] = self._waiting.popleft()
                     self._order.append(slot)
+
+    def _close_gaps(self) -> None:
+        """Moves the last rows into those that nobody needs: an idle row between others costs as if it ran."""
+        gaps = [slot for slot in range(len(self._order)) if self._slots[slot] is None]
+        if not gaps:
+            return
+        rows = list(range(len(self._slots)))
+        for gap, last in zip(gaps, sorted(self._order, reverse=True), strict=False):
+            rows[gap], rows[last] = last, gap
+        self._cache.reorder(rows)
+        with self._changed:
+            self._slots = [self._slots[row] for row in rows]
+            self._order = [rows.index(slot) for slot in self._order]
 
     def _run(self) -> None:
         """One step of the model, and what follows from it for each request."""

@@ -112,6 +112,42 @@ def test_requests_may_be_submitted_and_read_by_many_threads() -> None:
             assert texts == {index: pipeline.generate(f"number {index}", max_new_tokens=8).text for index in range(6)}
 
 
+@pytest.mark.parametrize("own_thread", [True, False])
+def test_nobody_waits_for_ever_and_nothing_is_mixed_up(own_thread: bool) -> None:
+    """Six threads submit, read and cancel, and the pipeline is closed under some of them."""
+    for trial in range(6):
+        pipeline = hashing()
+        scheduler = pipeline.scheduler(slots=3, token_budget=7, thread=own_thread)
+        expected = [pipeline.generate(f"p{at}" * 3, max_new_tokens=9, ignore_eos=True).token_ids[0] for at in range(4)]
+        wrong: list[object] = []
+
+        def serve(seed: int) -> None:
+            random = np.random.default_rng(seed)
+            for _ in range(5):
+                at = int(random.integers(4))
+                try:
+                    request = scheduler.submit(f"p{at}" * 3, max_new_tokens=9, ignore_eos=True)  # noqa: B023
+                except InvalidInputError:
+                    return
+                if random.random() < 0.3:
+                    request.cancel()
+                tokens = request.result(timeout=60).token_ids[0]
+                complete = request.finish_reason == "length"
+                if tokens != expected[at][: 9 if complete else len(tokens)]:  # noqa: B023
+                    wrong.append(tokens)  # noqa: B023
+
+        threads = [threading.Thread(target=serve, args=(10 * trial + at,)) for at in range(6)]
+        for thread in threads:
+            thread.start()
+        if trial % 2:
+            pipeline.close()
+        for thread in threads:
+            thread.join(60)
+            assert not thread.is_alive()
+        assert not wrong
+        pipeline.close()
+
+
 def test_conversations_and_texts_are_prompts() -> None:
     with hashing() as pipeline, pipeline.scheduler() as scheduler:
         for prompt in ("ab", [97, 98], [{"role": "user", "content": "x"}]):
@@ -157,6 +193,28 @@ def test_a_slot_that_gets_free_is_taken_in_the_next_step() -> None:
             pass
         # The third request takes the first slot after two tokens, and all end together.
         assert [counts for counts, _ in model_of(pipeline).steps] == [(1, 1)] * 5
+
+
+def test_rows_close_up_when_nobody_waits_for_a_slot() -> None:
+    """An idle row between others costs as much as one that runs."""
+    prompts, tokens = ["a", "bc", "def", "gh"], [2, 9, 4, 9]
+    for capabilities in (ALL_CAPABILITIES, ALL_CAPABILITIES - {Capability.REORDER}):
+        with hashing(capabilities=capabilities) as pipeline:
+            scheduler = pipeline.scheduler(slots=4, thread=False)
+            given = [
+                scheduler.submit(prompt, max_new_tokens=limit, ignore_eos=True)
+                for prompt, limit in zip(prompts, tokens, strict=True)
+            ]
+            results = [request.result().token_ids for request in given]
+            active = [[row for row, count in enumerate(counts) if count] for counts, _ in model_of(pipeline).steps]
+            assert results == [
+                pipeline.generate(prompt, max_new_tokens=limit, ignore_eos=True).token_ids
+                for prompt, limit in zip(prompts, tokens, strict=True)
+            ]
+        if Capability.REORDER in capabilities:
+            assert active == [[0, 1, 2, 3]] * 2 + [[0, 1, 2]] * 2 + [[0, 1]] * 5
+        else:
+            assert active == [[0, 1, 2, 3]] * 2 + [[1, 2, 3]] * 2 + [[1, 3]] * 5
 
 
 @given(
