@@ -2,6 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exact rewrites of a graph, on ONNX IR."""
 
+from genai_iface.transform.bnsh_cache import BnshCache
 from genai_iface.transform.fuse_partial_rotary import FusePartialRotary
 from genai_iface.transform.fuse_rms_norm import FuseRmsNorm
 from genai_iface.transform.fuse_rotary import FuseRotary
@@ -10,6 +11,7 @@ from genai_iface.transform.match_norm_types import MatchNormTypes
 from genai_iface.transform.match_rotary_batch import MatchRotaryBatch
 from genai_iface.transform.pack_projections import PackProjections
 from genai_iface.transform.rewrite import Note, Rewrite
+from genai_iface.transform.rotary_tables import RotaryTables
 from genai_iface.transform.select_logits import LOGITS_POSITIONS, SelectLogits
 from genai_iface.transform.separate_dequantisation import SeparateDequantisation
 from genai_iface.transform.standard import StandardResult, apply_standard
@@ -17,6 +19,7 @@ from genai_iface.transform.symbolic_capacity import SymbolicCapacity
 
 __all__ = [
     "LOGITS_POSITIONS",
+    "BnshCache",
     "FusePartialRotary",
     "FuseRmsNorm",
     "FuseRotary",
@@ -26,6 +29,7 @@ __all__ = [
     "Note",
     "PackProjections",
     "Rewrite",
+    "RotaryTables",
     "SelectLogits",
     "SeparateDequantisation",
     "StandardResult",
