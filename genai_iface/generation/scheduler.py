@@ -24,7 +24,7 @@ from genai_iface.generation.job import Job
 from genai_iface.generation.processors import LogitsHook
 from genai_iface.generation.room import check_rows_fit, tokens_to_hold
 from genai_iface.generation.scheduled_request import ScheduledRequest
-from genai_iface.generation.sequence import TokenSequence
+from genai_iface.generation.slots import Slots
 from genai_iface.generation.step import run_step
 from genai_iface.generation.step_plan import plan_step
 from genai_iface.generation.stopping import StopHook
@@ -104,18 +104,13 @@ class Scheduler:
         # Guards what readers see; held for moments only, never during a step.
         self._changed = threading.Condition()
         self._waiting: deque[Job] = deque()
-        self._slots: list[Job | None] = [None] * slots
-        # Slots in the order in which their requests came.
-        self._order: list[int] = []
-        self._nobody = TokenSequence()
         self._is_closed = False
         self._failure: BaseException | None = None
-        self._can_move = Capability.REORDER in model.capabilities
         self._memory_limit = memory_limit
         self._grows = Capability.GROWTH in model.capabilities
         if not self._grows:
             check_rows_fit(model, slots, capacity or context_of(model.spec) or 0, memory_limit)
-        self._cache = model.create_cache(batch_size=slots, capacity=capacity)
+        self._slots = Slots(model, slots, capacity, self._changed)
         self._thread: threading.Thread | None = None
         if thread:
             self._thread = threading.Thread(target=self._serve, name="genai-iface-scheduler", daemon=True)
@@ -124,7 +119,7 @@ class Scheduler:
     @property
     def num_running(self) -> int:
         """Requests that have a slot."""
-        return len(self._order)
+        return len(self._slots)
 
     @property
     def num_waiting(self) -> int:
@@ -172,12 +167,13 @@ class Scheduler:
                 )
         call = self._prepare(prompt, config, options)
         job = open_job(
-            call, self._model, self._tokenizer, eos_token_ids=self._eos_token_ids(), room=self._cache.capacity
+            call, self._model, self._tokenizer, eos_token_ids=self._eos_token_ids(), room=self._slots.cache.capacity
         )
         if self._grows:
             # The rows of one cache are as long as the longest of them.
-            length = min(tokens_to_hold(self._model, call), self._cache.capacity)
-            check_rows_fit(self._model, len(self._slots), length, self._memory_limit, held=self._cache.nbytes)
+            cache = self._slots.cache
+            length = min(tokens_to_hold(self._model, call), cache.capacity)
+            check_rows_fit(self._model, self._slots.count, length, self._memory_limit, held=cache.nbytes)
         with self._changed:
             self._check_open()
             self._waiting.append(job)
@@ -199,18 +195,17 @@ class Scheduler:
             if self._is_closed:
                 return False
             self._drop_interrupted()
-            self._admit()
-            if self._can_move:
-                self._close_gaps()
-            if self._order:
+            self._slots.admit(self._waiting)
+            self._slots.close_gaps()
+            if self._slots:
                 self._run()
             with self._changed:
-                return bool(self._order or self._waiting)
+                return bool(self._slots or self._waiting)
 
     def cancel(self) -> None:
         """Ends all requests with what they have, reason "cancelled"."""
         with self._changed:
-            jobs = [*self._waiting, *(job for job in self._slots if job is not None)]
+            jobs = self._all_jobs()
         for job in jobs:
             self.cancel_job(job)
 
@@ -220,17 +215,14 @@ class Scheduler:
             if self._is_closed:
                 return
             self._is_closed = True
-            for job in self._waiting:
+            for job in self._all_jobs():
                 job.is_cancelled = True
-            for job in self._slots:
-                if job is not None:
-                    job.is_cancelled = True
             self._changed.notify_all()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
         with self._step_lock:
             self._drop_interrupted()
-            self._cache.close()
+            self._slots.cache.close()
 
     def __enter__(self) -> Self:
         return self
@@ -281,100 +273,62 @@ class Scheduler:
                 if not job.needs_steps:
                     self._waiting.remove(job)
                     self._settle(job)
-        for slot in list(self._order):
-            job = self._in(slot)
+        for slot, job in self._slots.taken:
             job.interrupt()
             if not job.needs_steps:
                 self._settle(job)
-                self._free(slot)
-
-    def _admit(self) -> None:
-        """Gives free slots to those that wait, the lowest slot first: idle rows are left at the end."""
-        with self._changed:
-            for slot, occupant in enumerate(self._slots):
-                if occupant is None and self._waiting:
-                    self._slots[slot] = self._waiting.popleft()
-                    self._order.append(slot)
-
-    def _close_gaps(self) -> None:
-        """Moves the last rows into those that nobody needs: an idle row between others costs as if it ran."""
-        gaps = [slot for slot in range(len(self._order)) if self._slots[slot] is None]
-        if not gaps:
-            return
-        rows = list(range(len(self._slots)))
-        for gap, last in zip(gaps, sorted(self._order, reverse=True), strict=False):
-            rows[gap], rows[last] = last, gap
-        self._cache.reorder(rows)
-        with self._changed:
-            self._slots = [self._slots[row] for row in rows]
-            self._order = [rows.index(slot) for slot in self._order]
+                self._slots.free(slot)
 
     def _run(self) -> None:
         """One step of the model, and what follows from it for each request."""
         started = time.perf_counter()
-        lengths: list[int] = self._cache.lengths.tolist()
-        pending = {slot: len(self._in(slot).running.state) - lengths[slot] for slot in self._order}
-        watched = {slot for slot in self._order if self._in(slot).running.wants_prompt_logprobs}
+        slots, cache = self._slots, self._slots.cache
+        lengths: list[int] = cache.lengths.tolist()
+        taken = dict(slots.taken)
+        watched = {slot for slot, job in taken.items() if job.running.wants_prompt_logprobs}
         counts, takes_all = plan_step(
-            len(self._slots), pending, watched, token_budget=self._token_budget, gives_all=self._gives_all
+            slots.count,
+            {slot: len(job.running.state) - lengths[slot] for slot, job in taken.items()},
+            watched,
+            token_budget=self._token_budget,
+            gives_all=self._gives_all,
         )
+
+        def observe(slot: int, start: int, logits: NDArray[np.float32]) -> None:
+            taken[slot].running.observe(start, logits)
+
         try:
             run_step(
                 self._model,
-                self._cache,
-                [self._nobody if job is None else job.running.state for job in self._slots],
+                cache,
+                slots.states,
                 lengths,
                 counts,
                 takes_all=takes_all,
-                observe=self._observe if watched else None,
+                observe=observe if watched else None,
             )
         except BaseException as error:
-            self._fail(error)
+            slots.fail(error)
             if not isinstance(error, Exception):
                 raise
             return
-        for slot in [slot for slot in self._order if counts[slot]]:
-            job = self._in(slot)
+        for slot, job in taken.items():
+            if not counts[slot]:
+                continue
             try:
                 job.advance(started)
-                is_over = job.give(self._changed, self._cache.nbytes)
+                is_over = job.give(self._changed, cache.nbytes)
             except Exception as error:  # noqa: BLE001 - a function of this request's own; the others go on
-                job.fail(error, self._changed, self._cache.nbytes)
+                job.fail(error, self._changed, cache.nbytes)
                 is_over = True
             if is_over:
-                self._free(slot)
-
-    def _observe(self, slot: int, start: int, logits: NDArray[np.float32]) -> None:
-        self._in(slot).running.observe(start, logits)
-
-    def _fail(self, error: BaseException) -> None:
-        """Ends all requests that have a slot, because their step failed."""
-        for slot in list(self._order):
-            reason = BackendError(
-                f"The step in which this request ran failed: {type(error).__name__}: {error}",
-                remedy="Submit it again; if it fails again, alone too, the model or its runtime is at fault.",
-            )
-            reason.__cause__ = error
-            self._in(slot).fail(reason, self._changed, self._cache.nbytes)
-            self._free(slot)
+                slots.free(slot)
 
     def _settle(self, job: Job) -> None:
         """Ends a request that needs no step any more."""
         job.interrupt()
         # It may stand in the queue while another thread changes the cache.
         job.give(self._changed, 0)
-
-    def _free(self, slot: int) -> None:
-        with self._changed:
-            self._slots[slot] = None
-            self._order.remove(slot)
-        self._cache.reset([slot])
-
-    def _in(self, slot: int) -> Job:
-        job = self._slots[slot]
-        if job is None:
-            raise AssertionError(f"slot {slot} is empty")
-        return job
 
     # The thread
 
@@ -389,18 +343,20 @@ class Scheduler:
     def _has_work(self) -> bool:
         """Waits for something to do; False once it is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: self._is_closed or self._order or self._waiting)
+            self._changed.wait_for(lambda: self._is_closed or self._slots or self._waiting)
             return not self._is_closed
 
     def _give_up(self, error: BaseException) -> None:
         """Nobody may wait for a thread that has ended."""
         with self._changed:
             self._failure = error
-            for job in [*self._waiting, *(job for job in self._slots if job is not None)]:
+            for job in self._all_jobs():
                 job.fail(error, self._changed, 0)
             self._waiting.clear()
-            self._order.clear()
-            self._slots = [None] * len(self._slots)
+            self._slots.abandon()
+
+    def _all_jobs(self) -> list[Job]:
+        return [*self._waiting, *(job for _, job in self._slots.taken)]
 
     def _check_open(self) -> None:
         if self._is_closed:
