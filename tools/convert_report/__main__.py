@@ -2,9 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Converts exported models of many families, compares them with torch, and writes docs/reports/convert.md and .json.
 
-    python -m tools.convert_report [--exports DIR]
+    python -m tools.convert_report [--exports DIR] [--case NAME ...]
 
-Each family is a tiny random checkpoint. Exports are kept in DIR if it is given, and those that are there are used.
+Each family is a tiny random checkpoint. Exports are kept in DIR if it is given, and those that are there are used. With
+--case only these cases run, and the report keeps what it has of the others.
 """
 
 from __future__ import annotations
@@ -46,16 +47,20 @@ def main() -> int:
     """Writes the report; 1 if a case is off or was refused against expectation."""
     parser = argparse.ArgumentParser(description="Writes the report on converted models.")
     parser.add_argument("--exports", type=Path, metavar="DIR", help="keep exported models here, and use those there")
+    parser.add_argument("--case", action="append", choices=(*CASES, *REFUSED), metavar="NAME", help="run only this one")
     arguments = parser.parse_args()
-    rows: list[dict[str, Any]] = []
+    record = REPORTS / "convert.json"
+    kept = json.loads(record.read_text())["cases"] if arguments.case else []
+    measured = {row["case"]: row for row in kept}
     with tempfile.TemporaryDirectory() as scratch:
         exports = arguments.exports or Path(scratch) / "exports"
-        for case in (*CASES, *REFUSED):
+        for case in arguments.case or (*CASES, *REFUSED):
             export_apart(exports, [case])
-            rows.append(measure(case, exports / case, Path(scratch) / case))
-            print(case, rows[-1].get("difference") or rows[-1]["refused"], flush=True)
+            measured[case] = row = measure(case, exports / case, Path(scratch) / case)
+            print(case, row.get("difference") or row["refused"], flush=True)
+    rows = [measured[case] for case in (*CASES, *REFUSED) if case in measured]
     versions = {name: importlib.metadata.version(name) for name in _PACKAGES}
-    (REPORTS / "convert.json").write_text(json.dumps({"versions": versions, "cases": rows}, indent=1) + "\n")
+    record.write_text(json.dumps({"versions": versions, "cases": rows}, indent=1) + "\n")
     (REPORTS / "convert.md").write_text(_page(rows, versions))
     return int(any(_is_bad(row) for row in rows))
 
