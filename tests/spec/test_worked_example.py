@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -112,7 +113,8 @@ def test_what_is_said_of_the_example() -> None:
     assert linear["rewind"].slots == linear["decode"].slots
     assert linear["rewind"].after == (5, 3)
     assert [(run.rows, run.width) for run in linear["split"].runs] == [((0,), 1), ((1,), 2)]
-    assert (linear["idle"].after[0], linear["idle"].slots[0][7]) == (7, PAD)
+    (idle,) = linear["idle"].runs
+    assert (idle.rows, idle.write_indices, linear["idle"].after) == ((1,), (5,), (7, 6))
     assert (linear["overflow"].error, linear["overflow"].runs) == ("CacheOverflowError", ())
     assert circular["ring-wrap"].slots[0] == ("c8", "c9", "c2", "c3", "c4", "c5", "c6", "c7")
     assert circular["ring-decode"].slots[0][2] == "c10"
@@ -159,25 +161,46 @@ def test_onnx_runtime_sees_the_same_keys() -> None:
     assert sight(8, 2, 7) == [[key <= 5 for key in range(8)], [key <= 6 for key in range(8)]]
 
 
-def test_positions_follow_the_lengths(tmp_path: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Step.3, for real tokens."""
+@pytest.fixture
+def given(monkeypatch: pytest.MonkeyPatch) -> list[dict]:
+    """What the graph is given, run by run."""
     from genai_iface_numpy.evaluator import Evaluator
 
-    given = []
+    seen: list[dict] = []
     original = Evaluator.run
     monkeypatch.setattr(
-        Evaluator, "run", lambda self, feeds, outputs, /: given.append(feeds) or original(self, feeds, outputs)
+        Evaluator, "run", lambda self, feeds, outputs, /: seen.append(feeds) or original(self, feeds, outputs)
     )
+    return seen
+
+
+def test_positions_follow_the_lengths(tmp_path: Path, given: list[dict]) -> None:
+    """Step.3, for real tokens."""
     model = load_model(write_folder(tmp_path / "model", position_ids=True))
     cache = model.create_cache(batch_size=2, capacity=16)
     for counts in ([3, 1], [2, 4]):
-        lengths = cache.lengths
+        expected = {(row, at) for row, count in enumerate(counts) for at in cache.lengths[row] + np.arange(count)}
         given.clear()
         model.forward(np.full((2, max(counts)), 7), cache, counts=counts)
-        (feeds,) = given
-        for row, count in enumerate(counts):
-            expected = range(lengths[row], lengths[row] + count)
-            assert feeds["position_ids"][row, :count].tolist() == list(expected)
+        positions = [feeds["position_ids"] for feeds in given]
+        starts = [feeds["write_indices"] for feeds in given]
+        for ids, start in zip(positions, starts, strict=True):
+            assert (ids == start[:, None] + np.arange(ids.shape[1])).all()
+        assert {at for _, at in expected} <= {int(at) for ids in positions for at in ids.ravel()}
+
+
+def test_an_idle_row_between_others_takes_part(tmp_path: Path, given: list[dict]) -> None:
+    model = load_model(write_folder(tmp_path / "model"))
+    cache = model.create_cache(batch_size=3, capacity=8)
+    model.forward(np.full((3, 4), 7), cache, counts=[4, 3, 2])
+    before = [array.copy() for array in cache.read(0, 1)]
+    given.clear()
+    model.forward([[5], [5], [5]], cache, counts=[1, 0, 1])
+    (feeds,) = given
+    assert feeds["write_indices"].tolist() == [4, 3, 2]
+    assert cache.lengths.tolist() == [5, 3, 3]
+    for array, now in zip(before, cache.read(0, 1), strict=True):
+        assert array.tobytes() == now.tobytes()
 
 
 # The states of a row.
