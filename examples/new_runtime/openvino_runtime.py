@@ -125,8 +125,8 @@ class OpenVinoModel:
         self._selects = select.note.applied
         ir.external_data.load_to_model(graph)
         try:
-            # float32 stays float32: by default the processor plugin may compute in bfloat16.
-            settings = {"INFERENCE_PRECISION_HINT": "f32"}
+            # float32 stays float32: by default the plugin may compute in bfloat16, and in int8 where weights are int8.
+            settings = {"INFERENCE_PRECISION_HINT": "f32", "DYNAMIC_QUANTIZATION_GROUP_SIZE": 0}
             core = openvino.Core()
             network = core.read_model(ir.to_proto(graph).SerializeToString())
             self._request = core.compile_model(network, "CPU", settings).create_infer_request()
