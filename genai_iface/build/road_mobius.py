@@ -58,9 +58,12 @@ def build_with_mobius(
         TypeError,
         ValueError,
     ) as error:
-        text = " ".join(str(error).split())[:200]
+        cause: BaseException = error  # a failed pass says only at which step
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        text = " ".join(str(cause).split())[:200]
         raise UnsupportedModelError(
-            f"mobius-onnx cannot build {checkpoint.name!r}: {type(error).__name__}: {text}",
+            f"mobius-onnx cannot build {checkpoint.name!r}: {type(cause).__name__}: {text}",
             remedy="Take another road: --via export or --via convert.",
         ) from error
     if len(package) != 1:
