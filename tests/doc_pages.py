@@ -136,7 +136,7 @@ def run_page(page: Page, folder: Path, printed: Callable[[], tuple[str, str]]) -
             for command, output in commands(block.code):
                 status, out = _shell(command, folder)
                 # The page shows a failure by its message.
-                shows_failure = output.startswith(("genai-iface: ", "usage: "))
+                shows_failure = output.startswith(("genai-iface: ", "usage: ")) or "verdict: they differ" in output
                 assert (status != 0) == shows_failure, f"{where}: {command} exited with {status}: {out}"
                 if output:
                     _compare(f"{where}: {command}", output, out)
