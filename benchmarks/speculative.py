@@ -40,6 +40,7 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=[1], help="prompts per call")
     parser.add_argument("--max-new-tokens", type=int, default=96)
     parser.add_argument("--num-drafts", type=int, default=8)
+    parser.add_argument("--max-ngram", type=int, default=3, help="a token of the task's model is one character")
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()
     folder, prompts = arguments.model, [arguments.prompt] * max(arguments.batches)
@@ -55,7 +56,7 @@ def main() -> None:
 def _compare(
     pipe: TextGenerationPipeline, prompts: Sequence[str], arguments: argparse.Namespace
 ) -> list[dict[str, Any]]:
-    ways: dict[str, Any] = {"plain": None, "prompt_lookup": PromptLookup(arguments.num_drafts)}
+    ways: dict[str, Any] = {"plain": None, "prompt_lookup": PromptLookup(arguments.num_drafts, arguments.max_ngram)}
     seconds: dict[str, list[float]] = {name: [] for name in ways}
     results: dict[str, Any] = {}
     for _ in range(arguments.rounds):
@@ -77,6 +78,7 @@ def _compare(
             "weights": arguments.weights if arguments.task else None,
             "batch": len(prompts),
             "way": name,
+            "max_ngram": arguments.max_ngram,
             "seconds": round(statistics.median(seconds[name]), 4),
             "ratio": round(plain / statistics.median(seconds[name]), 2),
             "acceptance_rate": round(result.perf_metrics.acceptance_rate, 3),
