@@ -292,7 +292,12 @@ def tiny_model(family: str | Family, *, dtype: str = "float32", seed: int = 0, *
                 parameter.normal_(0, 0.08)
             else:
                 parameter.add_(torch.empty_like(parameter).normal_(0, 0.1))
-    return model.to(getattr(torch, dtype))
+    if dtype == "float32":
+        return model
+    # As from_pretrained does it: what the model computes for itself, such as rotary frequencies, stays in float32.
+    narrow = transformers.AutoModelForCausalLM.from_config(config, dtype=getattr(torch, dtype), **options).eval()
+    narrow.load_state_dict(model.state_dict())
+    return narrow
 
 
 def make_checkpoint(family: str | Family, path: Path, *, dtype: str = "float32", seed: int = 0) -> Any:

@@ -39,7 +39,7 @@ SHOWN = [
     pytest.param("falcon-23-float32-plain", {"export-failed"}, None, id="falcon", marks=slow),
     pytest.param(
         "gpt_oss-23-float32-plain",
-        {"rotary-half-form", "attention-written-out"},
+        {"rotary-scale", "attention-written-out"},
         (5, 9, 9),
         id="gpt_oss",
         marks=slow,

@@ -18,6 +18,9 @@ __all__ = ["FORMS", "PACKAGES", "Case", "cases_of", "fingerprint", "versions"]
 # How a caller exports: with position ids, without them, or with past keys and values.
 FORMS = ("plain", "no-position-ids", "past")
 
+# Changes when the models or the way they are exported do.
+_RECIPE = 2
+
 # The packages whose versions decide the result.
 PACKAGES = ("torch", "onnxscript", "onnx-ir", "transformers", "onnx", "onnxruntime")
 
@@ -75,7 +78,7 @@ def versions() -> dict[str, str]:
 
 
 def fingerprint(case: Case) -> str:
-    """Changes whenever the export would: with the versions, and with the family's configuration."""
+    """Changes whenever the export would: with the versions, the recipe, and the family's configuration."""
     family = asdict(family_of(case.family))
-    text = json.dumps([versions(), family, case.name], sort_keys=True, default=str)
+    text = json.dumps([_RECIPE, versions(), family, case.name], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
