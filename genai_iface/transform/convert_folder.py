@@ -126,8 +126,8 @@ def find_model(source: Path) -> tuple[ModelFolder, Path]:
         source = source / "onnx"
     folder = open_folder(source)
     above = folder.path.parent
-    has_own = (folder.path / "config.json").exists() or folder.path.name != "onnx"
-    return folder, folder.path if has_own else above
+    is_below = folder.path.name == "onnx" and (above / "config.json").exists()
+    return folder, above if is_below else folder.path
 
 
 def _numbers(folder: ModelFolder) -> list[int]:

@@ -58,7 +58,7 @@ def test_what_the_standard_cannot_express_is_refused(case: str, tmp_path: Path) 
     assert REFUSED[case] in measure(case, tmp_path / case, tmp_path / "out")["refused"]
 
 
-@pytest.mark.parametrize("precision", ["fp32", "int4"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("int4", marks=pytest.mark.slow)])
 def test_a_model_of_the_genai_builder_becomes_standard(precision: str, tmp_path: Path) -> None:
     """GroupQueryAttention with rotation and packed projections inside, contrib norms, perhaps contrib products."""
     if find_spec("onnxruntime_genai") is None:

@@ -96,6 +96,43 @@ def test_positions_by_sines_in_the_graph(style: str) -> None:
     assert_same(proto, convert(proto))
 
 
+def test_positions_with_an_offset() -> None:
+    """OPT counts from 2; here the running sum of the mask itself indexes the table."""
+    proto = build_model(
+        ModelOptions(style="concat", positions="learned", attention_mask=True, positions_from_mask=True)
+    )
+    minus = next(node for node in proto.graph.node if node.op_type == "Sub")
+    minus.input[1] = "int_0"
+    done = convert(proto)
+    assert count_ops(done.model)["Add"] > count_ops(ir.from_proto(proto)).get("Add", 0)
+    assert_same(proto, done)
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_scale_on_queries_or_keys(side: int) -> None:
+    """The decomposition of scaled-dot-product attention puts a root of the scale on either."""
+    proto = build_model(ModelOptions(style="decomposed"))
+    graph = proto.graph
+    graph.initializer.append(numpy_helper.from_array(np.array(1, np.float32), "one"))
+    makers = {node.output[0]: node for node in graph.node}
+    for place in range(len(graph.node) - 1, -1, -1):
+        product = graph.node[place]
+        turned = makers.get(product.input[1]) if product.op_type == "MatMul" else None
+        if turned is None or turned.op_type != "Transpose" or list(turned.attribute[0].ints) != [0, 1, 3, 2]:
+            continue
+        (scale,) = (node for node in graph.node if node.op_type == "Mul" and node.input[0] == product.output[0])
+        moved = helper.make_node("Mul", [product.input[side], scale.input[1]], [f"scaled_{place}"])
+        scale.input[1], product.input[side] = "one", moved.output[0]
+        graph.node.insert(place, moved)
+    done = convert(proto)
+    assert {
+        node.attributes["scale"].value if "scale" in node.attributes else None
+        for node in done.model.graph
+        if node.op_type == "Attention"
+    } == {None}
+    assert_same(proto, done)
+
+
 def test_half_precision() -> None:
     proto = build_model(ModelOptions(style="decomposed", dtype="float16"))
     assert_same(proto, convert(proto), tolerance=2e-2)
