@@ -145,7 +145,7 @@ def test_quantised_weights_are_measured(checkpoint: Checkpoint, tmp_path: Path) 
     assert result.verified
     assert 1e-5 < result.quantized.difference < 5e-2
     counts = Counter(node.op_type for node in onnx.load(tmp_path / "out" / "model.onnx").graph.node)
-    assert counts["DequantizeLinear"] == counts["MatMul"] - 1  # all but the product of positions and frequencies
+    assert counts["DequantizeLinear"] >= counts["MatMul"] == 15  # seven in each layer, and the head
 
 
 def test_large_weights_get_a_file_of_their_own(
@@ -194,7 +194,7 @@ def forgotten_window(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("forgotten_window")
 def test_a_wrong_model_is_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
-    with pytest.raises(UnsupportedModelError, match=r"export: differs from torch: largest difference .* row .* step"):
+    with pytest.raises(UnsupportedModelError, match=r"export: differs from torch: largest difference .*row \d+, step \d+"):
         built(checkpoint("mistral"), tmp_path / "out", via="export")
     assert list(tmp_path.iterdir()) == []
 
