@@ -7,9 +7,11 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from genai_iface.cli.arguments import folder_or_default, parse_options, positive
@@ -22,6 +24,7 @@ __all__ = ["StepDifference", "add_parser", "compare", "run"]
 # Largest legal difference of logits, as a part of the largest logit of the step.
 # In an int8 cache, a number that lies between two integers may be rounded to either.
 _TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1, "int8": 2e-2}
+_EXACT_OPTION = 'session_options={"session.qdq_matmulnbits_accuracy_level": "1"}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +132,11 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print("all tokens are equal")
     print("verdict: they agree" if agrees else "verdict: they differ")
+    if not agrees and "ort" in (arguments.backend, arguments.against) and _has_small_weights(folder):
+        print(
+            "note: the model has weights in int4 or int8, and ONNX Runtime then rounds activations to int8 as well. "
+            f"To compare in full precision: --option '{_EXACT_OPTION}'"
+        )
     return 0 if agrees else 1
 
 
@@ -167,6 +175,12 @@ def compare(
         for cache in caches:
             cache.close()
     return found
+
+
+def _has_small_weights(folder: Path) -> bool:
+    """Whether products have quantised weights, which ONNX Runtime multiplies in its own way."""
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    return any(node.op_type in ("DequantizeLinear", "MatMulNBits") for node in model.graph.node)
 
 
 def _difference(row: int, step: int, got: NDArray[np.float32], expected: NDArray[np.float32]) -> StepDifference:

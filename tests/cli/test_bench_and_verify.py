@@ -54,6 +54,16 @@ def test_verify_agrees(folder: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "verdict: they agree" in printed
 
 
+def test_verify_tells_rounded_activations_from_a_bug(capsys: pytest.CaptureFixture[str]) -> None:
+    # The embedded model has int8 weights.
+    assert main(["verify", "--backend", "ort", "--steps", "4"]) == 1
+    printed = capsys.readouterr().out
+    assert "verdict: they differ" in printed
+    option = printed.split("--option '")[1].split("'")[0]
+    assert main(["verify", "--backend", "ort", "--steps", "4", "--option", option]) == 0
+    assert "note" not in capsys.readouterr().out
+
+
 def test_verify_finds_other_weights(folder: Path, tmp_path: Path) -> None:
     other = load_model(write_folder(tmp_path / "other", seed=1))
     steps = compare(other, load_model(folder), steps=4, prompt_tokens=6, batch_size=2)
