@@ -133,6 +133,12 @@ def build(
         raise InvalidInputError(
             f"{str(target)!r} exists already", remedy="Give another name, or remove it; nothing is overwritten."
         )
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InvalidInputError(
+            f"{str(target)!r} cannot be made: {error.strerror}", remedy="Choose a place that can be written to."
+        ) from error
     checkpoint = open_checkpoint(source)
     progress(f"loading {checkpoint.name}")
     network = checkpoint.load(options.dtype)
@@ -140,7 +146,6 @@ def build(
     context = _context(network, options)
     progress("decoding with torch, to compare with")
     reference = _reference(network, context)
-    target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
         work = Path(scratch) / "folder"
         work.mkdir()

@@ -226,6 +226,8 @@ def test_bad_places_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "full" / "file").touch()
     with pytest.raises(InvalidInputError, match="exists already"):
         built(checkpoint("llama"), tmp_path / "full")
+    with pytest.raises(InvalidInputError, match="cannot be made"):
+        built(checkpoint("llama"), tmp_path / "full" / "file" / "out")
     with pytest.raises(InvalidInputError, match=r"no config\.json"):
         built(tmp_path / "full", tmp_path / "out")
     (tmp_path / "weights").mkdir()
