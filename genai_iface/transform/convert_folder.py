@@ -27,6 +27,8 @@ __all__ = ["Target", "convert_folder", "find_model"]
 Target = Literal["scatter", "concat", "scatter-nd"]
 
 _MODEL = "model.onnx"
+# MatMulNBits may round activations to 8 bits (accuracy_level 4): the last bit of a float then moves logits by percents.
+_ROUNDED = 5e-2
 
 
 def convert_folder(
@@ -106,7 +108,9 @@ def _verified(done: Converted, source: Path, made: Path) -> Converted:
         except GenAIError as error:
             reasons.append(f"{backend}: {error.what}")
             continue
-        return replace(done, difference=check_same_logits(source, made, backend=backend))
+        rounds = any(is_op(node, "com.microsoft.MatMulNBits") for node in done.model.graph)
+        tolerance = _ROUNDED if rounds else None
+        return replace(done, difference=check_same_logits(source, made, backend=backend, tolerance=tolerance))
     return replace(done, unverified=f"no backend runs the source ({'; '.join(reasons)})")
 
 
