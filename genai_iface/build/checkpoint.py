@@ -117,6 +117,11 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
                 remedy="pip install 'genai-iface[gguf]'",
             )
         return Checkpoint(source.resolve().parent, source.name)
+    if not source.exists():
+        raise InvalidInputError(
+            f"There is no {str(source)!r}",
+            remedy="Give a local Hugging Face folder, or a GGUF file; nothing is downloaded.",
+        )
     root = open_root(source)
     if find_inside(root, "config.json") is None:
         raise InvalidInputError(
