@@ -30,7 +30,8 @@ greedy token in every step (in float16 but for near ties). Prompts and tokens to
 family's sliding window.
 
 In float16 a router of experts may meet a near tie: another rounding then takes another expert, and the logits differ by
-more than rounding (phimoe, granitemoe). Such a model is refused like any other that differs.
+more than rounding (phimoe, granitemoe: torch in float16 differs from torch in float32 on the same weights by 0.34 and
+0.36 of the largest logit there). Such a model is refused like any other that differs.
 """
 
 
