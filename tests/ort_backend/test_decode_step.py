@@ -110,3 +110,23 @@ def test_logits_that_nobody_keeps_cost_no_allocation(tmp_path: Path) -> None:
     model.forward([[5, 77, 23]], cache)
     addresses = [model.forward([[token]], cache).ctypes.data for token in range(10, 18)]
     assert len(set(addresses)) == 1
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_rows_that_were_idle_go_on(name: str, tmp_path: Path, runs: list[bool]) -> None:
+    fields = dict(MODELS[name])
+    options = fields.pop("options", None)
+    folder = write_folder(tmp_path / "model", **fields)
+    model, reference = load_model(folder, backend="ort", options=options), load_model(folder)
+    caches = [each.create_cache(batch_size=3, capacity=24) for each in (model, reference)]
+    ids = np.random.default_rng(0).integers(0, 100, (12, 3, 1))
+    for step in range(12):
+        # The middle row: groups of rows would be joined around one at an end.
+        counts = np.array([1, 0, 1]) if step in (3, 4, 7) else None
+        got, expected = (
+            each.forward(ids[step], cache, counts=counts).copy()
+            for each, cache in zip((model, reference), caches, strict=True)
+        )
+        rows = [0, 1, 2] if counts is None else [0, 2]
+        np.testing.assert_allclose(got[rows], expected[rows], atol=1e-4)
+    assert runs.count(True) >= 5

@@ -159,19 +159,20 @@ class StepInputs:
         # In the order of binding: logits at a fixed place came before the cache, others after it.
         return outputs[:count] if self._fixed_logits is None else outputs[-count:]
 
-    def decode_inputs(self) -> tuple[NDArray[Any], list[tuple[NDArray[Any], int]], NDArray[Any] | None]:
+    def decode_inputs(
+        self,
+    ) -> tuple[NDArray[Any], NDArray[np.int32], list[tuple[NDArray[Any], int]], NDArray[Any] | None]:
         """What changes in a step of width 1 on the processor, without a mask.
 
         Returns:
-            The token ids (rows, 1); arrays (rows,) that take each row's length plus an offset; the scalar
+            The token ids (rows, 1); the counts (rows,); arrays (rows,) that take each row's length plus an offset; the scalar
             that takes the longest row after the step, or None.
         """
         offsets: dict[InputRole, int] = {"position_ids": 0, "write_indices": 0, "nonpad_kv_seqlen": 1, "seqlens_k": 0}
         by_length = [
             (self._arrays[role].reshape(-1), offset) for role, offset in offsets.items() if role in self._arrays
         ]
-        self._counts[...] = 1
-        return self._arrays["input_ids"], by_length, self._arrays.get("total_sequence_length")
+        return self._arrays["input_ids"], self._counts, by_length, self._arrays.get("total_sequence_length")
 
     @property
     def can_decode(self) -> bool:

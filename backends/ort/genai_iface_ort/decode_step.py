@@ -34,7 +34,7 @@ class DecodeStep:
         self._vocab_size = vocab_size
         self._shape = bound.shape
         self._shortest = shortest
-        self._ids, self._by_length, self._total = bound.decode_inputs()
+        self._ids, self._counts, self._by_length, self._total = bound.decode_inputs()
 
     def run(self, input_ids: object, cache: OrtCache) -> NDArray[np.float32] | None:
         """Runs one token per row and books it.
@@ -63,6 +63,8 @@ class DecodeStep:
             self._ids[row, 0] = token
             for array, offset in self._by_length:
                 array[row] = length + offset
+        # A step with idle rows may have gone the general way meanwhile.
+        self._counts.fill(1)
         if self._total is not None:
             self._total[...] = end
         logits: NDArray[Any] = self._bound.run()
