@@ -115,6 +115,19 @@ class RingTakesPadding(PlainModel):
         return result
 
 
+@model("a decode step without counts leaves out the rows that were idle in the one before", "L2.idle.unchanged")
+class StaleCounts(PlainModel):
+    def forward(self, input_ids, cache, /, *, counts=None, logits="last"):
+        stale = getattr(cache, "stale", None)
+        if counts is not None and np.shape(input_ids)[1] == 1:
+            cache.stale = np.array(counts)
+        if counts is not None or np.shape(input_ids)[1:] != (1,) or stale is None or len(stale) != len(cache.lengths):
+            return super().forward(input_ids, cache, counts=counts, logits=logits)
+        result = super().forward(input_ids, cache, counts=stale, logits=logits)
+        cache._lengths = cache.lengths + 1 - stale
+        return result
+
+
 # What a step sees.
 
 

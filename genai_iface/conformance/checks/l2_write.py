@@ -178,6 +178,16 @@ def idle_unchanged(context: Context) -> None:
     got = subject.model.forward([[tokens[0, 4]], [tokens[1, 10]]], cache)
     subject.near(got[0, 0], 0, 5, "logits of the row that had been idle")
     subject.near(got[1, 0], 1, 11, "logits of the row that had gone on")
+    # Between decode steps too, which runtimes prepare for.
+    cache = context.cache(subject, 3, 16)
+    subject.model.forward(tokens[[0, 1, 0], :4], cache, logits="none")
+    for column in (4, 5):
+        subject.model.forward(tokens[[0, 1, 0], column : column + 1], cache)
+    subject.model.forward([[tokens[0, 6]], [0], [tokens[0, 6]]], cache, counts=[1, 0, 1])
+    got = subject.model.forward([[tokens[0, 7]], [tokens[1, 6]], [tokens[0, 7]]], cache)
+    equal(cache.lengths, [8, 7, 8], "lengths after a decode step in which row 1 was idle, and one more")
+    subject.near(got[1, 0], 1, 7, "logits of the row that had been idle in a decode step")
+    subject.near(got[2, 0], 0, 8, "logits of the row that had not")
 
 
 @check("L2.idle.bit_exact", requires=[*_RAGGED, Capability.INSPECT], spec=["Model.forward.3"])
