@@ -165,8 +165,8 @@ class StepInputs:
         """What changes in a step of width 1 on the processor, without a mask.
 
         Returns:
-            The token ids (rows, 1); the counts (rows,); arrays (rows,) that take each row's length plus an offset; the scalar
-            that takes the longest row after the step, or None.
+            The token ids (rows, 1); the counts (rows,); arrays (rows,) that take each row's length plus an
+            offset; the scalar that takes the longest row after the step, or None.
         """
         offsets: dict[InputRole, int] = {"position_ids": 0, "write_indices": 0, "nonpad_kv_seqlen": 1, "seqlens_k": 0}
         by_length = [
