@@ -4,9 +4,10 @@
 
 from __future__ import annotations
 
+import gc
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import onnx_ir as ir
@@ -98,6 +99,9 @@ def open_session(folder: ModelFolder, options: LoadOptions, device: Device) -> S
             f"ONNX Runtime {onnxruntime.__version__} cannot load {folder.path}: {_first_line(error)}",
             remedy='Try options={"optimize": "none"}, another dtype, or the numpy backend.',
         ) from error
+    # Graphs are full of reference cycles, and what is left of the rewriting keeps the file's weights mapped.
+    prepared = replace(prepared, model=None)
+    gc.collect()
     shape = next(output.shape for output in runtime.get_outputs() if output.name == contract.logits)
     return Session(
         runtime,
