@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 
 from genai_iface.cli.arguments import folder_or_default, parse_options, positive
@@ -179,6 +178,8 @@ def compare(
 
 def _has_small_weights(folder: Path) -> bool:
     """Whether products have quantised weights, which ONNX Runtime multiplies in its own way."""
+    import onnx  # noqa: PLC0415 - other commands should start without it
+
     model = onnx.load(folder / "model.onnx", load_external_data=False)
     return any(node.op_type in ("DequantizeLinear", "MatMulNBits") for node in model.graph.node)
 

@@ -36,16 +36,6 @@ def test_equal_layers_are_told_once(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "4 more layers follow the same pattern" in output
 
 
-def test_the_guide_shows_what_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    guide = (Path(__file__).parents[2] / "docs" / "model-folder.md").read_text(encoding="utf-8")
-    sample = guide.split("$ genai-iface inspect my-model\n")[1].split("```")[0]
-    folder = write_folder(tmp_path / "model")
-    main(["inspect", str(folder)])
-    printed = [line.rstrip() for line in capsys.readouterr().out.rstrip().splitlines()]
-    printed[1] = f"folder           {'/models/my-model'}"
-    assert printed == sample.rstrip().splitlines()
-
-
 def test_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = write_folder(tmp_path / "model", style="decomposed", position_ids=True, dtype="float16")
     assert main(["inspect", str(folder), "--json"]) == 0
