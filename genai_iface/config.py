@@ -354,7 +354,7 @@ def _as_id(value: Any) -> int:
 
 
 def _as_ids(value: Any) -> tuple[Any, ...]:
-    return tuple(map(_as_plain, value or ()))
+    return tuple(map(_as_plain, () if value is None else value))
 
 
 def _as_json(value: Any) -> str | None:
@@ -369,13 +369,13 @@ def _as_json(value: Any) -> str | None:
 
 # JSON gives lists where the fields hold tuples, and string keys where they hold token ids.
 _NORMALISERS: Mapping[str, Callable[[Any], Any]] = {
-    "stop_strings": lambda value: (value,) if isinstance(value, str) else tuple(value or ()),
+    "stop_strings": lambda value: (value,) if isinstance(value, str) else tuple(() if value is None else value),
     "stop_token_ids": _as_ids,
-    "bad_words_ids": lambda value: tuple(map(_as_ids, value or ())),
+    "bad_words_ids": lambda value: tuple(map(_as_ids, () if value is None else value)),
     "json_schema": _as_json,
     "eos_token_id": lambda value: _as_ids(value) if isinstance(value, (list, tuple)) else _as_plain(value),
     "logit_bias": lambda value: MappingProxyType(
-        {_as_id(token): _as_plain(bias) for token, bias in (value or {}).items()}
+        {_as_id(token): _as_plain(bias) for token, bias in ({} if value is None else value).items()}
     ),
 }
 

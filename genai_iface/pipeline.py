@@ -29,7 +29,7 @@ from genai_iface.generation.plan import one_per_sequence
 from genai_iface.generation.prefix import save_prefix
 from genai_iface.generation.processors import LogitsHook
 from genai_iface.generation.prompts import encode_prompt, is_conversation
-from genai_iface.generation.room import check_call_fits, check_memory_limit
+from genai_iface.generation.room import check_call_fits, check_memory_limit, check_rows_fit
 from genai_iface.generation.scheduler import Scheduler
 from genai_iface.generation.scoring import as_score, perplexity, score_tokens, split_continuation
 from genai_iface.generation.speculation import Speculation
@@ -246,10 +246,16 @@ class TextGenerationPipeline:
         most = capacity or context_of(self._model.spec)
         if most is None:
             raise InvalidInputError("The model has no context length", remedy="Give capacity.")
+
+        def open_rows() -> CachedRows[Any]:
+            if Capability.GROWTH not in self._model.capabilities:
+                check_rows_fit(self._model, 1, most, self._memory_limit)
+            return CachedRows(self._model, 1, most, self._prefill_chunk_size)
+
         session = ChatSession(
             self._tokenizer,
             lambda ids, rows, cached, more: self._turn(ids, rows, cached, {**overrides, **more}),
-            lambda: CachedRows(self._model, 1, most, self._prefill_chunk_size),
+            open_rows,
             system=system,
             tools=tools,
             template_kwargs=template_kwargs,

@@ -81,7 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
         0, or 130 if Ctrl-C ended it.
     """
     text = _read_prompt(arguments.prompt)
-    prompt: Prompt = _as_messages(text, arguments.system) if arguments.chat or arguments.system else text
+    is_chat = arguments.chat or arguments.system is not None
+    prompt: Prompt = _as_messages(text, arguments.system) if is_chat else text
     options = parse_options(arguments.option)
     overrides = _overrides(arguments)
     progress = Progress()

@@ -183,4 +183,6 @@ def _tojson(
     texts: list[Any] = [indent, *(separators or ())]
     if any(isinstance(text, str) and len(text) > 8 for text in texts):
         raise LimitError("tojson with such an indent or separators")
+    if isinstance(indent, int) and indent > 8:
+        raise LimitError("tojson with such an indent")
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

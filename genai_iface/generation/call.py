@@ -124,7 +124,9 @@ class Call:
                 self.metrics = self.generator.metrics
                 self.generator.settle()
                 self.token_ids = self.generator.get_sequence(0)
-                if not self.borrows_rows:
+                if self.borrows_rows:
+                    self.generator.close_drafter()
+                else:
                     self.generator.close()
                 self.generator = None
             elif self.rows is not None and not self.borrows_rows:

@@ -72,6 +72,7 @@ class ChatSession:
         self._messages: list[Message] = []
         self._metrics = PerfMetrics()
         self._is_closed = False
+        self._num_turns = 0
 
     @property
     def messages(self) -> list[Message]:
@@ -176,22 +177,31 @@ class ChatSession:
         token_ids = self._tokenizer.encode(text, add_special_tokens=False)
         if self._rows is None:
             self._rows = self._open_rows()
+        self._num_turns += 1
         turn = self._start(token_ids, self._rows, self._cached, overrides)
-        return self._run(turn, messages)
+        return self._run(turn, messages, self._num_turns)
 
-    def _run(self, turn: Turn, messages: list[Message]) -> Iterator[Chunk]:
+    def _run(self, turn: Turn, messages: list[Message], number: int) -> Iterator[Chunk]:
+        if number != self._num_turns:
+            # The cache is the later answer's by now.
+            raise InvalidInputError(
+                "Another answer was begun before this one was read", remedy="Read each answer before the next."
+            )
         pieces: list[str] = []
-        has_failed = True
+        is_kept = False
         try:
             for chunk in turn.chunks:
                 pieces.append(chunk.text)
-                has_failed = False
+                is_kept = True
                 yield chunk
+        except Exception:
+            is_kept = False
+            raise
         finally:
             close = getattr(turn.chunks, "close", None)
             if close is not None:
                 close()
             self._cached = turn.token_ids
             self._metrics = turn.metrics
-            if not has_failed:
+            if is_kept:
                 self._messages = [*messages, {"role": "assistant", "content": "".join(pieces)}]

@@ -142,12 +142,16 @@ class ModelGenerator(Generic[CacheT]):
         self._sequences = [running.state for running in self._running]
         self._speculator: Speculator | None = None
         if speculation is not None:
+            drafter = None
             try:
                 drafter = speculation.start(model, num_sequences, self._rows.capacity)
                 self._speculator = Speculator(model, self._rows, self._sequences, drafter, self._draw)
             except BaseException:
-                # Nobody else can free what was made before the failure.
-                self._rows.close()
+                # Nobody else can free what was made here; rows that were given are the caller's.
+                if drafter is not None:
+                    drafter.close()
+                if rows is None:
+                    self._rows.close()
                 raise
 
     # State
@@ -284,6 +288,9 @@ class ModelGenerator(Generic[CacheT]):
             if wanted < len(sequence):
                 sequence.truncate(wanted)
                 self._running[index].new_text()
+            elif sequence.finish_reason == "cancelled":
+                sequence.finish_reason = None
+                self._running[index].new_text()
         self._rows.rewind(self._sequences)
 
     def get_logits(self) -> NDArray[np.float32]:
@@ -334,10 +341,14 @@ class ModelGenerator(Generic[CacheT]):
         if self._speculator is not None:
             self._speculator.drop()
 
-    def close(self) -> None:
-        """Frees the caches. A second call does nothing."""
+    def close_drafter(self) -> None:
+        """Frees what the drafter holds, and leaves the caches."""
         if self._speculator is not None:
             self._speculator.close()
+
+    def close(self) -> None:
+        """Frees the caches. A second call does nothing."""
+        self.close_drafter()
         self._rows.close()
 
     # Parts of a step

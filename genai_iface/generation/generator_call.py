@@ -60,7 +60,9 @@ def open_generator(
     try:
         generator.append_tokens(run.prompts)
     except BaseException:
-        if not run.borrows_rows:
+        if run.borrows_rows:
+            generator.close_drafter()
+        else:
             generator.close()
         raise
     return generator

@@ -220,7 +220,7 @@ class Scheduler:
             self._changed.notify_all()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
-        with self._step_lock:
+        with self._step_lock, self._model_lock:
             self._drop_interrupted()
             self._slots.cache.close()
 
@@ -251,8 +251,10 @@ class Scheduler:
                 self.step()
                 continue
             # Whoever closes it ends the requests.
+            left = None if deadline is None else max(deadline - time.monotonic(), 0)
             with self._changed:
-                self._changed.wait_for(is_ready)
+                if not self._changed.wait_for(is_ready, left):
+                    raise _late(timeout)
 
     def cancel_job(self, job: Job) -> None:
         """Ends one request; at once if it waits, else before the next step."""

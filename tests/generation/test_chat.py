@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genai_iface import CacheOverflowError, Capability, InvalidInputError, TextGenerationPipeline
+from genai_iface.generation import DraftModel
 from tests.fakes import ALL_CAPABILITIES, ByteTokenizer, FakeModel, speaks
 
 
@@ -162,3 +163,37 @@ def test_closing_the_pipeline_frees_conversations() -> None:
     assert model_of(pipe).open_caches == []
     with pytest.raises(InvalidInputError, match="closed"):
         session.send("2")
+
+
+def test_an_answer_that_was_overtaken_is_refused() -> None:
+    with pipeline_of(script=speaks("yes")).chat() as session:
+        early = session.stream("one")
+        session.send("two")
+        before = session.messages
+        with pytest.raises(InvalidInputError, match="Another answer"):
+            list(early)
+        assert session.messages == before
+
+
+def test_an_answer_that_fails_is_not_kept() -> None:
+    def fail(tokens: object, text: str) -> bool:
+        raise RuntimeError("mine")
+
+    with pipeline_of(script=speaks("yes")).chat() as session:
+        session.send("one")
+        before = session.messages
+        with pytest.raises(RuntimeError, match="mine"):
+            session.send("two", stopping_criteria=[fail])
+        assert session.messages == before
+        assert session.send("two")
+
+
+def test_a_turn_frees_its_draft_cache_and_a_refused_one_leaves_the_conversation() -> None:
+    draft, other = FakeModel(258, script=speaks("yes")), FakeModel(300)
+    with pipeline_of(script=speaks("yes")).chat() as session:
+        assert session.send("1", speculation=DraftModel(draft)) == "yes"
+        assert draft.open_caches == []
+        with pytest.raises(InvalidInputError):
+            session.send("2", speculation=DraftModel(other))
+        assert other.open_caches == []
+        assert session.send("2") == "yes"
