@@ -186,11 +186,13 @@ def _has_small_weights(folder: Path) -> bool:
 
 def _difference(row: int, step: int, got: NDArray[np.float32], expected: NDArray[np.float32]) -> StepDifference:
     scale = max(float(np.abs(expected).max()), 1e-30)
+    distance = float(np.abs(got - expected).max())
     second, first = np.partition(expected, -2)[-2:]
     return StepDifference(
         row=row,
         step=step,
-        difference=float(np.abs(got - expected).max()) / scale,
+        # NaN compares with nothing, and would pass.
+        difference=distance / scale if np.isfinite(distance) else float("inf"),
         token=int(got.argmax()),
         reference_token=int(expected.argmax()),
         margin=float(first - second) / scale,

@@ -55,7 +55,8 @@ def check_same_logits(
             wanted, got = (
                 model.forward(ids, cache, counts=given)[:, 0] for model, cache in zip(models, caches, strict=True)
             )
-            worst = max(worst, float(np.abs(got - wanted).max() / max(np.abs(wanted).max(), 1e-30)))
+            # Not max(): it loses NaN.
+            worst = float(np.maximum(worst, np.abs(got - wanted).max() / max(np.abs(wanted).max(), 1e-30)))
             ids, given = wanted.argmax(-1)[:, None], None
         if tolerance is None:
             tolerance = max(TOLERANCES[layer.dtype] for layer in reference.spec.cache.layers)
@@ -95,7 +96,8 @@ def check_same_step(source: Path, result: Path, contract: GraphContract, /) -> f
             wanted, got = ([np.asarray(array) for array in graph.run(names, feeds)] for graph in graphs)
         for row, count in enumerate(counts):
             one, other = (run[0][row, :count].astype(np.float32) for run in (wanted, got))
-            worst = max(worst, float(np.abs(one - other).max() / max(np.abs(one).max(), 1e-30)))
+            # Not max(): it loses NaN.
+            worst = float(np.maximum(worst, np.abs(one - other).max() / max(np.abs(one).max(), 1e-30)))
         feeds |= {tensor.past: array for tensor, array in zip(contract.cache_tensors, wanted[1:], strict=True)}
         starts = starts + counts
     return _judged(worst, max(TOLERANCES[layer.dtype] for layer in contract.cache.layers))

@@ -98,3 +98,18 @@ def test_verify_names_the_first_different_token(folder: Path) -> None:
     assert (first.row, first.step) == (0, 1 + 1)
     assert first.difference == pytest.approx(first.margin)
     assert all(step.difference == 0 for step in steps if step.row == 1)
+
+
+class NotANumber(OneBadStep):
+    """Its logits are NaN from the third step on."""
+
+    def forward(self, *arguments: Any, **options: Any) -> np.ndarray:
+        self.steps += 1
+        logits: np.ndarray = self.model.forward(*arguments, **options)
+        return logits * np.nan if self.steps > 2 else logits
+
+
+def test_logits_that_are_no_numbers_differ(folder: Path) -> None:
+    reference = load_model(folder)
+    steps = compare(NotANumber(reference), NotANumber(reference), steps=4, prompt_tokens=6, batch_size=2)  # type: ignore[arg-type]
+    assert max(step.difference for step in steps) == float("inf")
