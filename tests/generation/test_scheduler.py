@@ -269,12 +269,13 @@ def test_cancelling_is_noticed_between_the_chunks_of_a_prompt() -> None:
 
 
 def test_the_pipeline_cancels_and_closes_its_schedulers() -> None:
-    pipeline = hashing()
+    # Long enough that no thread gets to the end before it is cancelled.
+    pipeline = hashing(context_length=1_000_000)
     scheduler = pipeline.scheduler(slots=1)
-    given = [scheduler.submit("a", max_new_tokens=1500, ignore_eos=True) for _ in range(3)]
+    given = [scheduler.submit("a", max_new_tokens=900_000, ignore_eos=True) for _ in range(3)]
     pipeline.cancel()
     assert [request.result().finish_reasons[0] for request in given] == ["cancelled"] * 3
-    last = scheduler.submit("b", max_new_tokens=1500, ignore_eos=True)
+    last = scheduler.submit("b", max_new_tokens=900_000, ignore_eos=True)
     pipeline.close()
     assert last.result().finish_reasons == ["cancelled"]
     assert not model_of(pipeline).open_caches
