@@ -16,13 +16,13 @@ from genai_iface.config import GenerationConfig
 from genai_iface.errors import InvalidInputError
 from genai_iface.generation.async_chunks import iterate_in_thread
 from genai_iface.generation.beam_call import beam_chunks, found_beams, open_search
-from genai_iface.generation.cached_rows import CachedRows
+from genai_iface.generation.cached_rows import DEFAULT_PREFILL_CHUNK_SIZE, CachedRows
 from genai_iface.generation.call import Call, RunningTurn, capacity_for, context_of, split_options, with_seeds
 from genai_iface.generation.chat import ChatSession
 from genai_iface.generation.chunks import ChunkSource
 from genai_iface.generation.collect import collect
 from genai_iface.generation.constraints import Constraint, check_constraint
-from genai_iface.generation.generator import DEFAULT_PREFILL_CHUNK_SIZE, ModelGenerator
+from genai_iface.generation.generator import ModelGenerator
 from genai_iface.generation.generator_call import open_generator
 from genai_iface.generation.metrics import Stopwatch
 from genai_iface.generation.plan import one_per_sequence

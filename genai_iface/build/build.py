@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from os import PathLike
@@ -23,8 +22,9 @@ from genai_iface.build.road_export import export_standard
 from genai_iface.build.road_mobius import build_with_mobius
 from genai_iface.build.rotary_context import longest_exact_context
 from genai_iface.build.verify import Comparison, Reference, compare, torch_reference
-from genai_iface.errors import GenAIError, InvalidInputError, UnsupportedModelError
+from genai_iface.errors import BackendNotFoundError, GenAIError, InvalidInputError, UnsupportedModelError
 from genai_iface.registry import load_model
+from genai_iface.transform.model_writer import new_folder
 from genai_iface.transform.quantize_weights import QuantizeWeights
 from genai_iface.types import CacheLayout, DType
 
@@ -128,27 +128,18 @@ def build(
         UnsupportedModelError: No road leads to a verified model; the message says why for each.
     """
     options = options or BuildOptions()
-    target = Path(out)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise InvalidInputError(
-            f"{str(target)!r} exists already", remedy="Give another name, or remove it; nothing is overwritten."
-        )
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InvalidInputError(
-            f"{str(target)!r} cannot be made: {error.strerror}", remedy="Choose a place that can be written to."
-        ) from error
-    checkpoint = open_checkpoint(source)
-    progress(f"loading {checkpoint.name}")
-    network = checkpoint.load(options.dtype)
-    check_expressible(network)
-    context = _context(network, options)
-    progress("decoding with torch, to compare with")
-    reference = _reference(network, context)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
-        work = Path(scratch) / "folder"
-        work.mkdir()
+    if options.quantize is not None:
+        # Refuses a block size before anything is built.
+        QuantizeWeights(_BITS[options.quantize], block_size=options.block_size)
+    target = Path(os.path.realpath(out))
+    with new_folder(target) as work:
+        checkpoint = open_checkpoint(source)
+        progress(f"loading {checkpoint.name}")
+        network = checkpoint.load(options.dtype)
+        check_expressible(network)
+        context = _context(network, options)
+        progress("decoding with torch, to compare with")
+        reference = _reference(network, context)
         files = write_folder_files(checkpoint, network, work, context=context)
         job = _Job(checkpoint, network, reference, options, context, work, progress)
         attempts, model = job.first_good()
@@ -156,9 +147,6 @@ def build(
         verified = chosen.comparison is not None and chosen.comparison.agrees(options.dtype)
         quantized = job.quantize(model) if options.quantize is not None else None
         mark_model(work, chosen.road, chosen.comparison, verified=verified, quantized=quantized)
-        if target.exists():
-            target.rmdir()
-        shutil.move(work, target)
     notes = () if "tokenizer.json" in files else ("the checkpoint has no tokenizer.json; the model takes ids only",)
     return BuildResult(target, attempts, verified, tuple(files), reference, quantized, notes)
 
@@ -195,6 +183,8 @@ class _Job:
         for road in roads:
             try:
                 model, comparison = self._take(road)
+            except BackendNotFoundError:
+                raise
             except GenAIError as error:
                 attempts.append(Attempt(road, None, error.what))
                 continue
@@ -269,7 +259,13 @@ def _context(network: Any, options: BuildOptions) -> int | None:
             remedy=f"Give at most {limit}.",
         )
     # Where Transformers changes frequencies with the length, the model is exact up to there.
-    return options.context if options.context is not None else longest_exact_context(network.config)
+    exact = longest_exact_context(network.config)
+    if options.context is not None and exact is not None and exact < options.context <= exact + _SHORTEST_PROMPT:
+        raise InvalidInputError(
+            f"--context {options.context} leaves no room to compare beyond {exact} positions, where frequencies change",
+            remedy=f"Give at most {exact}, or more than {exact + _SHORTEST_PROMPT}.",
+        )
+    return options.context if options.context is not None else exact
 
 
 def _reference(network: Any, context: int | None) -> Reference:
@@ -279,7 +275,9 @@ def _reference(network: Any, context: int | None) -> Reference:
     prompt = min(max(_SHORTEST_PROMPT, max(windows) + 8), _LONGEST_PROMPT)
     exact = longest_exact_context(network.config)
     if exact is not None and context is not None and context > exact:
-        return torch_reference(network, steps=min(_STEPS, context - exact - 16), prompt_tokens=exact + 16)
+        return torch_reference(
+            network, steps=min(_STEPS, context - exact - _SHORTEST_PROMPT), prompt_tokens=exact + _SHORTEST_PROMPT
+        )
     limit = context or getattr(text, "max_position_embeddings", None) or prompt + _STEPS
     steps = min(_STEPS, limit // 2)
     return torch_reference(network, steps=steps, prompt_tokens=min(prompt, limit - steps))

@@ -65,17 +65,17 @@ def _from_gguf(checkpoint: Checkpoint, network: Any, out: Path) -> list[str]:
     """The tokenizer that the file carries, if it does, and the generation settings."""
     from transformers import AutoTokenizer
 
-    before = {path.name for path in out.iterdir()}
     network.generation_config.save_pretrained(out)
     try:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(
                 checkpoint.folder, gguf_file=checkpoint.gguf, local_files_only=True
             )
-            tokenizer.save_pretrained(out)
     except (KeyError, ValueError, TypeError, OSError, ImportError):
         pass  # a file without a vocabulary; the model can still be driven with ids
-    return sorted({path.name for path in out.iterdir()} - before)
+    else:
+        tokenizer.save_pretrained(out)
+    return sorted(path.name for path in out.iterdir())
 
 
 def _limit(config: dict[str, Any], context: int) -> None:

@@ -7,7 +7,7 @@ The longest road, for networks that compute attention by themselves.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -22,6 +22,7 @@ from genai_iface.build.rotary_context import fixed_rotary
 from genai_iface.build.standard_attention import LayerShape
 from genai_iface.errors import UnsupportedModelError
 from genai_iface.folder import derive_contract
+from genai_iface.transform.mask_probe import window_sizes
 from genai_iface.transform.rotary_tables import RotaryTables
 from genai_iface.transform.scatter_cache import to_scatter
 from genai_iface.types import CacheLayout
@@ -51,7 +52,7 @@ def export_and_convert(network: Any, *, layout: CacheLayout = "bnsh", context: i
         shapes = _layer_shapes(network)
         model = traced(_PlainStep(network), *_arguments(shapes, network.dtype), opset=_PLAIN_OPSET)
     _name(model, len(shapes))
-    converted = to_scatter(model, numbers=_integers(network.config.to_dict())).model
+    converted = to_scatter(model, numbers=window_sizes(network.config.to_dict())).model
     fuse_standard(converted)
     rows = context or getattr(network.config.get_text_config(), "max_position_embeddings", None)
     if rows is not None:
@@ -138,14 +139,3 @@ def _name(model: ir.Model, layers: int) -> None:
     for values, given in ((model.graph.inputs, inputs), (model.graph.outputs, outputs)):
         for value, name in zip(values, given, strict=True):
             value.name = name
-
-
-def _integers(config: Mapping[str, Any]) -> list[int]:
-    """Whole numbers of a configuration, among which a sliding window may be."""
-    found = []
-    for value in config.values():
-        if isinstance(value, Mapping):
-            found += _integers(value)
-        elif isinstance(value, int) and not isinstance(value, bool):
-            found.append(value)
-    return found

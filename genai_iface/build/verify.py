@@ -12,11 +12,9 @@ import torch
 from numpy.typing import NDArray
 
 from genai_iface.protocols import Model
+from genai_iface.tolerance import LOGIT_TOLERANCES, relative_difference
 
-__all__ = ["TOLERANCES", "Comparison", "Reference", "compare", "torch_reference"]
-
-TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1}
-"""Largest legal difference of a logit, as a part of the largest logit of the step."""
+__all__ = ["Comparison", "Reference", "compare", "torch_reference"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +59,7 @@ class Comparison:
 
     def agrees(self, dtype: str) -> bool:
         """Whether the difference is rounding: within the tolerance, and other tokens at near ties only."""
-        return self.difference <= TOLERANCES[dtype] and self.worst_flip <= 1.0
+        return self.difference <= LOGIT_TOLERANCES[dtype] and self.worst_flip <= 1.0
 
     def __str__(self) -> str:
         tokens = f"{self.equal_tokens} of {self.steps} greedy tokens equal"
@@ -142,9 +140,9 @@ def compare(model: Model[Any], reference: Reference) -> Comparison:
 
 def _difference(got: NDArray[np.float32], expected: NDArray[np.float32]) -> tuple[float, float]:
     """The relative difference, and how badly it changes the likeliest token (0 if it does not)."""
-    scale = max(float(np.abs(expected).max()), 1e-30)
-    distance = float(np.abs(got - expected).max()) if np.isfinite(got).all() else np.inf
-    if int(got.argmax()) == int(expected.argmax()) and np.isfinite(distance):
-        return distance / scale, 0.0
+    difference = relative_difference(got, expected)
+    if int(got.argmax()) == int(expected.argmax()) and np.isfinite(difference):
+        return difference, 0.0
     second, first = np.partition(expected, -2)[-2:]
-    return distance / scale, max(float(first - second) / max(2 * distance, 1e-30), 1e-9)
+    margin = float(first - second) / max(float(np.abs(expected).max()), 1e-30)
+    return difference, max(margin / max(2 * difference, 1e-30), 1e-9)

@@ -17,12 +17,10 @@ from genai_iface.cli.arguments import folder_or_default, parse_options, positive
 from genai_iface.cli.progress import Progress
 from genai_iface.protocols import Model
 from genai_iface.registry import load_model
+from genai_iface.tolerance import LOGIT_TOLERANCES, relative_difference
 
 __all__ = ["StepDifference", "add_parser", "compare", "run"]
 
-# Largest legal difference of logits, as a part of the largest logit of the step.
-# In an int8 cache, a number that lies between two integers may be rounded to either.
-_TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1, "int8": 2e-2}
 _EXACT_OPTION = 'session_options={"session.qdq_matmulnbits_accuracy_level": "1"}'
 
 
@@ -97,7 +95,7 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         tolerance = arguments.tolerance
         if tolerance is None:
-            tolerance = max(_TOLERANCES[layer.dtype] for layer in reference.spec.cache.layers)
+            tolerance = max(LOGIT_TOLERANCES[layer.dtype] for layer in reference.spec.cache.layers)
         steps = compare(
             candidate,
             reference,
@@ -186,13 +184,11 @@ def _has_small_weights(folder: Path) -> bool:
 
 def _difference(row: int, step: int, got: NDArray[np.float32], expected: NDArray[np.float32]) -> StepDifference:
     scale = max(float(np.abs(expected).max()), 1e-30)
-    distance = float(np.abs(got - expected).max())
     second, first = np.partition(expected, -2)[-2:]
     return StepDifference(
         row=row,
         step=step,
-        # NaN compares with nothing, and would pass.
-        difference=distance / scale if np.isfinite(distance) else float("inf"),
+        difference=relative_difference(got, expected),
         token=int(got.argmax()),
         reference_token=int(expected.argmax()),
         margin=float(first - second) / scale,

@@ -17,13 +17,11 @@ from genai_iface.generation.plan import SequencePlan
 from genai_iface.generation.sampling import log_probability
 from genai_iface.generation.sequence import TokenSequence
 from genai_iface.generation.stopping import StopHook, length_limit
+from genai_iface.generation.streaming import context_tail
 from genai_iface.protocols import Tokenizer
 from genai_iface.results import FinishReason, TokenLogprob
 
 __all__ = ["Hypothesis", "PromptSearch"]
-
-# Tokens of the prompt that are decoded along, so that the first new token gets its leading space.
-_CONTEXT = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +67,7 @@ class PromptSearch:
         config = plan.config
         self.plan = plan
         self.prompt = prompt
-        self._context = prompt[-_CONTEXT:].tolist() if continues_text else []
+        self._context = context_tail(tokenizer, prompt.tolist()) if continues_text and tokenizer is not None else []
         self._criteria = criteria
         self._tokenizer = tokenizer if plan.stop_strings or criteria else None
         limit = length_limit(config, len(prompt), capacity) - len(prompt)

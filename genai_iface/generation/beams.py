@@ -11,7 +11,7 @@ from typing import Any
 from genai_iface.capabilities import Capability
 from genai_iface.errors import InvalidInputError, UnsupportedCapabilityError
 from genai_iface.generation.beam_prompt import Hypothesis, PromptSearch
-from genai_iface.generation.cached_rows import CachedRows
+from genai_iface.generation.cached_rows import DEFAULT_PREFILL_CHUNK_SIZE, CachedRows
 from genai_iface.generation.metrics import Stopwatch
 from genai_iface.generation.plan import SequencePlan
 from genai_iface.generation.sequence import TokenSequence
@@ -55,7 +55,7 @@ class BeamSearch:
         tokenizer: Tokenizer | None = None,
         continues_text: bool = True,
         stopping_criteria: Sequence[StopHook] = (),
-        prefill_chunk_size: int = 512,
+        prefill_chunk_size: int = DEFAULT_PREFILL_CHUNK_SIZE,
         on_prefill: Callable[[int, int], None] | None = None,
         stopwatch: Stopwatch | None = None,
     ) -> None:

@@ -20,7 +20,10 @@ from genai_iface.generation.sequence import TokenSequence
 from genai_iface.generation.step import OBSERVED_CHUNK_SIZE, Observer, run_step
 from genai_iface.protocols import CacheT, KVCache, Model
 
-__all__ = ["CachedRows", "runs_together"]
+__all__ = ["DEFAULT_PREFILL_CHUNK_SIZE", "CachedRows", "runs_together"]
+
+DEFAULT_PREFILL_CHUNK_SIZE = 512
+"""Most tokens of a row in one step of a prompt."""
 
 # Moving rows costs once, idle rows cost in every step: rows are dropped once a quarter of them is idle.
 _IDLE_SHARE = 4

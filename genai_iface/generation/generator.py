@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from genai_iface.config import GenerationConfig
 from genai_iface.errors import CacheOverflowError, InvalidInputError, UnsupportedCapabilityError
-from genai_iface.generation.cached_rows import CachedRows
+from genai_iface.generation.cached_rows import DEFAULT_PREFILL_CHUNK_SIZE, CachedRows
 from genai_iface.generation.constraints import Constraint
 from genai_iface.generation.metrics import Stopwatch
 from genai_iface.generation.plan import SequencePlan, new_seed, one_per_sequence
@@ -25,9 +25,7 @@ from genai_iface.generation.token_ids import as_ids, as_rows
 from genai_iface.protocols import CacheT, Model, Tokenizer
 from genai_iface.results import FinishReason, PerfMetrics, TokenLogprob
 
-__all__ = ["DEFAULT_PREFILL_CHUNK_SIZE", "ModelGenerator"]
-
-DEFAULT_PREFILL_CHUNK_SIZE = 512
+__all__ = ["ModelGenerator"]
 
 
 class ModelGenerator(Generic[CacheT]):

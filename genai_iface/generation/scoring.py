@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genai_iface.errors import CacheOverflowError, InvalidInputError
-from genai_iface.generation.cached_rows import CachedRows
+from genai_iface.generation.cached_rows import DEFAULT_PREFILL_CHUNK_SIZE, CachedRows
 from genai_iface.generation.call import context_of
 from genai_iface.generation.sampling import log_probability
 from genai_iface.generation.sequence import TokenSequence
@@ -24,7 +24,12 @@ __all__ = ["as_score", "perplexity", "score_tokens", "split_continuation"]
 
 
 def score_tokens(
-    model: Model[Any], tokens: Sequence[int], start: int, *, num_top: int = 0, chunk_size: int = 512
+    model: Model[Any],
+    tokens: Sequence[int],
+    start: int,
+    *,
+    num_top: int = 0,
+    chunk_size: int = DEFAULT_PREFILL_CHUNK_SIZE,
 ) -> list[TokenLogprob]:
     """The log-probabilities of ``tokens[start:]``, each given all tokens before it.
 
@@ -66,7 +71,12 @@ def score_tokens(
 
 
 def perplexity(
-    model: Model[Any], tokens: Sequence[int], *, window: int | None, stride: int | None, chunk_size: int = 512
+    model: Model[Any],
+    tokens: Sequence[int],
+    *,
+    window: int | None,
+    stride: int | None,
+    chunk_size: int = DEFAULT_PREFILL_CHUNK_SIZE,
 ) -> float:
     """The exponential of the mean negative log-probability of all tokens but the first.
 

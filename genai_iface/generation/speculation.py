@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from genai_iface.capabilities import Capability
 from genai_iface.errors import InvalidInputError, UnsupportedCapabilityError
-from genai_iface.generation.cached_rows import CachedRows
+from genai_iface.generation.cached_rows import DEFAULT_PREFILL_CHUNK_SIZE, CachedRows
 from genai_iface.generation.sequence import TokenSequence
 from genai_iface.protocols import Model
 
@@ -144,7 +144,7 @@ class _ModelDrafter:
         self._num_drafts = num_drafts
         self._capacity = capacity
         self._sequences = [TokenSequence() for _ in range(num_sequences)]
-        self._rows = CachedRows(model, num_sequences, capacity, 512)
+        self._rows = CachedRows(model, num_sequences, capacity, DEFAULT_PREFILL_CHUNK_SIZE)
 
     def propose(self, requests: Sequence[DraftRequest], choose: Chooser, /) -> list[list[int]]:
         drafts: list[list[int]] = [[] for _ in requests]

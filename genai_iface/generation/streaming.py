@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from genai_iface.generation.stopping import StopStrings
 from genai_iface.protocols import Tokenizer
 
-__all__ = ["Detokenizer", "TextStream"]
+__all__ = ["Detokenizer", "TextStream", "context_tail"]
 
 _BROKEN = "\ufffd"
 # Tokens of the prompt that are decoded along, so that the first new token gets its leading space.
@@ -39,7 +39,7 @@ class Detokenizer:
         self._tokenizer = tokenizer
         self._num_ids = tokenizer.vocab_size
         self._probe = _byte_token(tokenizer)
-        self._window: list[int] = self._tail(context)
+        self._window: list[int] = context_tail(tokenizer, context)
         # The window may start anew at this index once more text has settled.
         self._next_start = len(self._window)
         # The reader has the context's text, except for a character that it leaves incomplete.
@@ -99,13 +99,6 @@ class Detokenizer:
                 self._num_given = len(shorter)
         self._next_start = len(self._window)
 
-    def _tail(self, context: Sequence[int]) -> list[int]:
-        known = [int(token) for token in context if token < self._num_ids]
-        tail = known[-_CONTEXT:]
-        text = self._decode(tail)
-        # A tail that starts within a character, or shows nothing, is no use as context.
-        return tail if text and _BROKEN not in text else known
-
 
 class TextStream:
     """The text of one sequence: a detokenizer, and stop strings that end it.
@@ -148,6 +141,15 @@ class TextStream:
             return ""
         self._is_over = True
         return self._held + self._detokenizer.finish()
+
+
+def context_tail(tokenizer: Tokenizer, context: Sequence[int]) -> list[int]:
+    """The end of a context, as much as it takes to decode what follows."""
+    known = [int(token) for token in context if token < tokenizer.vocab_size]
+    tail = known[-_CONTEXT:]
+    text = tokenizer.decode(tail)
+    # A tail that starts within a character, or shows nothing, is no use as context.
+    return tail if text and _BROKEN not in text else known
 
 
 def _byte_token(tokenizer: Tokenizer) -> int | None:

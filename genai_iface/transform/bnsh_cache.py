@@ -46,7 +46,12 @@ class BnshCache(Rewrite):
                 if not is_op(node, "Attention") or index not in (1, 2):
                     return self.said(0, f"the {describe(node)} reads {tensor.past!r}, expected Attention")
                 readers[node] = tensor.layer
+            if past.shape is None or input_at(users[0], 1) is None:
+                return self.said(0, f"{tensor.past!r} has no shape, or nothing is written to it")
             writers.append((tensor, users[0]))
+        for node in readers:
+            if input_at(node, 0) is None or not node.outputs[0].uses():
+                return self.said(0, f"the {describe(node)} has no queries, or nothing reads it")
         edit = Editor(model.graph, "bnsh")
         for tensor, node in writers:
             layer = cache.layers[tensor.layer]

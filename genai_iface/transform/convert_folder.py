@@ -12,10 +12,12 @@ from typing import Literal
 
 from genai_iface.errors import GenAIError, InvalidInputError
 from genai_iface.folder import ModelFolder, open_folder
+from genai_iface.folder.files import read_json
 from genai_iface.folder.graph import is_op
 from genai_iface.registry import load_model
 from genai_iface.transform.cache_surgery import Converted
 from genai_iface.transform.concat_cache import to_concat
+from genai_iface.transform.mask_probe import window_sizes
 from genai_iface.transform.model_writer import copy_companions, new_folder, save_checked
 from genai_iface.transform.primitive_operators import PrimitiveOperators
 from genai_iface.transform.same_logits import check_same_logits, check_same_step
@@ -71,7 +73,8 @@ def convert_folder(
         )
     folder, companions = find_model(Path(source))
     with new_folder(Path(out)) as made:
-        done = _rewritten(folder, to, capacity, lambda count, total: say("reading the layers", count, total))
+        numbers = window_sizes(read_json(companions, "config.json") or {})
+        done = _rewritten(folder, numbers, to, capacity, lambda count, total: say("reading the layers", count, total))
         if primitive:
             PrimitiveOperators()(done.model)
             done = replace(done, nodes_after=len(done.model.graph))
@@ -87,9 +90,9 @@ def convert_folder(
 
 
 def _rewritten(
-    folder: ModelFolder, to: Target, capacity: int | None, progress: Callable[[int, int], None]
+    folder: ModelFolder, numbers: list[int], to: Target, capacity: int | None, progress: Callable[[int, int], None]
 ) -> Converted:
-    model, numbers = folder.load_ir(), _numbers(folder)
+    model = folder.load_ir()
     if to == "scatter":
         return to_scatter(model, capacity=capacity, numbers=numbers, progress=progress)
     if to == "concat":
@@ -132,11 +135,3 @@ def find_model(source: Path) -> tuple[ModelFolder, Path]:
     above = folder.path.parent
     is_below = folder.path.name == "onnx" and (above / "config.json").exists()
     return folder, above if is_below else folder.path
-
-
-def _numbers(folder: ModelFolder) -> list[int]:
-    """The sizes of windows and chunks that config.json names."""
-    text = folder.config.get("text_config")
-    found = {**folder.config, **(text if isinstance(text, dict) else {})}
-    named = [value for name, value in found.items() if "window" in name or "chunk" in name]
-    return [value for value in named if isinstance(value, int) and not isinstance(value, bool)]

@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from genai_iface.errors import UnsupportedModelError
 
-__all__ = ["HIDDEN", "MaskClass", "classify_mask", "first_difference", "probe_steps"]
+__all__ = ["HIDDEN", "MaskClass", "classify_mask", "first_difference", "probe_steps", "window_sizes"]
 
 Visible = Callable[[int, int, int], NDArray[Any]]
 """(past, new, batch) -> bool, broadcastable to (batch, heads, new, past + new): which keys each query sees."""
@@ -50,6 +50,14 @@ class MaskClass:
             hidden |= keys <= queries - self.window
         seen: NDArray[np.bool_] = ~hidden
         return seen
+
+
+def window_sizes(config: Mapping[str, Any]) -> list[int]:
+    """The sizes of windows and chunks that a config.json names."""
+    text = config.get("text_config")
+    found = {**config, **(text if isinstance(text, dict) else {})}
+    named = [value for name, value in found.items() if "window" in name or "chunk" in name]
+    return [value for value in named if isinstance(value, int) and not isinstance(value, bool)]
 
 
 def probe_steps(numbers: Iterable[int]) -> list[tuple[int, int, int]]:

@@ -32,6 +32,8 @@ def new_folder(out: Path) -> Iterator[Path]:
     Raises:
         InvalidInputError: ``out`` exists and holds something, or cannot be made.
     """
+    # The last part of "." is no name.
+    out = Path(os.path.realpath(out))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InvalidInputError(f"{str(out)!r} exists already", remedy="Give a new folder, or remove that one first.")
     try:
@@ -46,6 +48,8 @@ def new_folder(out: Path) -> Iterator[Path]:
         mask = os.umask(0)
         os.umask(mask)
         made.chmod(0o777 & ~mask)
+        if out.is_dir():
+            out.rmdir()
         made.replace(out)
     finally:
         shutil.rmtree(made, ignore_errors=True)

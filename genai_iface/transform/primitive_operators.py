@@ -118,6 +118,10 @@ class PrimitiveOperators(Rewrite):
         block, axis = attribute(node, "block_size", 0), attribute(node, "axis", 1)
         if x is None or scale is None or is_constant(x) or not block:
             return None
+        axes = rank(x)
+        if axes is None:
+            raise unsupported(f"The rank of what the {describe(node)} takes is not known")
+        axis %= axes
         shape = self._add(node, "Shape", x)
         before = self._add(node, "Shape", x, start=0, end=axis)
         after = self._add(node, "Slice", shape, self._edit.ints(axis + 1), self._edit.ints(2**31 - 1))
@@ -177,6 +181,8 @@ class PrimitiveOperators(Rewrite):
             raise unsupported(f"An input of the {describe(node)} is missing")
         if any(input_at(node, slot) for slot in (4, 5)) or any(output_at(node, slot) for slot in (1, 2, 3)):
             raise unsupported(f"The {describe(node)} keeps a cache of its own or gives its scores")
+        if any(attribute(node, f"{side}_window_size", -1) >= 0 for side in ("left", "right")):
+            raise unsupported(f"The {describe(node)} has a window of its own")
         flat = rank(query) == 3
         heads, kv_heads = attribute(node, "q_num_heads", 0), attribute(node, "kv_num_heads", 0)
         if flat:

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from genai_iface.errors import GenAIError, InvalidInputError
 from genai_iface.folder import ModelFolder, open_folder
 from genai_iface.folder.files import find_inside
 from genai_iface.folder.load import MODEL_FILE
+from genai_iface.transform.model_writer import new_folder
 from genai_iface.transform.quantize_cache import CacheRange, KVScales, QuantizeCache
 from genai_iface.transform.quantize_weights import QuantizeWeights
 from genai_iface.transform.rewrite import Note, Rewrite
@@ -123,20 +123,13 @@ def quantize_folder(
             )
     notes = tuple(rewrite.note for rewrite in rewrites)
     model.metadata_props["genai_iface.quantize"] = "; ".join(note.reason for note in notes)
-    temporary = place.with_name(f".{place.name}.{secrets.token_hex(8)}.tmp")
     try:
-        try:
-            temporary.mkdir(parents=True)
+        with new_folder(place) as temporary:
             _write(model, temporary, is_external=len(folder.files) > 1, progress=progress)
             _copy_others(folder, temporary)
             onnx.checker.check_model(str(temporary / MODEL_FILE))
             made = open_folder(temporary)
             nbytes = sum(file.stat().st_size for file in made.files)
-            if place.is_dir():
-                place.rmdir()
-            temporary.rename(place)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise InvalidInputError(
             f"The quantised model cannot be written to {str(place)!r}: {error}", remedy=_WRITE_REMEDY

@@ -15,11 +15,9 @@ from onnx.reference import ReferenceEvaluator
 from genai_iface.errors import BackendError
 from genai_iface.folder import GraphContract
 from genai_iface.registry import load_model
+from genai_iface.tolerance import LOGIT_TOLERANCES, relative_difference
 
-__all__ = ["TOLERANCES", "check_same_logits", "check_same_step"]
-
-TOLERANCES = {"float32": 1e-4, "float16": 2e-2, "bfloat16": 1e-1, "int8": 2e-2}
-"""Largest legal difference of a logit by the cache's element type, as a part of the largest logit."""
+__all__ = ["check_same_logits", "check_same_step"]
 
 _PROMPTS = (24, 5, 11)
 _STEPS = 4
@@ -55,11 +53,10 @@ def check_same_logits(
             wanted, got = (
                 model.forward(ids, cache, counts=given)[:, 0] for model, cache in zip(models, caches, strict=True)
             )
-            # Not max(): it loses NaN.
-            worst = float(np.maximum(worst, np.abs(got - wanted).max() / max(np.abs(wanted).max(), 1e-30)))
+            worst = max(worst, relative_difference(got, wanted))
             ids, given = wanted.argmax(-1)[:, None], None
         if tolerance is None:
-            tolerance = max(TOLERANCES[layer.dtype] for layer in reference.spec.cache.layers)
+            tolerance = max(LOGIT_TOLERANCES[layer.dtype] for layer in reference.spec.cache.layers)
     finally:
         for model in models:
             model.close()
@@ -96,11 +93,10 @@ def check_same_step(source: Path, result: Path, contract: GraphContract, /) -> f
             wanted, got = ([np.asarray(array) for array in graph.run(names, feeds)] for graph in graphs)
         for row, count in enumerate(counts):
             one, other = (run[0][row, :count].astype(np.float32) for run in (wanted, got))
-            # Not max(): it loses NaN.
-            worst = float(np.maximum(worst, np.abs(one - other).max() / max(np.abs(one).max(), 1e-30)))
+            worst = max(worst, relative_difference(other, one))
         feeds |= {tensor.past: array for tensor, array in zip(contract.cache_tensors, wanted[1:], strict=True)}
         starts = starts + counts
-    return _judged(worst, max(TOLERANCES[layer.dtype] for layer in contract.cache.layers))
+    return _judged(worst, max(LOGIT_TOLERANCES[layer.dtype] for layer in contract.cache.layers))
 
 
 def _empty_caches(contract: GraphContract) -> dict[str, NDArray[Any]]:

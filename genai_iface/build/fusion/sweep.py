@@ -98,4 +98,6 @@ def _run_process(cases: list[Case], folder: Path, done: Callable[[Case, str], No
 def _record(case: Case, folder: Path, why: str) -> None:
     """A result for a case that took its process with it."""
     result = {"case": case.name, "fingerprint": fingerprint(case), "error": why, "expected": None, "seconds": 0.0}
-    (folder / f"{case.name}.json").write_text(json.dumps(result, indent=1), encoding="utf-8")
+    partial = folder / f"{case.name}.partial"
+    partial.write_text(json.dumps(result, indent=1), encoding="utf-8")
+    partial.rename(folder / f"{case.name}.json")
