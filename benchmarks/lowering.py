@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What load-time lowering is worth: one random decoder, every level, measured in turn in one process.
 
-    python benchmarks/lowering.py --quantise int4 --threads 2
+    python benchmarks/lowering.py --quantize int4 --threads 2
 
 prints a JSON line for each level and task: median seconds, and the ratio to the graph as it is on disk.
 """
@@ -25,8 +25,8 @@ import onnx_ir as ir
 import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
-from genai_iface.folder import derive_contract
-from genai_iface_ort.lowering import Lowered, lower
+from genai_iface.graph import derive_signature
+from genai_iface_ort.lowering.lower import Lowered, lower
 
 LEVELS = ("none", "standard", "runtime")
 TASKS = {"decode_128": (127, 1), "decode_1024": (1023, 1), "prefill_1024": (0, 1024)}
@@ -54,11 +54,11 @@ class Decoder:
 
     def linear(self, name: str, x: str, rows: int, columns: int) -> str:
         """A product with a random matrix."""
-        if self.o.quantise == "none":
+        if self.o.quantize == "none":
             matrix = self.random.standard_normal((rows, columns), np.float32) * rows**-0.5
             return self.op("MatMul", x, self.weight(name, matrix))
-        kind = {"int4": ml_dtypes.int4, "int8": np.int8}[self.o.quantise]
-        top = 8 if self.o.quantise == "int4" else 127
+        kind = {"int4": ml_dtypes.int4, "int8": np.int8}[self.o.quantize]
+        top = 8 if self.o.quantize == "int4" else 127
         integers = self.random.integers(-top + 1, top, (rows, columns), np.int8).astype(kind)
         scales = np.full((rows // 32, columns), rows**-0.5 / top, np.float32)
         parts = self.weight(f"{name}.q", integers), self.weight(f"{name}.s", scales)
@@ -138,7 +138,7 @@ def open_session(lowered: Lowered, folder: Path, options: argparse.Namespace) ->
 def task_runner(session: ort.InferenceSession, lowered: Lowered, begin: int, width: int) -> Callable[[], np.ndarray]:
     """One step at a given length, over buffers that are past and present at once."""
     binding = session.io_binding()
-    contract = lowered.contract
+    signature = lowered.signature
     total = begin + width
     slots = -(-total // 256) * 256
     random = np.random.default_rng(1)
@@ -150,7 +150,7 @@ def task_runner(session: ort.InferenceSession, lowered: Lowered, begin: int, wid
         "seqlens_k": np.array([total - 1]),
         "total_sequence_length": np.array(total),
     }
-    feeds = {name: by_role[role].astype(contract.input_dtypes[role]) for role, name in contract.inputs.items()}
+    feeds = {name: by_role[role].astype(signature.input_dtypes[role]) for role, name in signature.inputs.items()}
     if lowered.logits_positions:
         feeds[lowered.logits_positions] = np.array([[width - 1]])
     if lowered.query_seqlens:
@@ -158,13 +158,13 @@ def task_runner(session: ort.InferenceSession, lowered: Lowered, begin: int, wid
     for name, value in feeds.items():
         binding.bind_cpu_input(name, value)
     kept = []
-    for tensor in contract.cache_tensors:
-        layer = contract.cache.layers[tensor.layer]
+    for tensor in signature.cache_tensors:
+        layer = signature.cache.layers[tensor.layer]
         array = random.standard_normal((1, layer.num_kv_heads, slots, layer.key_head_dim), np.float32)
         kept.append(ort.OrtValue.ortvalue_from_numpy(array))
         binding.bind_ortvalue_input(tensor.past, kept[-1])
         binding.bind_ortvalue_output(tensor.present, kept[-1])
-    binding.bind_output(contract.logits)
+    binding.bind_output(signature.logits)
 
     def run() -> np.ndarray:
         session.run_with_iobinding(binding)
@@ -180,7 +180,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     for name, value in {"layers": 30, "hidden": 576, "heads": 9, "kv_heads": 3, "ffn": 1536, "vocab": 49152}.items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=value)
-    parser.add_argument("--quantise", choices=("none", "int4", "int8"), default="none")
+    parser.add_argument("--quantize", choices=("none", "int4", "int8"), default="none")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=15)
     parser.add_argument("--levels", nargs="+", default=LEVELS)
@@ -192,7 +192,7 @@ def main() -> None:
         opened = {}
         for level in options.levels:
             model = ir.from_proto(proto)
-            lowered = lower(model, derive_contract(model), level=level)
+            lowered = lower(model, derive_signature(model), level=level)
             opened[level] = open_session(lowered, Path(scratch) / level, options), lowered
         for task in options.tasks:
             measure(task, *TASKS[task], opened, options)
@@ -216,7 +216,7 @@ def measure(task: str, begin: int, width: int, opened: dict[str, Any], options: 
         line = {
             "benchmark": "lowering",
             "task": task,
-            "weights": options.quantise,
+            "weights": options.quantize,
             "level": level,
             "threads": options.threads,
             "median_s": round(statistics.median(seconds), 6),

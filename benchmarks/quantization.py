@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""What quantising costs in quality: perplexity of the embedded model on the operators that it never saw.
+"""What quantizing costs in quality: perplexity of the embedded model on the operators that it never saw.
 
     python -m benchmarks.quantization --backend ort
 
@@ -23,8 +23,8 @@ import numpy as np
 from genai_iface import load_model
 from genai_iface.folder import open_folder
 from genai_iface.models import default_folder
-from genai_iface.transform.quantize_calibrate import calibrate, default_text, windows_of
-from genai_iface.transform.quantize_folder import quantize_folder
+from genai_iface.transform.quantize.calibrate import calibrate, default_text, windows_of
+from genai_iface.transform.quantize.folder import quantize_folder
 from tools.train_embedded import onnx_docs
 
 _WINDOW = 512

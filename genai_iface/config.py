@@ -117,7 +117,7 @@ class GenerationConfig:
         for name in _FIELDS:
             value = getattr(self, name)
             try:
-                object.__setattr__(self, name, _NORMALISERS.get(name, _as_plain)(value))
+                object.__setattr__(self, name, _NORMALIZERS.get(name, _as_plain)(value))
             except (AttributeError, RecursionError, TypeError, ValueError) as error:
                 raise _illegal(name, value) from error
         self.validate()
@@ -368,7 +368,7 @@ def _as_json(value: Any) -> str | None:
 
 
 # JSON gives lists where the fields hold tuples, and string keys where they hold token ids.
-_NORMALISERS: Mapping[str, Callable[[Any], Any]] = {
+_NORMALIZERS: Mapping[str, Callable[[Any], Any]] = {
     "stop_strings": lambda value: (value,) if isinstance(value, str) else tuple(() if value is None else value),
     "stop_token_ids": _as_ids,
     "bad_words_ids": lambda value: tuple(map(_as_ids, () if value is None else value)),

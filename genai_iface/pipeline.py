@@ -14,28 +14,28 @@ from weakref import WeakSet
 from genai_iface.capabilities import Capability
 from genai_iface.config import GenerationConfig
 from genai_iface.errors import InvalidInputError
-from genai_iface.generation.async_chunks import iterate_in_thread
-from genai_iface.generation.beam_call import beam_chunks, found_beams, open_search
+from genai_iface.generation.beam.call import beam_chunks, found_beams, open_search
 from genai_iface.generation.cached_rows import DEFAULT_PREFILL_CHUNK_SIZE, CachedRows
 from genai_iface.generation.call import Call, RunningTurn, capacity_for, context_of, split_options, with_seeds
-from genai_iface.generation.chat import ChatSession
-from genai_iface.generation.chunks import ChunkSource
-from genai_iface.generation.collect import collect
+from genai_iface.generation.chat.session import ChatSession
 from genai_iface.generation.constraints import Constraint, check_constraint
 from genai_iface.generation.generator import ModelGenerator
 from genai_iface.generation.generator_call import open_generator
+from genai_iface.generation.memory_check import check_call_fits, check_memory_limit, check_rows_fit
 from genai_iface.generation.metrics import Stopwatch
 from genai_iface.generation.plan import one_per_sequence
 from genai_iface.generation.prefix import save_prefix
-from genai_iface.generation.processors import LogitsHook
-from genai_iface.generation.prompts import encode_prompt, is_conversation
-from genai_iface.generation.room import check_call_fits, check_memory_limit, check_rows_fit
-from genai_iface.generation.scheduler import Scheduler
+from genai_iface.generation.sampling.processors import LogitsHook
+from genai_iface.generation.scheduling.scheduler import Scheduler
 from genai_iface.generation.scoring import as_score, perplexity, score_tokens, split_continuation
-from genai_iface.generation.speculation import Speculation
-from genai_iface.generation.stopping import StopHook
-from genai_iface.generation.streamer import ChunkHook, Streamer, TextHook, streaming_to
+from genai_iface.generation.speculation.speculator import Speculation
 from genai_iface.generation.supported import check_supported, check_together
+from genai_iface.generation.text.async_chunks import iterate_in_thread
+from genai_iface.generation.text.chunks import ChunkSource
+from genai_iface.generation.text.collect import collect
+from genai_iface.generation.text.prompts import encode_prompt, is_conversation
+from genai_iface.generation.text.stopping import StopHook
+from genai_iface.generation.text.streamer import ChunkHook, Streamer, TextHook, streaming_to
 from genai_iface.protocols import Backend, Model, Prompt, Tokenizer
 from genai_iface.registry import load_model
 from genai_iface.results import Chunk, GenerationResult, Score

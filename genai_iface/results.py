@@ -111,7 +111,7 @@ class GenerationResult:
         logprobs: Per sequence, one entry per token, or None when not asked for.
         perf_metrics: Measurements over the whole call.
         seed: The seed that was used, also when none was given; None for greedy decoding.
-        beam_scores: Per sequence, its normalised score, if beams were searched.
+        beam_scores: Per sequence, its normalized score, if beams were searched.
     """
 
     texts: list[str]

@@ -45,7 +45,7 @@ class ModelOptions:
             a position table that is added to the embedding.
         nonpad: "input", or "computed" as write_indices + S (scatter only).
         rotary_dim: Rotated part of each head, None for all of it.
-        quantise: Linear weights as blocked DequantizeLinear.
+        quantize: Linear weights as blocked DequantizeLinear.
         tied: One table for embedding and LM head.
         padded_vocab: Rows of the logits beyond the tokenizer's ids.
         anonymous: Inputs and outputs get meaningless names.
@@ -71,7 +71,7 @@ class ModelOptions:
     nonpad: Literal["input", "computed"] = "input"
     softcap: float = 0.0
     rotary_dim: int | None = None
-    quantise: Literal["int8", "int4"] | None = None
+    quantize: Literal["int8", "int4"] | None = None
     block_size: int = 16
     tied: bool = False
     padded_vocab: int = 3
@@ -252,23 +252,23 @@ class _Builder:
         causal = self.op("Unsqueeze", [self.op("LessOrEqual", [keys, queries]), self.vector(0, 1)])
         return self.op("And", [causal, keep]) if keep else causal
 
-    def quantised(self, name: str, weight: np.ndarray) -> tuple[str, str]:
+    def quantized(self, name: str, weight: np.ndarray) -> tuple[str, str]:
         """Constants of ``weight`` (K, N) in blocks along K: integers (K, N), scales (K / block, N)."""
         o = self.o
-        kind, top = (np.dtype(np.int8), 127) if o.quantise == "int8" else (np.dtype(ml_dtypes.int4), 7)
+        kind, top = (np.dtype(np.int8), 127) if o.quantize == "int8" else (np.dtype(ml_dtypes.int4), 7)
         blocks = weight.reshape(-1, o.block_size, weight.shape[1])
         scales = np.maximum(np.abs(blocks).max(axis=1), 1e-6) / top
         integers = np.clip(np.rint(blocks / scales[:, None]), -top, top).reshape(weight.shape)
         return (
-            self.constant(f"{name}.quantised", integers.astype(np.int8).astype(kind)),
+            self.constant(f"{name}.quantized", integers.astype(np.int8).astype(kind)),
             self.constant(f"{name}.scales", scales.astype(self.dtype)),
         )
 
     def linear(self, name: str, x: str, inputs: int, outputs: int, *, weight: np.ndarray | None = None) -> str:
         if weight is None:
             weight = self.random_array(inputs, outputs, scale=inputs**-0.5)
-        if self.o.quantise:
-            integers, scales = self.quantised(name, weight)
+        if self.o.quantize:
+            integers, scales = self.quantized(name, weight)
             matrix = self.op("DequantizeLinear", [integers, scales], axis=0, block_size=self.o.block_size)
         else:
             matrix = self.constant(f"{name}.weight", weight.astype(self.dtype))
@@ -281,11 +281,11 @@ class _Builder:
     def embedding(self, ids: str) -> str:
         o = self.o
         self.table = self.random_array(o.vocab_size, o.hidden, scale=1.0)
-        if o.tied and o.quantise:
-            integers, scales = self.quantised("lm_head", self.table.T)
+        if o.tied and o.quantize:
+            integers, scales = self.quantized("lm_head", self.table.T)
             columns = [self.op("Gather", [part, ids], axis=1) for part in (integers, scales)]
-            dequantised = self.op("DequantizeLinear", columns, axis=0, block_size=o.block_size)
-            hidden = self.op("Transpose", [dequantised], perm=[1, 2, 0])
+            dequantized = self.op("DequantizeLinear", columns, axis=0, block_size=o.block_size)
+            hidden = self.op("Transpose", [dequantized], perm=[1, 2, 0])
         else:
             hidden = self.op("Gather", [self.constant("embedding", self.table.astype(self.dtype)), ids])
         if o.positions == "learned":
@@ -297,7 +297,7 @@ class _Builder:
         o = self.o
         if not o.tied:
             return self.linear("lm_head", x, o.hidden, o.vocab_size)
-        if o.quantise:
+        if o.quantize:
             return self.linear("lm_head", x, o.hidden, o.vocab_size, weight=self.table.T)
         return self.op("MatMul", [x, self.op("Transpose", ["embedding"], perm=[1, 0])])
 

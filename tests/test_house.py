@@ -43,6 +43,7 @@ ALLOWED_IMPORTS = {
     "genai_iface/conformance": {"numpy", "pytest"},
     "genai_iface/generation/constraints": {"llguidance", "numpy"},
     "genai_iface/folder": {"google", "jinja2", "ml_dtypes", "numpy", "onnx", "onnx_ir", "safetensors", "tokenizers"},
+    "genai_iface/graph": {"ml_dtypes", "numpy", "onnx", "onnx_ir"},
     "genai_iface/transform": {"ml_dtypes", "numpy", "onnx", "onnx_ir"},
     "backends/numpy": {"ml_dtypes", "numpy", "onnx", "onnx_ir", "typing_extensions"},
     "backends/ort": {"ml_dtypes", "numpy", "onnx", "onnx_ir", "onnxruntime", "typing_extensions"},
@@ -50,7 +51,7 @@ ALLOWED_IMPORTS = {
 }
 
 # Parts of genai_iface that load more than the interface; the rest may import them only inside a function.
-HEAVY_PARTS = ("genai_iface.build", "genai_iface.cli", "genai_iface.folder", "genai_iface.transform")
+HEAVY_PARTS = ("genai_iface.build", "genai_iface.cli", "genai_iface.folder", "genai_iface.graph", "genai_iface.transform")
 
 MAX_LINES = 500
 LONG_FILES = {

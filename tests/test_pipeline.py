@@ -23,7 +23,7 @@ from genai_iface import (
     UnsupportedCapabilityError,
 )
 from tests.fakes import ALL_CAPABILITIES, ByteTokenizer, FakeModel, speaks
-from tests.generation.tokenizers_for_tests import metaspace
+from tests.generation.text.tokenizers_for_tests import metaspace
 
 TEXT = "Grüße, 世界! 🙂 done."
 

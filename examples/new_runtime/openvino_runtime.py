@@ -18,8 +18,8 @@ import openvino
 from numpy.typing import ArrayLike, NDArray
 
 from genai_iface import BackendError, BackendInfo, Capability, Device, InvalidInputError, UnsupportedModelError
+from genai_iface.backend_kit import check_batch_and_capacity, check_indices, check_lengths, check_rows, check_step
 from genai_iface.folder import ModelFolder, open_folder
-from genai_iface.steps import check_batch_and_capacity, check_indices, check_lengths, check_rows, check_step
 from genai_iface.transform import LOGITS_POSITIONS, SelectLogits
 from genai_iface.types import LogitsMode, UpdateMode
 
@@ -112,15 +112,15 @@ class OpenVinoCache:
 
 
 class OpenVinoModel:
-    """One graph, compiled once; the contract says which input is what."""
+    """One graph, compiled once; the signature says which input is what."""
 
     capabilities = CAPABILITIES
 
     def __init__(self, folder: ModelFolder, device: Device) -> None:
-        self.contract, self.spec, self.device = folder.contract, folder.spec, device
+        self.signature, self.spec, self.device = folder.signature, folder.spec, device
         graph = folder.load_ir()
         # A lowering of the SDK: logits only where they are asked for.
-        select = SelectLogits(self.contract)
+        select = SelectLogits(self.signature)
         select(graph)
         self._selects = select.note.applied
         ir.external_data.load_to_model(graph)
@@ -183,12 +183,12 @@ class OpenVinoModel:
             "position_ids": np.arange(begin, end)[None],
             "attention_mask": np.ones((1, end), np.int64),
         }
-        contract = self.contract
+        signature = self.signature
         feeds = {
-            name: by_role[role].astype(contract.input_dtypes[role], copy=False)
-            for role, name in contract.inputs.items()
+            name: by_role[role].astype(signature.input_dtypes[role], copy=False)
+            for role, name in signature.inputs.items()
         }
-        feeds |= {tensor.past: array for tensor, array in zip(contract.cache_tensors, past, strict=True)}
+        feeds |= {tensor.past: array for tensor, array in zip(signature.cache_tensors, past, strict=True)}
         if self._selects:
             feeds[LOGITS_POSITIONS] = positions[None]
         try:
@@ -196,8 +196,8 @@ class OpenVinoModel:
         except RuntimeError as error:
             raise BackendError(f"OpenVINO failed: {str(error)[:200]}", remedy="Use another backend.") from error
         # The request reuses its buffers: what is kept must be copied.
-        present = [outputs[tensor.present].copy() for tensor in contract.cache_tensors]
-        logits = outputs[contract.logits][0]
+        present = [outputs[tensor.present].copy() for tensor in signature.cache_tensors]
+        logits = outputs[signature.logits][0]
         return (logits if self._selects else logits[positions]), present
 
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""From a checkpoint to a model folder: roads in their order, each result verified, the folder moved whole."""
+"""From a checkpoint to a model folder: methods in their order, each result verified, the folder moved whole."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ import onnx_ir as ir
 from genai_iface.build.checkpoint import Checkpoint, open_checkpoint
 from genai_iface.build.expressible import check_expressible
 from genai_iface.build.folder_files import write_folder_files
+from genai_iface.build.methods.convert import export_and_convert
+from genai_iface.build.methods.export import export_standard
+from genai_iface.build.methods.mobius import build_with_mobius
+from genai_iface.build.methods.rotary_context import longest_exact_context
 from genai_iface.build.model_file import mark_model, save_model
-from genai_iface.build.road_convert import export_and_convert
-from genai_iface.build.road_export import export_standard
-from genai_iface.build.road_mobius import build_with_mobius
-from genai_iface.build.rotary_context import longest_exact_context
 from genai_iface.build.verify import Comparison, Reference, compare, torch_reference
 from genai_iface.errors import BackendNotFoundError, GenAIError, InvalidInputError, UnsupportedModelError
 from genai_iface.registry import load_model
 from genai_iface.transform.model_writer import new_folder
-from genai_iface.transform.quantize_weights import QuantizeWeights
+from genai_iface.transform.quantize.weights import QuantizeWeights
 from genai_iface.types import CacheLayout, DType
 
-__all__ = ["ROADS", "Attempt", "BuildOptions", "BuildResult", "Road", "build"]
+__all__ = ["METHODS", "Attempt", "BuildOptions", "BuildResult", "Method", "build"]
 
-Road: TypeAlias = Literal["export", "mobius", "convert"]
+Method: TypeAlias = Literal["export", "mobius", "convert"]
 
-ROADS: tuple[Road, ...] = get_args(Road)
+METHODS: tuple[Method, ...] = get_args(Method)
 """In the order in which "auto" takes them."""
 
 _BITS: dict[str, Literal[4, 8]] = {"int4": 4, "int8": 8}
@@ -45,7 +45,7 @@ class BuildOptions:
     """How to build.
 
     Attributes:
-        via: A road, or "auto" for the first whose result verifies.
+        via: A method, or "auto" for the first whose result verifies.
         dtype: Of weights, activations and cache.
         layout: "bnsh": caches (B, Hkv, C, D); "bsh": (B, C, Hkv * D).
         context: Tokens that a sequence may have; the checkpoint's own limit if None.
@@ -55,7 +55,7 @@ class BuildOptions:
         backend: The backend that verifies.
     """
 
-    via: Road | Literal["auto"] = "auto"
+    via: Method | Literal["auto"] = "auto"
     dtype: DType = "float32"
     layout: CacheLayout = "bnsh"
     context: int | None = None
@@ -67,15 +67,15 @@ class BuildOptions:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """One road that was taken.
+    """One method that was tried.
 
     Attributes:
-        road: Which.
+        method: Which.
         comparison: How far its result is from torch; None if there was no result that runs.
         problem: Why it was not chosen; empty for the one that was.
     """
 
-    road: Road
+    method: Method
     comparison: Comparison | None
     problem: str = ""
 
@@ -86,11 +86,11 @@ class BuildResult:
 
     Attributes:
         folder: Where it is.
-        attempts: The roads in the order they were taken; the last one gave the folder.
+        attempts: The methods in the order in which they were tried; the last one gave the folder.
         verified: Whether it computes what torch computes.
         files: Names of the files beside model.onnx.
         reference: What torch computes, to compare other backends with.
-        quantized: How far the quantised model is from torch; None if nothing was quantised.
+        quantized: How far the quantized model is from torch; None if nothing was quantized.
         notes: What else there is to know.
     """
 
@@ -103,9 +103,9 @@ class BuildResult:
     notes: tuple[str, ...] = field(default=())
 
     @property
-    def road(self) -> Road:
-        """The road that was chosen."""
-        return self.attempts[-1].road
+    def method(self) -> Method:
+        """The method that was chosen."""
+        return self.attempts[-1].method
 
 
 def build(
@@ -125,7 +125,7 @@ def build(
 
     Raises:
         InvalidInputError: The source is broken, or the place is taken.
-        UnsupportedModelError: No road leads to a verified model; the message says why for each.
+        UnsupportedModelError: No method leads to a verified model; the message says why for each.
     """
     options = options or BuildOptions()
     if options.quantize is not None:
@@ -146,13 +146,13 @@ def build(
         chosen = attempts[-1]
         verified = chosen.comparison is not None and chosen.comparison.agrees(options.dtype)
         quantized = job.quantize(model) if options.quantize is not None else None
-        mark_model(work, chosen.road, chosen.comparison, verified=verified, quantized=quantized)
+        mark_model(work, chosen.method, chosen.comparison, verified=verified, quantized=quantized)
     notes = () if "tokenizer.json" in files else ("the checkpoint has no tokenizer.json; the model takes ids only",)
     return BuildResult(target, attempts, verified, tuple(files), reference, quantized, notes)
 
 
 class _Job:
-    """One build: what all roads share."""
+    """One build: what all methods share."""
 
     def __init__(
         self,
@@ -173,69 +173,69 @@ class _Job:
         self._progress = progress
 
     def first_good(self) -> tuple[tuple[Attempt, ...], ir.Model]:
-        """Takes roads until one gives a model that may stay.
+        """Tries methods until one gives a model that may stay.
 
         Raises:
             UnsupportedModelError: None does.
         """
-        roads = ROADS if self._options.via == "auto" else (self._options.via,)
+        methods = METHODS if self._options.via == "auto" else (self._options.via,)
         attempts: list[Attempt] = []
-        for road in roads:
+        for method in methods:
             try:
-                model, comparison = self._take(road)
+                model, comparison = self._take(method)
             except BackendNotFoundError:
                 raise
             except GenAIError as error:
-                attempts.append(Attempt(road, None, error.what))
+                attempts.append(Attempt(method, None, error.what))
                 continue
             if comparison.agrees(self._options.dtype):
-                return (*attempts, Attempt(road, comparison)), model
+                return (*attempts, Attempt(method, comparison)), model
             problem = f"differs from torch: {comparison}"
             if self._options.unverified:
-                return (*attempts, Attempt(road, comparison, problem)), model
-            attempts.append(Attempt(road, comparison, problem))
-        reasons = "; ".join(f"{attempt.road}: {attempt.problem}" for attempt in attempts)
+                return (*attempts, Attempt(method, comparison, problem)), model
+            attempts.append(Attempt(method, comparison, problem))
+        reasons = "; ".join(f"{attempt.method}: {attempt.problem}" for attempt in attempts)
         remedy = (
             "--unverified keeps a result that differs, and marks it."
             if any(attempt.comparison is not None for attempt in attempts)
             else "Nothing was written."
         )
         raise UnsupportedModelError(
-            f"No road leads from {self._checkpoint.name!r} to a standard model ({reasons})", remedy=remedy
+            f"No method leads from {self._checkpoint.name!r} to a standard model ({reasons})", remedy=remedy
         )
 
     def quantize(self, model: ir.Model) -> Comparison:
-        """Quantises the weights and measures the difference again.
+        """Quantizes the weights and measures the difference again.
 
         Raises:
-            UnsupportedModelError: There was nothing to quantise.
+            UnsupportedModelError: There was nothing to quantize.
         """
         kind = self._options.quantize
         if kind is None:
-            raise ValueError("nothing to quantise to")
-        self._progress(f"quantising to {kind}")
+            raise ValueError("nothing to quantize to")
+        self._progress(f"quantizing to {kind}")
         rewrite = QuantizeWeights(_BITS[kind], block_size=self._options.block_size)
         rewrite(model)
         if not rewrite.note.applied:
             raise UnsupportedModelError(
-                f"No matrix can be quantised: {rewrite.note.reason}", remedy="Choose another --block-size."
+                f"No matrix can be quantized: {rewrite.note.reason}", remedy="Choose another --block-size."
             )
         save_model(model, self._folder)
         return self._compared()
 
-    def _take(self, road: Road) -> tuple[ir.Model, Comparison]:
+    def _take(self, method: Method) -> tuple[ir.Model, Comparison]:
         options = self._options
-        self._progress(f"building by way of {road}")
-        if road == "export":
+        self._progress(f"building by way of {method}")
+        if method == "export":
             model = export_standard(self._network, layout=options.layout, context=self._context)
-        elif road == "mobius":
+        elif method == "mobius":
             model = build_with_mobius(
                 self._checkpoint, dtype=options.dtype, layout=options.layout, context=self._context
             )
         else:
             model = export_and_convert(self._network, layout=options.layout, context=self._context)
         save_model(model, self._folder)
-        self._progress(f"comparing the result of {road} with torch")
+        self._progress(f"comparing the result of {method} with torch")
         return model, self._compared()
 
     def _compared(self) -> Comparison:

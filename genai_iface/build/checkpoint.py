@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from genai_iface.errors import InvalidInputError, UnsupportedModelError
-from genai_iface.folder.files import find_inside, open_root
+from genai_iface.folder._files import find_inside, open_root
 from genai_iface.types import DType
 
 __all__ = ["Checkpoint", "open_checkpoint", "quiet_transformers"]

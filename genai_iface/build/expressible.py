@@ -16,7 +16,7 @@ _ALIBI_BUILDERS = ("build_alibi_tensor", "build_mpt_alibi_tensor")
 
 
 def check_expressible(network: Any) -> None:
-    """Refuses a network for which no road can lead to TensorScatter and Attention.
+    """Refuses a network for which no method can lead to TensorScatter and Attention.
 
     Raises:
         UnsupportedModelError: It has ALiBi, attention sinks, or layers that keep something else than keys and values.

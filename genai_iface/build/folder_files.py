@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from genai_iface.build.checkpoint import Checkpoint, quiet_transformers
-from genai_iface.folder.files import find_inside
+from genai_iface.folder._files import find_inside
 
 __all__ = ["write_folder_files"]
 

@@ -47,30 +47,31 @@ def save_model(model: ir.Model, folder: Path) -> None:
         onnx.checker.check_model(str(folder / _FILE), full_check=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
         raise UnsupportedModelError(
-            f"The graph is not legal ONNX: {' '.join(str(error).split())[:300]}", remedy="Take another road with --via."
+            f"The graph is not legal ONNX: {' '.join(str(error).split())[:300]}",
+            remedy="Try another method with --via.",
         ) from error
 
 
 def mark_model(
-    folder: Path, road: str, comparison: Comparison | None, *, verified: bool, quantized: Comparison | None = None
+    folder: Path, method: str, comparison: Comparison | None, *, verified: bool, quantized: Comparison | None = None
 ) -> None:
     """Notes in the model's metadata how it was made and whether it was verified.
 
     Args:
         folder: Where the model is.
-        road: How it was made.
-        comparison: With torch, before any quantisation.
+        method: How it was made.
+        comparison: With torch, before any quantization.
         verified: Whether that agrees.
-        quantized: With torch, after the quantisation.
+        quantized: With torch, after the quantization.
     """
     model = onnx.load(folder / _FILE, load_external_data=False)
-    facts = {"genai_iface.road": road, "genai_iface.verified": "true" if verified else "false"}
+    facts = {"genai_iface.build_method": method, "genai_iface.verified": "true" if verified else "false"}
     if comparison is not None:
         facts["genai_iface.difference"] = f"{comparison.difference:.3g}"
     if quantized is not None:
         facts["genai_iface.quantized_difference"] = f"{quantized.difference:.3g}"
     facts |= {f"genai_iface.{name}": version(name) for name in ("torch", "transformers", "onnxscript")}
-    if road == "mobius":
+    if method == "mobius":
         facts["genai_iface.mobius-onnx"] = version("mobius-onnx")
     onnx.helper.set_model_props(model, facts)
     onnx.save(model, folder / _FILE)

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Sequence
 
 import genai_iface
-from genai_iface.cli import (
+from genai_iface.cli.commands import (
     bench,
     build,
     chat,

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""``open_folder`` and ``ModelFolder``: a folder that was checked, and its contract."""
+"""``open_folder`` and ``ModelFolder``: a folder that was checked, and its signature."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ import onnx_ir as ir
 
 from genai_iface.config import GenerationConfig
 from genai_iface.errors import InvalidInputError
-from genai_iface.folder.contract import GraphContract
-from genai_iface.folder.derive import derive_contract
-from genai_iface.folder.files import find_inside, open_root, read_json
-from genai_iface.folder.load import read_model
+from genai_iface.folder._files import find_inside, open_root, read_json
+from genai_iface.folder._load import read_model
 from genai_iface.folder.tokenizer import FolderTokenizer
+from genai_iface.graph.derive import derive_signature
+from genai_iface.graph.signature import GraphSignature
 from genai_iface.types import ModelSpec
 
 __all__ = ["ModelFolder", "open_folder"]
@@ -37,7 +37,7 @@ _CONTEXT_FIELDS = (
 
 
 def open_folder(path: str | PathLike[str], /) -> ModelFolder:
-    """Checks a model folder and derives the contract of its graph.
+    """Checks a model folder and derives the signature of its graph.
 
     Args:
         path: A folder in Hugging Face's form with a ``model.onnx`` in it.
@@ -49,7 +49,7 @@ def open_folder(path: str | PathLike[str], /) -> ModelFolder:
     root = open_root(path)
     model, files = read_model(root)
     config = read_json(root, "config.json") or {}
-    folder = ModelFolder(root, derive_contract(model), config, files)
+    folder = ModelFolder(root, derive_signature(model), config, files)
     folder.check()
     return folder
 
@@ -59,13 +59,15 @@ class ModelFolder:
 
     Attributes:
         path: The folder's real path.
-        contract: How to drive the graph.
+        signature: How to drive the graph.
         config: config.json, empty if there is none.
     """
 
-    def __init__(self, path: Path, contract: GraphContract, config: Mapping[str, Any], files: tuple[Path, ...]) -> None:
+    def __init__(
+        self, path: Path, signature: GraphSignature, config: Mapping[str, Any], files: tuple[Path, ...]
+    ) -> None:
         self._path = path
-        self._contract = contract
+        self._signature = signature
         self._config = MappingProxyType(dict(config))
         self._files = files
 
@@ -75,9 +77,9 @@ class ModelFolder:
         return self._path
 
     @property
-    def contract(self) -> GraphContract:
+    def signature(self) -> GraphSignature:
         """How to drive the graph."""
-        return self._contract
+        return self._signature
 
     @property
     def config(self) -> Mapping[str, Any]:
@@ -92,7 +94,7 @@ class ModelFolder:
     @cached_property
     def context_length(self) -> int | None:
         """The most tokens of a sequence, by config.json and by the graph's position tables; None if unbounded."""
-        limits = [self._contract.max_positions] if self._contract.max_positions is not None else []
+        limits = [self._signature.max_positions] if self._signature.max_positions is not None else []
         for name in _CONTEXT_FIELDS:
             value = self._config_integer(name)
             if value is not None:
@@ -102,7 +104,7 @@ class ModelFolder:
     @cached_property
     def spec(self) -> ModelSpec:
         """What the model is, independent of the runtime."""
-        return ModelSpec(self._contract.vocab_size, self.context_length, self._contract.cache)
+        return ModelSpec(self._signature.vocab_size, self.context_length, self._signature.cache)
 
     @cached_property
     def generation_config(self) -> GenerationConfig:
@@ -128,10 +130,10 @@ class ModelFolder:
             InvalidInputError: tokenizer.json is missing or broken, or has ids that the logits lack.
         """
         tokenizer = FolderTokenizer(self._path)
-        if tokenizer.max_token_id >= self._contract.vocab_size:
+        if tokenizer.max_token_id >= self._signature.vocab_size:
             raise InvalidInputError(
                 f"The tokenizer in {str(self._path)!r} has ids up to {tokenizer.max_token_id}, but the logits "
-                f"{self._contract.logits!r} have only {self._contract.vocab_size} columns",
+                f"{self._signature.logits!r} have only {self._signature.vocab_size} columns",
                 remedy="Take tokenizer.json from the checkpoint that the model was exported from.",
             )
         return tokenizer
@@ -177,10 +179,10 @@ class ModelFolder:
             InvalidInputError: config.json contradicts the graph.
         """
         vocabulary = self._config_integer("vocab_size")
-        if vocabulary is not None and vocabulary > self._contract.vocab_size:
+        if vocabulary is not None and vocabulary > self._signature.vocab_size:
             raise InvalidInputError(
-                f"config.json says vocab_size={vocabulary}, but the logits {self._contract.logits!r} have only "
-                f"{self._contract.vocab_size} columns",
+                f"config.json says vocab_size={vocabulary}, but the logits {self._signature.logits!r} have only "
+                f"{self._signature.vocab_size} columns",
                 remedy="Take config.json from the checkpoint that the model was exported from.",
             )
         _ = self.context_length
@@ -201,5 +203,5 @@ class ModelFolder:
         return value
 
     def __repr__(self) -> str:
-        cache = self._contract.cache
+        cache = self._signature.cache
         return f"ModelFolder({str(self._path)!r}, {cache.style} cache, {len(cache.layers)} layers)"

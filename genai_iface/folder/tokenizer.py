@@ -13,8 +13,8 @@ from typing import Any, TypeVar
 import tokenizers
 
 from genai_iface.errors import InvalidInputError, UnsupportedCapabilityError
-from genai_iface.folder.files import MAX_JSON_BYTES, open_root, read_inside, read_json
-from genai_iface.folder.template import ChatTemplate
+from genai_iface.folder._files import MAX_JSON_BYTES, open_root, read_inside, read_json
+from genai_iface.folder._template import ChatTemplate
 from genai_iface.protocols import Message
 
 __all__ = ["FolderTokenizer"]

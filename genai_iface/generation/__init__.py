@@ -4,13 +4,13 @@
 
 from genai_iface.generation.constraints import Constraint, TokenConstraint
 from genai_iface.generation.generator import ModelGenerator
-from genai_iface.generation.sampling import Sampler
-from genai_iface.generation.scheduled_request import ScheduledRequest
-from genai_iface.generation.scheduler import Scheduler
-from genai_iface.generation.speculation import DraftModel, PromptLookup
-from genai_iface.generation.stopping import StopStrings
-from genai_iface.generation.streamer import Streamer
-from genai_iface.generation.streaming import Detokenizer, TextStream
+from genai_iface.generation.sampling.sampler import Sampler
+from genai_iface.generation.scheduling.request import ScheduledRequest
+from genai_iface.generation.scheduling.scheduler import Scheduler
+from genai_iface.generation.speculation.speculator import DraftModel, PromptLookup
+from genai_iface.generation.text.stopping import StopStrings
+from genai_iface.generation.text.stream import Detokenizer, TextStream
+from genai_iface.generation.text.streamer import Streamer
 
 __all__ = [
     "Constraint",

@@ -12,15 +12,15 @@ from typing import Any
 
 from genai_iface.config import GenerationConfig
 from genai_iface.errors import CacheOverflowError, InvalidInputError
-from genai_iface.generation.beams import BeamSearch
+from genai_iface.generation.beam.search import BeamSearch
 from genai_iface.generation.cached_rows import CachedRows
 from genai_iface.generation.constraints import Constraint
 from genai_iface.generation.generator import ModelGenerator
 from genai_iface.generation.metrics import Stopwatch
 from genai_iface.generation.plan import new_seed
-from genai_iface.generation.processors import LogitsHook
-from genai_iface.generation.speculation import Speculation
-from genai_iface.generation.stopping import StopHook
+from genai_iface.generation.sampling.processors import LogitsHook
+from genai_iface.generation.speculation.speculator import Speculation
+from genai_iface.generation.text.stopping import StopHook
 from genai_iface.results import Chunk, PerfMetrics
 from genai_iface.types import ModelSpec
 

@@ -17,10 +17,10 @@ from genai_iface.generation.cached_rows import DEFAULT_PREFILL_CHUNK_SIZE, Cache
 from genai_iface.generation.constraints import Constraint
 from genai_iface.generation.metrics import Stopwatch
 from genai_iface.generation.plan import SequencePlan, new_seed, one_per_sequence
-from genai_iface.generation.processors import LogitsHook
 from genai_iface.generation.running import RunningSequence
-from genai_iface.generation.speculation import Speculation, Speculator
-from genai_iface.generation.stopping import StopHook
+from genai_iface.generation.sampling.processors import LogitsHook
+from genai_iface.generation.speculation.speculator import Speculation, Speculator
+from genai_iface.generation.text.stopping import StopHook
 from genai_iface.generation.token_ids import as_ids, as_rows
 from genai_iface.protocols import CacheT, Model, Tokenizer
 from genai_iface.results import FinishReason, PerfMetrics, TokenLogprob

@@ -12,10 +12,10 @@ from numpy.typing import ArrayLike
 from genai_iface.config import GenerationConfig
 from genai_iface.errors import InvalidInputError
 from genai_iface.generation.constraints import Constraint, ConstraintProcessor, constraint_of
-from genai_iface.generation.processors import LogitsHook
-from genai_iface.generation.sampling import Sampler
-from genai_iface.generation.stopping import StopStrings
+from genai_iface.generation.sampling.processors import LogitsHook
+from genai_iface.generation.sampling.sampler import Sampler
 from genai_iface.generation.supported import check_supported
+from genai_iface.generation.text.stopping import StopStrings
 from genai_iface.protocols import Tokenizer
 
 __all__ = ["SequencePlan", "new_seed", "one_per_sequence"]

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genai_iface.generation.plan import SequencePlan
-from genai_iface.generation.sampling import log_probability
+from genai_iface.generation.sampling.sampler import log_probability
 from genai_iface.generation.sequence import TokenSequence
-from genai_iface.generation.stopping import StopHook, length_limit
-from genai_iface.generation.streaming import TextStream
+from genai_iface.generation.text.stopping import StopHook, length_limit
+from genai_iface.generation.text.stream import TextStream
 from genai_iface.protocols import Tokenizer
 from genai_iface.results import FinishReason, TokenLogprob
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from genai_iface.errors import CacheOverflowError, InvalidInputError
 from genai_iface.generation.cached_rows import DEFAULT_PREFILL_CHUNK_SIZE, CachedRows
 from genai_iface.generation.call import context_of
-from genai_iface.generation.sampling import log_probability
+from genai_iface.generation.sampling.sampler import log_probability
 from genai_iface.generation.sequence import TokenSequence
 from genai_iface.generation.token_ids import as_ids
 from genai_iface.protocols import Model, Tokenizer

@@ -3,17 +3,18 @@
 """Exact rewrites of a graph, on ONNX IR."""
 
 from genai_iface.transform.bnsh_cache import BnshCache
-from genai_iface.transform.fuse_partial_rotary import FusePartialRotary
-from genai_iface.transform.fuse_rms_norm import FuseRmsNorm
-from genai_iface.transform.fuse_rotary import FuseRotary
-from genai_iface.transform.gather_quantised import GatherQuantised
-from genai_iface.transform.match_norm_types import MatchNormTypes
-from genai_iface.transform.match_rotary_batch import MatchRotaryBatch
-from genai_iface.transform.pack_projections import PackProjections
+from genai_iface.transform.convert.gather_elements import GatherElements
+from genai_iface.transform.fuse.match_norm_types import MatchNormTypes
+from genai_iface.transform.fuse.match_rotary_batch import MatchRotaryBatch
+from genai_iface.transform.fuse.pack_projections import PackProjections
+from genai_iface.transform.fuse.partial_rotary import FusePartialRotary
+from genai_iface.transform.fuse.rms_norm import FuseRmsNorm
+from genai_iface.transform.fuse.rotary import FuseRotary
+from genai_iface.transform.quantize.gather_quantized import GatherQuantized
+from genai_iface.transform.quantize.separate_dequantization import SeparateDequantization
 from genai_iface.transform.rewrite import Note, Rewrite
 from genai_iface.transform.rotary_tables import RotaryTables
 from genai_iface.transform.select_logits import LOGITS_POSITIONS, SelectLogits
-from genai_iface.transform.separate_dequantisation import SeparateDequantisation
 from genai_iface.transform.standard import StandardResult, apply_standard
 from genai_iface.transform.symbolic_capacity import SymbolicCapacity
 
@@ -23,7 +24,8 @@ __all__ = [
     "FusePartialRotary",
     "FuseRmsNorm",
     "FuseRotary",
-    "GatherQuantised",
+    "GatherElements",
+    "GatherQuantized",
     "MatchNormTypes",
     "MatchRotaryBatch",
     "Note",
@@ -31,7 +33,7 @@ __all__ = [
     "Rewrite",
     "RotaryTables",
     "SelectLogits",
-    "SeparateDequantisation",
+    "SeparateDequantization",
     "StandardResult",
     "SymbolicCapacity",
     "apply_standard",

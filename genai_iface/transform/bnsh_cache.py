@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from genai_iface.folder.contract import CacheTensor, GraphContract
-from genai_iface.folder.graph import attribute, describe, input_at, is_op
-from genai_iface.transform.edit import Editor, copy_type, replace_value
+from genai_iface.graph._edit import Editor, copy_type, replace_value
+from genai_iface.graph._walk import attribute, describe, input_at, is_op
+from genai_iface.graph.signature import CacheTensor, GraphSignature
 from genai_iface.transform.rewrite import Note, Rewrite
 
 __all__ = ["BnshCache"]
@@ -20,24 +20,24 @@ class BnshCache(Rewrite):
     Precondition: each cache goes from its TensorScatter straight into Attention, without a mask of its own rank.
 
     Args:
-        contract: The graph's contract, layout "bsh".
+        signature: The graph's signature, layout "bsh".
     """
 
     name = "bnsh-cache"
 
-    def __init__(self, contract: GraphContract) -> None:
+    def __init__(self, signature: GraphSignature) -> None:
         super().__init__()
-        self._contract = contract
+        self._signature = signature
 
     def rewrite(self, model: ir.Model) -> Note:
         """All layers or none."""
-        cache = self._contract.cache
+        cache = self._signature.cache
         if cache.style != "scatter" or cache.layout != "bsh":
             return self.said(0, f"the cache is of style {cache.style} in the layout {cache.layout}")
         values = ir.convenience.create_value_mapping(model.graph)
         writers: list[tuple[CacheTensor, ir.Node]] = []
         readers: dict[ir.Node, int] = {}
-        for tensor in self._contract.cache_tensors:
+        for tensor in self._signature.cache_tensors:
             past = values[tensor.past]
             users = [node for node, index in past.uses() if is_op(node, "TensorScatter") and index == 0]
             if len(users) != 1 or len(tuple(past.uses())) != 1:

@@ -15,7 +15,7 @@ import onnx
 import onnx_ir as ir
 
 from genai_iface.errors import BackendError, InvalidInputError
-from genai_iface.folder.files import find_inside
+from genai_iface.folder._files import find_inside
 
 __all__ = ["copy_companions", "new_folder", "save_checked"]
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 import onnx
 import onnx_ir as ir
 
-from genai_iface.folder.graph import describe, input_at, is_op, unsupported
-from genai_iface.transform.edit import Editor
+from genai_iface.graph._edit import Editor
+from genai_iface.graph._walk import describe, input_at, is_op, unsupported
 
 __all__ = ["check_age", "raise_opset"]
 

@@ -11,9 +11,9 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from genai_iface.folder.contract import GraphContract
-from genai_iface.folder.graph import input_at, is_op
-from genai_iface.transform.edit import Editor
+from genai_iface.graph._edit import Editor
+from genai_iface.graph._walk import input_at, is_op
+from genai_iface.graph.signature import GraphSignature
 from genai_iface.transform.rewrite import Note, Rewrite
 
 __all__ = ["RotaryTables"]
@@ -32,20 +32,20 @@ class RotaryTables(Rewrite):
     the token's position alone.
 
     Args:
-        contract: The graph's contract, style "scatter".
+        signature: The graph's signature, style "scatter".
         positions: Rows of the tables, the most tokens that a sequence may have.
     """
 
     name = "rotary-tables"
 
-    def __init__(self, contract: GraphContract, positions: int) -> None:
+    def __init__(self, signature: GraphSignature, positions: int) -> None:
         super().__init__()
-        self._contract = contract
+        self._signature = signature
         self._positions = positions
 
     def rewrite(self, model: ir.Model) -> Note:
         """Changes every such rotation."""
-        if not {"input_ids", "write_indices"} <= self._contract.inputs.keys():
+        if not {"input_ids", "write_indices"} <= self._signature.inputs.keys():
             return self.said(0, "the graph has no write_indices")
         edit = Editor(model.graph, "rotary")
         tables: dict[tuple[int, int], tuple[ir.Value, ir.Value] | None] = {}
@@ -90,7 +90,7 @@ class RotaryTables(Rewrite):
         self, model: ir.Model, values: tuple[ir.Value, ir.Value], start: int, width: int
     ) -> list[NDArray[Any]] | None:
         """What a row of one step would compute; None if it depends on more than positions."""
-        ids, write_indices = self._contract.inputs["input_ids"], self._contract.inputs["write_indices"]
+        ids, write_indices = self._signature.inputs["input_ids"], self._signature.inputs["write_indices"]
         sources = _sources(values)
         if sources is None or not {str(source.name) for source in sources} <= {ids, write_indices}:
             return None
@@ -104,7 +104,7 @@ class RotaryTables(Rewrite):
     def _position_ids(self, model: ir.Model, edit: Editor) -> ir.Value:
         """write_indices + 0..S-1, (B, S)."""
         values = ir.convenience.create_value_mapping(model.graph)
-        ids, starts = (values[self._contract.inputs[role]] for role in ("input_ids", "write_indices"))
+        ids, starts = (values[self._signature.inputs[role]] for role in ("input_ids", "write_indices"))
         place = model.graph[0]
         (width,) = edit.before(place, "Shape", [ids], {"start": 1, "end": 2})
         (scalar,) = edit.before(place, "Squeeze", [width])

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
 from genai_iface.errors import BackendError
-from genai_iface.folder import GraphContract
+from genai_iface.graph import GraphSignature
 from genai_iface.registry import load_model
 from genai_iface.tolerance import LOGIT_TOLERANCES, relative_difference
 
@@ -63,7 +63,7 @@ def check_same_logits(
     return _judged(worst, tolerance)
 
 
-def check_same_step(source: Path, result: Path, contract: GraphContract, /) -> float:
+def check_same_step(source: Path, result: Path, signature: GraphSignature, /) -> float:
     """The same for two graphs with the same inputs, of which the result has a cache that no backend drives.
 
     A ragged step after a prompt runs on onnx.reference, which computes the whole buffer.
@@ -71,42 +71,42 @@ def check_same_step(source: Path, result: Path, contract: GraphContract, /) -> f
     Args:
         source: A model folder.
         result: A folder that should compute the same.
-        contract: The contract of both; style "scatter".
+        signature: The signature of both; style "scatter".
 
     Raises:
         BackendError: They differ by more than their element type explains.
     """
     graphs = [ReferenceEvaluator(str(folder / "model.onnx")) for folder in (source, result)]
     random = np.random.default_rng(0)
-    names = [contract.logits, *(tensor.present for tensor in contract.cache_tensors)]
-    feeds = _empty_caches(contract)
+    names = [signature.logits, *(tensor.present for tensor in signature.cache_tensors)]
+    feeds = _empty_caches(signature)
     worst, starts = 0.0, np.zeros(_ROWS, np.int64)
     for counts, width in ((np.array([5, 2]), 5), (np.array([1, 1]), 1)):
         roles = {
-            "input_ids": random.integers(0, contract.vocab_size, (_ROWS, width)),
+            "input_ids": random.integers(0, signature.vocab_size, (_ROWS, width)),
             "position_ids": starts[:, None] + np.arange(width),
             "write_indices": starts,
             "nonpad_kv_seqlen": starts + width,
         }
-        feeds |= {name: roles[role].astype(contract.input_dtypes[role]) for role, name in contract.inputs.items()}
+        feeds |= {name: roles[role].astype(signature.input_dtypes[role]) for role, name in signature.inputs.items()}
         with np.errstate(all="ignore"):
             wanted, got = ([np.asarray(array) for array in graph.run(names, feeds)] for graph in graphs)
         for row, count in enumerate(counts):
             one, other = (run[0][row, :count].astype(np.float32) for run in (wanted, got))
             worst = max(worst, relative_difference(other, one))
-        feeds |= {tensor.past: array for tensor, array in zip(contract.cache_tensors, wanted[1:], strict=True)}
+        feeds |= {tensor.past: array for tensor, array in zip(signature.cache_tensors, wanted[1:], strict=True)}
         starts = starts + counts
-    return _judged(worst, max(LOGIT_TOLERANCES[layer.dtype] for layer in contract.cache.layers))
+    return _judged(worst, max(LOGIT_TOLERANCES[layer.dtype] for layer in signature.cache.layers))
 
 
-def _empty_caches(contract: GraphContract) -> dict[str, NDArray[Any]]:
+def _empty_caches(signature: GraphSignature) -> dict[str, NDArray[Any]]:
     """A cache of a few slots for each tensor, by input name."""
     caches = {}
-    for tensor in contract.cache_tensors:
-        layer = contract.cache.layers[tensor.layer]
+    for tensor in signature.cache_tensors:
+        layer = signature.cache.layers[tensor.layer]
         size = layer.key_head_dim if tensor.kind == "key" else layer.value_head_dim
         heads, slots = layer.num_kv_heads, layer.capacity or _SLOTS
-        shape = (_ROWS, heads, slots, size) if contract.cache.layout == "bnsh" else (_ROWS, slots, heads * size)
+        shape = (_ROWS, heads, slots, size) if signature.cache.layout == "bnsh" else (_ROWS, slots, heads * size)
         caches[tensor.past] = np.zeros(shape, getattr(ml_dtypes, layer.dtype, layer.dtype))
     return caches
 

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from genai_iface.folder.contract import GraphContract
-from genai_iface.folder.graph import attribute, is_constant, is_op, rank, static_dim, trace_back
-from genai_iface.transform.edit import Editor, copy_type, same_dims
+from genai_iface.graph._edit import Editor, copy_type, same_dims
+from genai_iface.graph._walk import attribute, is_constant, is_op, rank, static_dim, trace_back
+from genai_iface.graph.signature import GraphSignature
 from genai_iface.transform.rewrite import Note, Rewrite
 
 __all__ = ["LOGITS_POSITIONS", "SelectLogits"]
@@ -21,7 +21,7 @@ _UNARY = frozenset({"Identity", "Cast", "Tanh", "Sigmoid", "Neg", "Relu", "Gelu"
 _BINARY = frozenset({"Add", "Sub", "Mul", "Div", "Pow", "Min", "Max"})
 _NORMS = frozenset({"RMSNormalization", "LayerNormalization"})
 # What ONNX Runtime's tools write for a MatMul with int4 weights.
-_QUANTISED_MATMUL = "com.microsoft.MatMulNBits"
+_QUANTIZED_MATMUL = "com.microsoft.MatMulNBits"
 
 
 class SelectLogits(Rewrite):
@@ -35,20 +35,20 @@ class SelectLogits(Rewrite):
     is such an operator.
 
     Args:
-        contract: The graph's contract.
+        signature: The graph's signature.
     """
 
     name = "select-logits"
 
-    def __init__(self, contract: GraphContract) -> None:
+    def __init__(self, signature: GraphSignature) -> None:
         super().__init__()
-        self._contract = contract
+        self._signature = signature
 
     def rewrite(self, model: ir.Model) -> Note:
         """Gathers at the frontier of the row-wise part."""
         graph = model.graph
-        logits = next(value for value in graph.outputs if value.name == self._contract.logits)
-        ids = next((value for value in graph.inputs if value.name == self._contract.inputs.get("input_ids")), None)
+        logits = next(value for value in graph.outputs if value.name == self._signature.logits)
+        ids = next((value for value in graph.inputs if value.name == self._signature.inputs.get("input_ids")), None)
         if ids is None or rank(ids) != 2:
             return self.said(0, "the graph has no input_ids of rank 2")
         if rank(logits) != 3 or (static_dim(logits, 1) == 1 and static_dim(ids, 1) != 1):
@@ -117,7 +117,7 @@ def _sources(node: ir.Node, ids: ir.Value) -> list[ir.Value] | None:
     if is_op(node, "MatMul"):
         weight = node.inputs[1]
         return [first] if is_constant(weight) and _weight_rank(weight) == 2 else None
-    if is_op(node, _QUANTISED_MATMUL):
+    if is_op(node, _QUANTIZED_MATMUL):
         return [first] if all(is_constant(source) for source in node.inputs[1:] if source) else None
     if is_op(node, *_NORMS):
         last = attribute(node, "axis", -1) in (-1, 2)
@@ -171,7 +171,7 @@ def _slices_rows(logits: ir.Value) -> bool:
             return False
         if is_op(node, "Slice", "Gather", "GatherND", "GatherElements", "Compress"):
             return True
-        if not is_op(node, *_UNARY, *_BINARY, *_NORMS, "MatMul", _QUANTISED_MATMUL):
+        if not is_op(node, *_UNARY, *_BINARY, *_NORMS, "MatMul", _QUANTIZED_MATMUL):
             return False
         dynamic = [source for source in node.inputs if source is not None and not is_constant(source)]
         value = dynamic[0] if len(dynamic) == 1 else None

@@ -9,13 +9,13 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes.common import IdentityEliminationPass
 
-from genai_iface.folder.contract import GraphContract
-from genai_iface.transform.edit import infer_shapes
-from genai_iface.transform.gather_quantised import GatherQuantised
-from genai_iface.transform.pack_projections import PackProjections
+from genai_iface.graph._edit import infer_shapes
+from genai_iface.graph.signature import GraphSignature
+from genai_iface.transform.fuse.pack_projections import PackProjections
+from genai_iface.transform.quantize.gather_quantized import GatherQuantized
+from genai_iface.transform.quantize.separate_dequantization import SeparateDequantization
 from genai_iface.transform.rewrite import Note, Rewrite
 from genai_iface.transform.select_logits import LOGITS_POSITIONS, SelectLogits
-from genai_iface.transform.separate_dequantisation import SeparateDequantisation
 
 __all__ = ["StandardResult", "apply_standard"]
 
@@ -35,19 +35,19 @@ class StandardResult:
     logits_positions: str | None
 
 
-def apply_standard(model: ir.Model, contract: GraphContract, *, pack: bool = True) -> StandardResult:
-    """Runs the rewrites that need no particular runtime. Each is exact; the graph still follows the contract.
+def apply_standard(model: ir.Model, signature: GraphSignature, *, pack: bool = True) -> StandardResult:
+    """Runs the rewrites that need no particular runtime. Each is exact; the graph still follows the signature.
 
     Args:
         model: The model, local functions inlined. It is changed in place.
-        contract: Its contract.
+        signature: Its signature.
         pack: Join the matrices of products that read the same value.
     """
     # An Identity before a cache output or the logits would hide what gives them.
     IdentityEliminationPass()(model)
     infer_shapes(model)
-    select = SelectLogits(contract)
-    passes: list[Rewrite] = [GatherQuantised(), SeparateDequantisation(), select]
+    select = SelectLogits(signature)
+    passes: list[Rewrite] = [GatherQuantized(), SeparateDequantization(), select]
     if pack:
         # Measured: float32 gate and up in one product are slower than in two.
         passes.append(PackProjections(smallest_plain=3))

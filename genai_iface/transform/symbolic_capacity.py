@@ -8,10 +8,10 @@ from collections.abc import Iterator
 
 import onnx_ir as ir
 
-from genai_iface.folder.attention import OPERATORS
-from genai_iface.folder.contract import GraphContract
-from genai_iface.folder.graph import describe, input_at, is_op, op, rank, static_dim
-from genai_iface.transform.edit import constant_tensor
+from genai_iface.graph._attention import OPERATORS
+from genai_iface.graph._edit import constant_tensor
+from genai_iface.graph._walk import describe, input_at, is_op, op, rank, static_dim
+from genai_iface.graph.signature import GraphSignature
 from genai_iface.transform.rewrite import Note, Rewrite
 
 __all__ = ["SymbolicCapacity"]
@@ -29,24 +29,24 @@ class SymbolicCapacity(Rewrite):
     window is part of the model.
 
     Args:
-        contract: The graph's contract; style "scatter" or "shared".
+        signature: The graph's signature; style "scatter" or "shared".
     """
 
     name = "symbolic-capacity"
 
-    def __init__(self, contract: GraphContract) -> None:
+    def __init__(self, signature: GraphSignature) -> None:
         super().__init__()
-        self._contract = contract
+        self._signature = signature
 
     def rewrite(self, model: ir.Model) -> Note:
         """Changes shapes only; all layers or none."""
-        cache = self._contract.cache
+        cache = self._signature.cache
         if cache.style == "concat":
             return self.said(0, "the cache is of style concat, its length is not fixed")
         axis = 2 if cache.layout == "bnsh" else 1
         values = ir.convenience.create_value_mapping(model.graph)
         fixed: list[tuple[ir.Value, ir.Value, int]] = []
-        for tensor in self._contract.cache_tensors:
+        for tensor in self._signature.cache_tensors:
             capacity = cache.layers[tensor.layer].capacity
             if capacity is None or cache.layers[tensor.layer].mode == "circular":
                 continue

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""Weight matrices as rewrites see them: plain, or dequantised in blocks."""
+"""Weight matrices as rewrites see them: plain, or dequantized in blocks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from genai_iface.folder.graph import attribute, input_at, is_op
-from genai_iface.transform.edit import Editor, Lazy, constant_tensor
+from genai_iface.graph._edit import Editor, Lazy, constant_tensor
+from genai_iface.graph._walk import attribute, input_at, is_op
 
 __all__ = ["Matrix", "concatenated", "copied", "matrix_of", "sizes", "transposed"]
 
@@ -26,13 +26,13 @@ class Matrix:
         parts: The float matrix alone, or integers, scales and perhaps zero points, as initializers.
         axis: The blocked axis of integers, -1 for a float matrix.
         block: Block size, 0 for a float matrix.
-        dequantise: The DequantizeLinear node, None for a float matrix.
+        dequantize: The DequantizeLinear node, None for a float matrix.
     """
 
     parts: tuple[ir.Value, ...]
     axis: int = -1
     block: int = 0
-    dequantise: ir.Node | None = None
+    dequantize: ir.Node | None = None
 
     @property
     def kind(self) -> tuple[object, ...]:
@@ -48,7 +48,7 @@ class Matrix:
 
     @property
     def dtype(self) -> ir.DataType:
-        """Element type of the dequantised matrix."""
+        """Element type of the dequantized matrix."""
         return _tensor(self.parts[0] if len(self.parts) == 1 else self.parts[1]).dtype
 
 
@@ -78,7 +78,7 @@ def concatenated(edit: Editor, place: ir.Node, stem: str, matrices: Sequence[Mat
         tensors = [_tensor(matrix.parts[index]) for matrix in matrices]
         shape = (sizes(tensors[0])[0], sum(sizes(tensor)[1] for tensor in tensors))
         joined.append(edit.weight(f"{stem}.{index}", Lazy(_Join(tensors), tensors[0].dtype, shape)))
-    return _dequantised(edit, place, joined, matrices[0], (matrices[0].shape[0], columns))
+    return _dequantized(edit, place, joined, matrices[0], (matrices[0].shape[0], columns))
 
 
 def transposed(edit: Editor, place: ir.Node, stem: str, matrix: Matrix) -> ir.Value:
@@ -88,9 +88,9 @@ def transposed(edit: Editor, place: ir.Node, stem: str, matrix: Matrix) -> ir.Va
         tensor = _tensor(part)
         flipped.append(edit.weight(f"{stem}.{index}", Lazy(_Flip(tensor), tensor.dtype, sizes(tensor)[::-1])))
     other = Matrix(
-        matrix.parts, 1 - matrix.axis if matrix.dequantise is not None else -1, matrix.block, matrix.dequantise
+        matrix.parts, 1 - matrix.axis if matrix.dequantize is not None else -1, matrix.block, matrix.dequantize
     )
-    return _dequantised(edit, place, flipped, other, matrix.shape[::-1])
+    return _dequantized(edit, place, flipped, other, matrix.shape[::-1])
 
 
 def copied(edit: Editor, place: ir.Node, stem: str, matrix: Matrix) -> ir.Value:
@@ -99,7 +99,7 @@ def copied(edit: Editor, place: ir.Node, stem: str, matrix: Matrix) -> ir.Value:
     for index, part in enumerate(matrix.parts):
         tensor = _tensor(part)
         parts.append(edit.weight(f"{stem}.{index}", Lazy(tensor.numpy, tensor.dtype, sizes(tensor))))
-    return _dequantised(edit, place, parts, matrix, matrix.shape)
+    return _dequantized(edit, place, parts, matrix, matrix.shape)
 
 
 def sizes(tensor: ir.TensorProtocol) -> tuple[int, ...]:
@@ -107,11 +107,11 @@ def sizes(tensor: ir.TensorProtocol) -> tuple[int, ...]:
     return tuple(size for size in tensor.shape if isinstance(size, int))
 
 
-def _dequantised(
+def _dequantized(
     edit: Editor, place: ir.Node, parts: Sequence[ir.Value], like: Matrix, shape: Sequence[int]
 ) -> ir.Value:
-    """Parts as one float value, dequantised where the matrix they come from is."""
-    if like.dequantise is None:
+    """Parts as one float value, dequantized where the matrix they come from is."""
+    if like.dequantize is None:
         return parts[0]
     (value,) = edit.before(place, "DequantizeLinear", parts, {"axis": like.axis, "block_size": like.block})
     value.dtype, value.shape = like.dtype, ir.Shape(shape)

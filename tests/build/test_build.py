@@ -105,30 +105,30 @@ def test_the_graph_is_standard_and_says_how_it_was_made(checkpoint: Checkpoint, 
         "RotaryEmbedding": 4,
     }
     facts = {entry.key: entry.value for entry in model.metadata_props}
-    assert (facts["genai_iface.road"], facts["genai_iface.verified"]) == ("export", "true")
+    assert (facts["genai_iface.build_method"], facts["genai_iface.verified"]) == ("export", "true")
     assert str(Path.home()) not in str(model)
     assert "site-packages" not in str(model)
     folder = open_folder(tmp_path / "out")
-    assert (folder.contract.cache.style, folder.contract.cache.layout) == ("scatter", "bnsh")
-    assert folder.contract.cache.fixed_capacity is None
-    assert set(folder.contract.inputs) == {"input_ids", "write_indices"}
+    assert (folder.signature.cache.style, folder.signature.cache.layout) == ("scatter", "bnsh")
+    assert folder.signature.cache.fixed_capacity is None
+    assert set(folder.signature.inputs) == {"input_ids", "write_indices"}
 
 
 def test_rank_three_caches_on_request(checkpoint: Checkpoint, tmp_path: Path) -> None:
     assert built(checkpoint("llama"), tmp_path / "out", layout="bsh", via="export").verified
-    assert open_folder(tmp_path / "out").contract.cache.layout == "bsh"
+    assert open_folder(tmp_path / "out").signature.cache.layout == "bsh"
 
 
 def test_mobius_graphs_are_brought_into_the_same_form(checkpoint: Checkpoint, tmp_path: Path) -> None:
     result = built(checkpoint("qwen3"), tmp_path / "out", via="mobius")
-    cache = open_folder(tmp_path / "out").contract.cache
+    cache = open_folder(tmp_path / "out").signature.cache
     assert result.verified
     assert (cache.style, cache.layout, cache.fixed_capacity) == ("scatter", "bnsh", None)
 
 
 def test_auto_goes_on_where_a_road_ends(checkpoint: Checkpoint, tmp_path: Path) -> None:
     result = built(checkpoint("falcon"), tmp_path / "out")
-    assert result.road == "convert"
+    assert result.method == "convert"
     assert result.verified
     assert "by itself" in result.attempts[0].problem
 
@@ -136,11 +136,11 @@ def test_auto_goes_on_where_a_road_ends(checkpoint: Checkpoint, tmp_path: Path) 
 def test_half_precision(checkpoint: Checkpoint, tmp_path: Path) -> None:
     result = built(checkpoint("qwen3"), tmp_path / "out", via="export", dtype="float16")
     assert result.verified
-    assert {layer.dtype for layer in open_folder(tmp_path / "out").contract.cache.layers} == {"float16"}
+    assert {layer.dtype for layer in open_folder(tmp_path / "out").signature.cache.layers} == {"float16"}
     assert 1e-6 < result.attempts[-1].comparison.difference < 2e-2
 
 
-def test_quantised_weights_are_measured(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_quantized_weights_are_measured(checkpoint: Checkpoint, tmp_path: Path) -> None:
     result = built(checkpoint("llama"), tmp_path / "out", via="export", quantize="int8", block_size=32)
     assert result.verified
     assert 1e-5 < result.quantized.difference < 5e-2
@@ -165,12 +165,12 @@ def test_large_weights_get_a_file_of_their_own(
 
 
 @pytest.mark.skipif(find_spec("accelerate") is None or find_spec("gguf") is None, reason="pip install '.[gguf]'")
-@pytest.mark.parametrize("road", ["export", "mobius"])
-def test_gguf_files(road: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["export", "mobius"])
+def test_gguf_files(method: str, checkpoint: Checkpoint, tmp_path: Path) -> None:
     from benchmarks.checkpoint import build_gguf
 
     source = shutil.copytree(checkpoint("llama"), tmp_path / "llama")
-    result = built(build_gguf(source, "fp32") / "model.gguf", tmp_path / "out", via=road)
+    result = built(build_gguf(source, "fp32") / "model.gguf", tmp_path / "out", via=method)
     assert result.verified
     prompt = [5, 9, 17, 33]
     expected = independent_greedy(source, prompt, 8)  # from the safetensors that the file was written from
@@ -186,7 +186,7 @@ def test_a_context_is_written_down(checkpoint: Checkpoint, tmp_path: Path) -> No
 
 @pytest.fixture
 def forgotten_window(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The road "export" with the bug that mobius-onnx has: sliding windows are left out."""
+    """The method "export" with the bug that mobius-onnx has: sliding windows are left out."""
     from genai_iface.build import standard_attention
 
     monkeypatch.setattr(standard_attention, "explicit_mask", lambda *_: None)

@@ -104,7 +104,7 @@ def test_a_miss_names_the_rule_its_condition_and_the_subgraph(row_of):
 def test_fuse_standard_refuses_an_opset_without_the_operators():
     import onnx_ir as ir
 
-    from genai_iface.build.fuse_standard import fuse_standard
+    from genai_iface.build.methods.fuse_standard import fuse_standard
     from genai_iface.errors import UnsupportedModelError
 
     model = ir.Model(ir.Graph([], [], nodes=[], opset_imports={"": 20}, name="old"), ir_version=10)

@@ -14,7 +14,7 @@ _STARTS, _WIDTH, _CAPACITY = (0, 5, 11), 3, 16
 def mask_of(function: object) -> object:
     import torch
 
-    from genai_iface.build.masks import explicit_mask
+    from genai_iface.build.methods.masks import explicit_mask
 
     positions = torch.tensor(_STARTS)[:, None] + torch.arange(_WIDTH)
     return explicit_mask(function, positions, _CAPACITY)

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from genai_iface import load_model
+from genai_iface.cli.commands.verify import compare
 from genai_iface.cli.main import main
-from genai_iface.cli.verify import compare
 from tests.models import write_folder
 
 

@@ -23,7 +23,7 @@ from genai_iface.conformance import (
     read_deviations,
     run_checks,
 )
-from genai_iface.conformance.checks.l1_operators import CASES
+from genai_iface.conformance.checks.l1.operators import CASES
 from genai_iface.conformance.context import Context
 from genai_iface.conformance.coverage import UNTESTABLE, checks_by_contract
 from genai_iface.conformance.deviations import Deviation

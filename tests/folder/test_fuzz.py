@@ -19,7 +19,7 @@ from onnx import TensorProto
 
 from genai_iface import GenAIError
 from genai_iface.folder import open_folder
-from genai_iface.folder.template import ChatTemplate
+from genai_iface.folder._template import ChatTemplate
 from tests.models import write_folder
 
 FUZZ = settings(
@@ -34,8 +34,8 @@ TEXT_FILES = ("config.json", "generation_config.json", "tokenizer.json", "tokeni
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     base = tmp_path_factory.mktemp("fuzz")
     made = {
-        style: write_folder(base / style, style=style, external_data=style == "scatter", quantise=quantise, layers=1)
-        for style, quantise in zip(STYLES, (None, "int8", "int4", None, None), strict=True)
+        style: write_folder(base / style, style=style, external_data=style == "scatter", quantize=quantize, layers=1)
+        for style, quantize in zip(STYLES, (None, "int8", "int4", None, None), strict=True)
     }
     made["texts"] = write_folder(base / "texts", layers=1)
     return made

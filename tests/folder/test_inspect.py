@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""``genai-iface inspect``: the contract as tables and as JSON."""
+"""``genai-iface inspect``: the signature as tables and as JSON."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_what_a_backend_did_to_the_graph(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = str(write_folder(tmp_path / "model", softcap=0.0, quantise="int8"))
+    folder = str(write_folder(tmp_path / "model", softcap=0.0, quantize="int8"))
     assert main(["inspect", folder, "--backend", "ort", "--json"]) == 0
     notes = json.loads(capsys.readouterr().out)["load_notes"]
     assert any(note.startswith("group-query-attention: applied") for note in notes)

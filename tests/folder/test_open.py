@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from genai_iface import InvalidInputError, ModelSpec, UnsupportedModelError
 from genai_iface.folder import open_folder
-from genai_iface.folder.files import find_inside
+from genai_iface.folder._files import find_inside
 from tests.model_files import EOS
 from tests.models import ModelOptions, build_model, write_folder
 
@@ -33,7 +33,7 @@ def test_a_whole_folder(folder: Path) -> None:
     opened = open_folder(folder)
     assert opened.path == folder.resolve()
     assert opened.config["architectures"] == ["TinyForCausalLM"]
-    assert opened.spec == ModelSpec(264, 64, opened.contract.cache)
+    assert opened.spec == ModelSpec(264, 64, opened.signature.cache)
     assert opened.generation_config.eos_token_ids == (EOS,)
     assert opened.generation_config.do_sample is False
     assert opened.tokenizer is opened.tokenizer

@@ -17,8 +17,8 @@ import pytest
 
 from genai_iface import InvalidInputError
 from genai_iface.folder.tokenizer import FolderTokenizer
-from tests.folder.families import FAMILIES
-from tests.generation.tokenizers_for_tests import byte_level
+from tests.generation.text.tokenizers_for_tests import byte_level
+from tests.graph.families import FAMILIES
 
 pytestmark = pytest.mark.parity
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from genai_iface import InvalidInputError, Tokenizer, UnsupportedCapabilityError
 from genai_iface.folder import FolderTokenizer
-from genai_iface.generation.streaming import Detokenizer
+from genai_iface.generation.text.stream import Detokenizer
 from tests.model_files import BOS, EOS, write_tokenizer_files
 
 HELLO = [{"role": "user", "content": "hé"}]

@@ -16,7 +16,7 @@ from tests.models import write_folder
 
 pytest.importorskip("onnxruntime", reason="the ort backend needs onnxruntime: pip install '.[ort]'")
 
-# Quantised weights are multiplied in float32, as elsewhere; the runtime's default rounds activations to int8.
+# Quantized weights are multiplied in float32, as elsewhere; the runtime's default rounds activations to int8.
 EXACT = {"session_options": {"session.qdq_matmulnbits_accuracy_level": "1"}}
 
 CASES: dict[str, dict[str, Any]] = {
@@ -33,8 +33,8 @@ CASES: dict[str, dict[str, Any]] = {
     "scatter-partial-rotary": {"rotary_dim": 4},
     "scatter-sincos": {"positions": "sincos"},
     "scatter-learned": {"positions": "learned"},
-    "scatter-int8-tied": {"quantise": "int8", "tied": True},
-    "scatter-int4": {"quantise": "int4"},
+    "scatter-int8-tied": {"quantize": "int8", "tied": True},
+    "scatter-int4": {"quantize": "int4"},
     "scatter-external-data": {"external_data": True, "capacity": 48},
     "scatter-anonymous": {"anonymous": True},
     "scatter-float16": {"dtype": "float16"},
@@ -65,8 +65,8 @@ def write(path: Path, name: str, **more: Any) -> Path:
 
 
 def tolerance(name: str) -> float:
-    """How far logits may lie from the NumPy backend's; quantised models have larger ones."""
-    wide = 4.0 if "quantise" in CASES[name] else 1.0
+    """How far logits may lie from the NumPy backend's; quantized models have larger ones."""
+    wide = 4.0 if "quantize" in CASES[name] else 1.0
     return wide * TOLERANCES[CASES[name].get("dtype", "float32")]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from genai_iface import CacheOverflowError, InvalidInputError, load_model
-from genai_iface_ort.decode_step import DecodeStep
+from genai_iface_ort.steps.decode_step import DecodeStep
 from tests.models import write_folder
 
 MODELS: dict[str, dict[str, Any]] = {

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from genai_iface_ort import CacheCopyWarning
-from genai_iface_ort.proof import Probe
+from genai_iface_ort.steps.proof import Probe
 from tests.ort_backend.cases import close, ort_model, write
 
 STYLES = ("scatter", "scatter-bsh", "scatter-float16", "scatter-bfloat16", "circular", "shared")

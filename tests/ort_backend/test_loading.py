@@ -77,7 +77,7 @@ def test_unknown_devices_are_refused(folder: Path, device: str) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"optimise": "none"},
+        {"optimize": "none"},
         {"optimize": "all"},
         {"optimize": None},
         {"num_threads": -1},
@@ -103,7 +103,7 @@ def test_bad_options_are_refused(folder: Path, options: dict[str, Any]) -> None:
 
 
 def test_session_options_reach_the_session(folder: Path, tmp_path: Path) -> None:
-    file = tmp_path / "optimised.onnx"
+    file = tmp_path / "optimized.onnx"
     settings = {
         "optimized_model_filepath": str(file),
         "graph_optimization_level": onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL,

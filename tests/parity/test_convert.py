@@ -15,7 +15,7 @@ import pytest
 
 from genai_iface import load_model
 from genai_iface.models import default_folder
-from genai_iface.transform.convert_folder import convert_folder
+from genai_iface.transform.convert.folder import convert_folder
 from tests.model_files import write_tokenizer_files
 from tests.models import write_folder
 from tests.parity.checkpoints import make_checkpoint
@@ -93,7 +93,7 @@ def test_openvino_runs_the_past_present_form(primitive: bool, tmp_path: Path) ->
         pytest.skip("openvino is not installed; pip install '.[parity]'")
     from examples.new_runtime.openvino_runtime import OpenVinoBackend
 
-    # The embedded model gathers quantised rows, which OpenVINO takes in older operators only.
+    # The embedded model gathers quantized rows, which OpenVINO takes in older operators only.
     source = default_folder() if primitive else write_folder(tmp_path / "source", style="scatter")
     convert_folder(source, tmp_path / "out", to="concat", primitive=primitive)
     reference, candidate = load_model(source), OpenVinoBackend().load(tmp_path / "out")
@@ -114,7 +114,7 @@ def test_openvino_runs_scatter_nd_in_older_operators(tmp_path: Path) -> None:
         pytest.skip("openvino is not installed; pip install '.[parity]'")
     import openvino
 
-    from tests.transform.drive import Drive, load, on_reference
+    from tests.transform.convert.drive import Drive, load, on_reference
 
     source = write_folder(tmp_path / "source", style="scatter")
     done = convert_folder(source, tmp_path / "out", to="scatter-nd", primitive=True)
@@ -128,9 +128,9 @@ def test_openvino_runs_scatter_nd_in_older_operators(tmp_path: Path) -> None:
 
     import onnx
 
-    model, contract = load(onnx.load(source / "model.onnx"))
-    one = Drive(on_reference(model), contract, batch_size=3)
-    other = Drive(run, done.contract, batch_size=3)
+    model, signature = load(onnx.load(source / "model.onnx"))
+    one = Drive(on_reference(model), signature, batch_size=3)
+    other = Drive(run, done.signature, batch_size=3)
     ids = np.random.default_rng(0).integers(0, 255, (3, 6))
     for counts in ([6, 3, 1], [2, 6, 4]):
         wanted, got = one.step(ids, counts), other.step(ids, counts)

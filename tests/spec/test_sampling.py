@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from genai_iface import BackendError, GenerationConfig, InvalidInputError, TextGenerationPipeline
-from genai_iface.generation.sampling import Sampler, uniform
+from genai_iface.generation.sampling.sampler import Sampler, uniform
 from tests.models import write_folder
 from tests.spec import plain_sampling as plain
 from tools.spec.vectors import FILE, as_text

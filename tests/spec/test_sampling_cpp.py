@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from genai_iface import GenerationConfig
-from genai_iface.generation.sampling import Sampler
+from genai_iface.generation.sampling.sampler import Sampler
 from tools.spec.vectors import FILE
 
 SOURCE = Path(__file__).with_name("sampling.cpp")

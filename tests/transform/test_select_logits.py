@@ -10,10 +10,10 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from genai_iface.graph._edit import infer_shapes
 from genai_iface.transform import LOGITS_POSITIONS, SelectLogits
-from genai_iface.transform.edit import infer_shapes
 from tests.models import ModelOptions, build_model
-from tests.transform.drive import Drive, load, on_reference, same_steps
+from tests.transform.convert.drive import Drive, load, on_reference, same_steps
 
 FAMILIES = {
     "llama": {},
@@ -22,44 +22,44 @@ FAMILIES = {
     "rotation by hand": {"positions": "sincos"},
     "softcap": {"softcap": 3.0},
     "tied": {"tied": True},
-    "int8": {"quantise": "int8"},
-    "int4, tied": {"quantise": "int4", "tied": True},
+    "int8": {"quantize": "int8"},
+    "int4, tied": {"quantize": "int4", "tied": True},
     "concat": {"style": "concat"},
     "decomposed": {"style": "decomposed"},
 }
 
 
 def _select(proto, *, shapes=True):
-    model, contract = load(proto)
+    model, signature = load(proto)
     if shapes:
         infer_shapes(model)
-    select = SelectLogits(contract)
+    select = SelectLogits(signature)
     select(model)
-    return model, contract, select.note
+    return model, signature, select.note
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("shapes", [True, False])
 def test_logits_of_the_asked_positions_are_unchanged(family, shapes):
     proto = build_model(ModelOptions(**FAMILIES[family]))
-    before, contract = load(proto)
+    before, signature = load(proto)
     model, _, note = _select(proto, shapes=shapes)
     assert note.applied, note
-    batch = 1 if contract.cache.style == "concat" else 3
-    wanted = Drive(on_reference(before), contract, batch_size=batch)
-    got = Drive(on_reference(model), contract, batch_size=batch, logits_positions=LOGITS_POSITIONS)
-    assert same_steps(wanted, got, ragged=contract.cache.style != "concat") < 1e-5
+    batch = 1 if signature.cache.style == "concat" else 3
+    wanted = Drive(on_reference(before), signature, batch_size=batch)
+    got = Drive(on_reference(model), signature, batch_size=batch, logits_positions=LOGITS_POSITIONS)
+    assert same_steps(wanted, got, ragged=signature.cache.style != "concat") < 1e-5
 
 
 def test_several_positions_of_a_row_in_any_order():
     proto = build_model(ModelOptions())
-    before, contract = load(proto)
+    before, signature = load(proto)
     model, _, _ = _select(proto)
     ids, positions = np.arange(10).reshape(2, 5), np.array([[4, 0, 0], [1, 2, 3]])
-    wanted = Drive(on_reference(before), contract, batch_size=2).step(ids, positions=positions)
-    selected = Drive(on_reference(model), contract, batch_size=2, logits_positions=LOGITS_POSITIONS)
+    wanted = Drive(on_reference(before), signature, batch_size=2).step(ids, positions=positions)
+    selected = Drive(on_reference(model), signature, batch_size=2, logits_positions=LOGITS_POSITIONS)
     got = selected.step(ids, positions=positions)
-    assert got.shape == (2, 3, contract.vocab_size)
+    assert got.shape == (2, 3, signature.vocab_size)
     np.testing.assert_allclose(got, wanted, atol=1e-5)
 
 
@@ -81,7 +81,7 @@ def test_without_shapes_the_gather_comes_right_before_the_last_norm():
 
 
 def test_a_model_checked_by_onnx_stays_legal():
-    model, _, _ = _select(build_model(ModelOptions(tied=True, quantise="int8")))
+    model, _, _ = _select(build_model(ModelOptions(tied=True, quantize="int8")))
     onnx.checker.check_model(ir.to_proto(model))
 
 
@@ -117,11 +117,11 @@ def test_a_bias_and_a_softcap_after_the_head_do_not_stop_it():
         helper.make_node("Cast", ["large"], ["logits"], to=TensorProto.FLOAT),
         weights=[_constant("cap", 2.0), _constant("bias", np.linspace(-1, 1, vocab))],
     )
-    before, contract = load(proto)
+    before, signature = load(proto)
     model, _, note = _select(proto)
     assert note.applied
-    wanted = Drive(on_reference(before), contract, batch_size=3)
-    got = Drive(on_reference(model), contract, batch_size=3, logits_positions=LOGITS_POSITIONS)
+    wanted = Drive(on_reference(before), signature, batch_size=3)
+    got = Drive(on_reference(model), signature, batch_size=3, logits_positions=LOGITS_POSITIONS)
     assert same_steps(wanted, got) < 1e-5
 
 

@@ -10,17 +10,17 @@ import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
-from genai_iface.folder import derive_contract
+from genai_iface.graph import derive_signature
 from genai_iface.transform import SymbolicCapacity
 from tests.models import ModelOptions, build_model
-from tests.transform.drive import Drive, load, on_reference, same_steps
+from tests.transform.convert.drive import Drive, load, on_reference, same_steps
 
 FAMILIES = {
     "llama": {},
     "rank 3": {"layout": "bsh"},
     "position input": {"position_ids": True},
     "learned positions": {"positions": "learned"},
-    "int8": {"quantise": "int8"},
+    "int8": {"quantize": "int8"},
     "own value size": {"v_head_dim": 16},
 }
 
@@ -28,33 +28,33 @@ FAMILIES = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_cache_takes_another_capacity(family):
     options = ModelOptions(capacity=40, **FAMILIES[family])
-    before, contract = load(build_model(options))
+    before, signature = load(build_model(options))
     model, _ = load(build_model(options))
-    rewrite = SymbolicCapacity(contract)
+    rewrite = SymbolicCapacity(signature)
     rewrite(model)
     assert rewrite.note.count == 4, rewrite.note
     onnx.checker.check_model(ir.to_proto(model), full_check=True)
-    after = derive_contract(model)
+    after = derive_signature(model)
     assert after.cache.fixed_capacity is None
-    fixed = Drive(on_reference(before), contract, batch_size=3, capacity=40)
+    fixed = Drive(on_reference(before), signature, batch_size=3, capacity=40)
     for capacity in (24, 57):
         assert same_steps(fixed, Drive(on_reference(model), after, batch_size=3, capacity=capacity)) < 1e-5
-        fixed = Drive(on_reference(before), contract, batch_size=3, capacity=40)
+        fixed = Drive(on_reference(before), signature, batch_size=3, capacity=40)
 
 
 def test_circular_layers_keep_their_window():
     options = ModelOptions(mode=["circular", "linear"], capacity=[8, 40])
-    model, contract = load(build_model(options))
-    rewrite = SymbolicCapacity(contract)
+    model, signature = load(build_model(options))
+    rewrite = SymbolicCapacity(signature)
     rewrite(model)
     assert rewrite.note.count == 2
-    assert [layer.capacity for layer in derive_contract(model).cache.layers] == [8, None]
+    assert [layer.capacity for layer in derive_signature(model).cache.layers] == [8, None]
 
 
 @pytest.mark.parametrize(("style", "reason"), [("scatter", "fixes no"), ("concat", "not fixed")])
 def test_nothing_to_do(style, reason):
-    model, contract = load(build_model(ModelOptions(style=style)))
-    rewrite = SymbolicCapacity(contract)
+    model, signature = load(build_model(ModelOptions(style=style)))
+    rewrite = SymbolicCapacity(signature)
     rewrite(model)
     assert not rewrite.note.applied
     assert reason in rewrite.note.reason
@@ -87,9 +87,9 @@ def _depending(kind):
 
 @pytest.mark.parametrize("kind", ["mask of that length", "length in a constant", "mean over the buffer"])
 def test_a_graph_that_depends_on_the_number_is_left_alone(kind):
-    model, contract = load(_depending(kind))
-    rewrite = SymbolicCapacity(contract)
+    model, signature = load(_depending(kind))
+    rewrite = SymbolicCapacity(signature)
     rewrite(model)
     assert not rewrite.note.applied, kind
-    past = next(value for value in model.graph.inputs if value.name == contract.cache_tensors[0].past)
+    past = next(value for value in model.graph.inputs if value.name == signature.cache_tensors[0].past)
     assert past.shape[2] == 40

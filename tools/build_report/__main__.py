@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""Builds every family by every road and writes docs/reports/families.md and .json.
+"""Builds every family by every method and writes docs/reports/families.md and .json.
 
     python -m tools.build_report --work DIR                 runs what DIR has no result of yet, then writes
     python -m tools.build_report --work DIR --family llama  one family
@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from genai_iface.build.build import ROADS, Road
+from genai_iface.build.build import METHODS, Method
 from genai_iface.build.families import FAMILIES
 from genai_iface.types import DType
 from tools.build_report.case import Outcome, run_case
@@ -24,8 +24,8 @@ from tools.build_report.page import page
 
 _REPORTS = Path(__file__).parents[2] / "docs" / "reports"
 _VERSIONS = ("genai-iface", "torch", "transformers", "onnx", "onnxscript", "onnx-ir", "mobius-onnx", "onnxruntime")
-# Half precision by the first road only: what differs between roads does not depend on the type.
-_CASES: tuple[tuple[Road, DType], ...] = (*((road, "float32") for road in ROADS), ("export", "float16"))
+# Half precision by the first method only: what differs between methods does not depend on the type.
+_CASES: tuple[tuple[Method, DType], ...] = (*((method, "float32") for method in METHODS), ("export", "float16"))
 
 
 def main() -> int:
@@ -33,20 +33,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tools.build_report", description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, models and single results")
     parser.add_argument("--family", action="append", choices=sorted(FAMILIES), help="only this; may be repeated")
-    parser.add_argument("--road", action="append", choices=ROADS, help="only this; may be repeated")
+    parser.add_argument("--method", action="append", choices=METHODS, help="only this; may be repeated")
     parser.add_argument("--dtype", action="append", choices=("float32", "float16", "bfloat16"), help="likewise")
     parser.add_argument("--write", action="store_true", help="write the report from the results there are")
     arguments = parser.parse_args()
     results = arguments.work / "results"
     results.mkdir(parents=True, exist_ok=True)
     for family in arguments.family or FAMILIES:
-        for road, dtype in _CASES:
-            if (arguments.road and road not in arguments.road) or (arguments.dtype and dtype not in arguments.dtype):
+        for method, dtype in _CASES:
+            if (arguments.method and method not in arguments.method) or (
+                arguments.dtype and dtype not in arguments.dtype
+            ):
                 continue
-            file = results / f"{family}.{road}.{dtype}.json"
+            file = results / f"{family}.{method}.{dtype}.json"
             if file.exists():
                 continue
-            outcome = run_case(family, road, dtype, arguments.work)
+            outcome = run_case(family, method, dtype, arguments.work)
             file.write_text(json.dumps(outcome.as_dict(), indent=1) + "\n", encoding="utf-8")
             print(outcome, flush=True)
     if arguments.write:
@@ -56,8 +58,8 @@ def main() -> int:
 
 def _outcomes(results: Path) -> Iterator[Outcome]:
     for family in FAMILIES:
-        for road, dtype in _CASES:
-            file = results / f"{family}.{road}.{dtype}.json"
+        for method, dtype in _CASES:
+            file = results / f"{family}.{method}.{dtype}.json"
             if file.exists():
                 yield Outcome(**json.loads(file.read_text(encoding="utf-8")))
 

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""One family by one road in one type: built, and compared with torch on two backends."""
+"""One family by one method in one type: built, and compared with torch on two backends."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 import onnx
 
 from genai_iface import load_model
-from genai_iface.build.build import BuildOptions, Road, build
+from genai_iface.build.build import BuildOptions, Method, build
 from genai_iface.build.families import make_checkpoint
 from genai_iface.build.verify import compare
 from genai_iface.errors import GenAIError
@@ -29,7 +29,7 @@ class Outcome:
     """What became of one case.
 
     Attributes:
-        family, road, dtype: The case.
+        family, method, dtype: The case.
         verified: Whether a folder came out that agrees with torch on the reference backend.
         problem: Why not.
         difference: Largest difference of a logit by backend, as a part of the largest logit.
@@ -41,7 +41,7 @@ class Outcome:
     """
 
     family: str
-    road: Road
+    method: Method
     dtype: DType
     verified: bool
     problem: str = ""
@@ -58,19 +58,19 @@ class Outcome:
 
     def __str__(self) -> str:
         says = f"verified, {self.difference}" if self.verified else self.problem
-        return f"{self.family} by {self.road} in {self.dtype}: {says} {self.ort_problem}".rstrip()
+        return f"{self.family} by {self.method} in {self.dtype}: {says} {self.ort_problem}".rstrip()
 
 
-def run_case(family: str, road: Road, dtype: DType, work: Path) -> Outcome:
+def run_case(family: str, method: Method, dtype: DType, work: Path) -> Outcome:
     """Runs one case in a working folder."""
-    checkpoint, out = work / "checkpoints" / family, work / "models" / f"{family}.{road}.{dtype}"
+    checkpoint, out = work / "checkpoints" / family, work / "models" / f"{family}.{method}.{dtype}"
     if not checkpoint.exists():
         make_checkpoint(family, checkpoint)
     shutil.rmtree(out, ignore_errors=True)
     try:
-        result = build(checkpoint, out, BuildOptions(via=road, dtype=dtype))
+        result = build(checkpoint, out, BuildOptions(via=method, dtype=dtype))
     except GenAIError as error:
-        return Outcome(family, road, dtype, False, error.what)
+        return Outcome(family, method, dtype, False, error.what)
     compared = result.attempts[-1].comparison
     if compared is None:
         raise RuntimeError("a verified build has a comparison")
@@ -91,7 +91,7 @@ def run_case(family: str, road: Road, dtype: DType, work: Path) -> Outcome:
     counts = Counter(node.op_type for node in graph.node)
     return Outcome(
         family,
-        road,
+        method,
         dtype,
         True,
         "",

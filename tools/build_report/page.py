@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from genai_iface.build.build import ROADS
+from genai_iface.build.build import METHODS
 from genai_iface.build.families import FAMILIES
 from tools.build_report.case import Outcome
 
@@ -17,10 +17,10 @@ _HEAD = """\
 SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 SPDX-License-Identifier: Apache-2.0
 -->
-# Families and roads
+# Families and methods
 
 Which decoder families `genai-iface build` takes to a standard model (opset 24, `TensorScatter`, `Attention` with
-`nonpad_kv_seqlen`), and by which [road](../build.md). Made by `python -m tools.build_report`; the numbers are in
+`nonpad_kv_seqlen`), and by which [method](../build.md). Made by `python -m tools.build_report`; the numbers are in
 [families.json](families.json).
 
 Each family is a tiny random checkpoint. A number is the largest difference of a logit from torch, as a part of the
@@ -37,7 +37,7 @@ more than rounding (phimoe, granitemoe: torch in float16 differs from torch in f
 
 def page(versions: Mapping[str, str], outcomes: Sequence[Outcome]) -> str:
     """The page's text."""
-    by_case = {(outcome.family, outcome.road, outcome.dtype): outcome for outcome in outcomes}
+    by_case = {(outcome.family, outcome.method, outcome.dtype): outcome for outcome in outcomes}
     families = [name for name in FAMILIES if any(outcome.family == name for outcome in outcomes)]
     built = [name for name in families if any(o.verified for o in outcomes if o.family == name)]
     half = [o.family for o in outcomes if o.verified and o.dtype == "float16"]
@@ -46,36 +46,36 @@ def page(versions: Mapping[str, str], outcomes: Sequence[Outcome]) -> str:
     lines = [_HEAD, "Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + ".", ""]
     lines += [
         f"Of {len(families)} families {len(built)} have a verified standard model in float32 or float16; in float16, "
-        f"by the first road, {len(half)}. Of the {len(verified)} verified models {len(on_ort)} agree with torch on "
+        f"by the first method, {len(half)}. Of the {len(verified)} verified models {len(on_ort)} agree with torch on "
         "ONNX Runtime too.",
         "",
-        "| Family | " + " | ".join(ROADS) + " | export, float16 | what is special |",
-        "|---|" + "---|" * (len(ROADS) + 2),
+        "| Family | " + " | ".join(METHODS) + " | export, float16 | what is special |",
+        "|---|" + "---|" * (len(METHODS) + 2),
     ]
     for name in families:
-        cells = [_cell(by_case.get((name, road, "float32"))) for road in ROADS]
+        cells = [_cell(by_case.get((name, method, "float32"))) for method in METHODS]
         cells.append(_cell(by_case.get((name, "export", "float16"))))
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {'; '.join(FAMILIES[name].notes)} |")
     lines += ["", "A dash: no verified result. An asterisk: ONNX Runtime does not agree, see below.", ""]
     lines += ["## What the graphs hold", ""]
-    lines += ["Nodes, and standard operators among them, of the float32 model by the first road that verifies.", ""]
-    lines += ["| Family | road | nodes | Attention | RMSNormalization | LayerNormalization | RotaryEmbedding |"]
+    lines += ["Nodes, and standard operators among them, of the float32 model by the first method that verifies.", ""]
+    lines += ["| Family | method | nodes | Attention | RMSNormalization | LayerNormalization | RotaryEmbedding |"]
     lines += ["|---|---|---|---|---|---|---|"]
     for name in families:
-        first = next((o for road in ROADS if (o := by_case.get((name, road, "float32"))) and o.verified), None)
+        first = next((o for method in METHODS if (o := by_case.get((name, method, "float32"))) and o.verified), None)
         if first is not None:
             counts = first.operators
             lines.append(
-                f"| {name} | {first.road} | {first.nodes} | {counts['Attention']} | {counts['RMSNormalization']} | "
+                f"| {name} | {first.method} | {first.nodes} | {counts['Attention']} | {counts['RMSNormalization']} | "
                 f"{counts['LayerNormalization']} | {counts['RotaryEmbedding']} |"
             )
     lines += ["", "## Why not", ""]
     said: set[tuple[str, str]] = set()
     for outcome in outcomes:
         text = outcome.problem or (outcome.ort_problem and f"on ONNX Runtime: {outcome.ort_problem}")
-        if text and (outcome.family, text) not in said:  # one reason may end all roads
+        if text and (outcome.family, text) not in said:  # one reason may end all methods
             said.add((outcome.family, text))
-            lines.append(f"- {outcome.family}, {outcome.road}, {outcome.dtype}: {_plain(text)}")
+            lines.append(f"- {outcome.family}, {outcome.method}, {outcome.dtype}: {_plain(text)}")
     return "\n".join(lines) + "\n"
 
 

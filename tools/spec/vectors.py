@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from genai_iface import INTERFACE_VERSION, GenerationConfig
-from genai_iface.generation.sampling import Sampler, uniform
+from genai_iface.generation.sampling.sampler import Sampler, uniform
 from tools.spec.clauses import SPEC
 
 __all__ = ["FILE", "as_text", "vectors"]

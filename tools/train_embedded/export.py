@@ -29,7 +29,7 @@ from tokenizers import Tokenizer
 
 from tools.train_embedded.graph import POSITIONS, build
 from tools.train_embedded.model import Config, Decoder
-from tools.train_embedded.quantise import quantise_decoder
+from tools.train_embedded.quantize import quantize_decoder
 from tools.train_embedded.train import END_OF_TEXT, PROMPTS, held_out_loss, read_rows
 
 TOLERANCE = 1e-4
@@ -167,7 +167,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     model, facts = load(args.run / "checkpoint.pt")
     tokenizer = Tokenizer.from_file(str(args.run / "tokenizer.json"))
-    matrices, rounded = quantise_decoder(model)
+    matrices, rounded = quantize_decoder(model)
 
     path = out / "model.onnx"
     ir.save(build(model, matrices), str(path))

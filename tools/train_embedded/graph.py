@@ -13,7 +13,7 @@ import numpy.typing as npt
 import onnx_ir as ir
 
 from tools.train_embedded.model import Config, Decoder, rope_tables
-from tools.train_embedded.quantise import Quantised
+from tools.train_embedded.quantize import Quantized
 
 OPSET = 24
 IR_VERSION = 11
@@ -23,7 +23,7 @@ POSITIONS = 2048
 class _Builder:
     """A tape of nodes with a few helpers for weights and shapes."""
 
-    def __init__(self, matrices: dict[str, Quantised]) -> None:
+    def __init__(self, matrices: dict[str, Quantized]) -> None:
         self.tape = ir.tape.Tape()
         self.matrices = matrices
 
@@ -31,12 +31,12 @@ class _Builder:
         return self.tape.initializer(ir.tensor(np.ascontiguousarray(array), name=name), name=name)
 
     def table(self, name: str) -> tuple[ir.Value, ir.Value, int]:
-        """Store a quantised matrix once and return its values, its scales and the block size."""
+        """Store a quantized matrix once and return its values, its scales and the block size."""
         matrix = self.matrices[name]
         return self.constant(name, matrix.values), self.constant(f"{name}.scale", matrix.scales), matrix.block
 
     def linear(self, x: ir.Value, name: str) -> ir.Value:
-        """Multiply by a quantised matrix."""
+        """Multiply by a quantized matrix."""
         values, scales, block = self.table(name)
         stem = name.removesuffix(".weight")
         weight = self.tape.op(
@@ -63,8 +63,8 @@ def _rename(value: ir.Value, name: str, kind: ir.DataType, shape: list[int | str
     return value
 
 
-def build(model: Decoder, matrices: dict[str, Quantised]) -> ir.Model:
-    """Return the ONNX model of a decoder with quantised matrices."""
+def build(model: Decoder, matrices: dict[str, Quantized]) -> ir.Model:
+    """Return the ONNX model of a decoder with quantized matrices."""
     c: Config = model.config
     b = _Builder(matrices)
     state = {name: value.detach().numpy() for name, value in model.state_dict().items()}
@@ -83,7 +83,7 @@ def build(model: Decoder, matrices: dict[str, Quantised]) -> ir.Model:
     kv_shape = b.constant("kv_shape", np.array([0, 0, c.kv_heads, c.head_dim], np.int64))
     flat_shape = b.constant("flat_shape", np.array([0, 0, c.heads * c.head_dim], np.int64))
 
-    # the table is laid out for the LM head; only the columns that are looked up are dequantised here
+    # the table is laid out for the LM head; only the columns that are looked up are dequantized here
     table, scales, block = b.table("embedding.weight")
     picked = b.tape.op("Gather", [table, ids], {"axis": 1}, name="embedding.gather")
     picked_scales = b.tape.op("Gather", [scales, ids], {"axis": 1}, name="embedding.gather_scales")

@@ -45,7 +45,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 class RMSNorm(nn.Module):
-    """Root-mean-square normalisation with a learned scale."""
+    """Root-mean-square normalization with a learned scale."""
 
     def __init__(self, size: int, epsilon: float) -> None:
         super().__init__()
@@ -53,12 +53,12 @@ class RMSNorm(nn.Module):
         self.epsilon = epsilon
 
     def forward(self, x: Tensor) -> Tensor:
-        """Normalise the last dimension in float32."""
+        """Normalize the last dimension in float32."""
         return functional.rms_norm(x.float(), (x.shape[-1],), self.weight, self.epsilon)
 
 
 class Block(nn.Module):
-    """One decoder layer: grouped-query attention, then SwiGLU, each behind a normalisation."""
+    """One decoder layer: grouped-query attention, then SwiGLU, each behind a normalization."""
 
     def __init__(self, c: Config) -> None:
         super().__init__()
@@ -108,7 +108,7 @@ class Decoder(nn.Module):
                 nn.init.normal_(parameter, std=scale)
 
     def hidden(self, ids: Tensor) -> Tensor:
-        """Return the normalised last hidden states of (batch, sequence) token ids."""
+        """Return the normalized last hidden states of (batch, sequence) token ids."""
         cos, sin = rope_tables(self.config, ids.shape[1])
         x = self.embedding(ids)
         for block in self.blocks:

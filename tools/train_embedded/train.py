@@ -219,7 +219,7 @@ class Run:
             self.write(prompt=prompt, text=self.tokenizer.decode(ids))
 
     def step(self, progress: float) -> None:
-        """Take one optimiser step."""
+        """Take one optimizer step."""
         args, batches = self.args, self.batches
         if progress >= args.short_until and batches.length != args.length:
             batches.length, batches.starts = args.length, batches.starts[:0]

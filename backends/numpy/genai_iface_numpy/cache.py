@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""The KV cache: one NumPy buffer per tensor of the contract, and a length per row."""
+"""The KV cache: one NumPy buffer per tensor of the signature, and a length per row."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike, NDArray
 
+from genai_iface.backend_kit import check_indices, check_lengths, check_rows
 from genai_iface.errors import BackendError, CacheRewindError, InvalidInputError
-from genai_iface.steps import check_indices, check_lengths, check_rows
 from genai_iface.types import UpdateMode
 
 __all__ = ["BufferSpec", "NumpyCache"]
@@ -188,7 +188,7 @@ class NumpyCache:
 
     @property
     def buffers(self) -> list[NDArray[Any]]:
-        """The buffers, in the order of the contract's cache tensors."""
+        """The buffers, in the order of the signature's cache tensors."""
         return self._buffers
 
     def check_open(self) -> None:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
-from genai_iface.transform.gather_elements import GatherElements
+from genai_iface.transform import GatherElements
 from genai_iface_numpy.attention import Attention
 from genai_iface_numpy.tensor_scatter import TensorScatter
 

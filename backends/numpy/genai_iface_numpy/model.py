@@ -14,10 +14,11 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from genai_iface.backend_kit import RowGroup, Step, check_batch_and_capacity, check_step, group_rows
 from genai_iface.capabilities import Capability
 from genai_iface.errors import BackendError, InvalidInputError
-from genai_iface.folder import GraphContract, ModelFolder, load_saved_cache, save_cache_file
-from genai_iface.steps import RowGroup, Step, check_batch_and_capacity, check_step, group_rows
+from genai_iface.folder import ModelFolder, load_saved_cache, save_cache_file
+from genai_iface.graph import GraphSignature
 from genai_iface.transform import LOGITS_POSITIONS, SelectLogits
 from genai_iface.types import Device, LogitsMode, ModelSpec, UpdateMode
 from genai_iface_numpy.cache import BufferSpec, NumpyCache
@@ -71,13 +72,13 @@ class NumpyModel:
     """
 
     def __init__(self, folder: ModelFolder, /, *, device: Device) -> None:
-        self._contract = folder.contract
+        self._signature = folder.signature
         self._spec = folder.spec
         self._device = device
         self._folder = folder
-        self._outputs = [self._contract.logits, *(tensor.present for tensor in self._contract.cache_tensors)]
+        self._outputs = [self._signature.logits, *(tensor.present for tensor in self._signature.cache_tensors)]
         graph = folder.load_ir()
-        select = SelectLogits(self._contract)
+        select = SelectLogits(self._signature)
         select(graph)
         self._selects_logits = select.note.applied
         try:
@@ -87,7 +88,7 @@ class NumpyModel:
                 f"onnx.reference cannot load {folder.path}: {error}",
                 remedy="Check the model with onnx.checker, or use another backend.",
             ) from error
-        self._buffer_specs = _buffer_specs(self._contract, self._spec)
+        self._buffer_specs = _buffer_specs(self._signature, self._spec)
 
     @property
     def spec(self) -> ModelSpec:
@@ -265,7 +266,7 @@ class NumpyModel:
         positions = _asked_positions(run, step)
         if self._selects_logits:
             feeds[LOGITS_POSITIONS] = positions
-        feeds |= {tensor.past: array for tensor, array in zip(self._contract.cache_tensors, past, strict=True)}
+        feeds |= {tensor.past: array for tensor, array in zip(self._signature.cache_tensors, past, strict=True)}
         try:
             logits, *present = self._loaded().run(feeds, self._outputs)
         except _RUNTIME_ERRORS as error:
@@ -298,14 +299,14 @@ class NumpyModel:
             "attention_mask": np.ones((batch_size, int(starts.max()) + width), np.int64),
         }
         return {
-            name: by_role[role].astype(self._contract.input_dtypes[role], copy=False)
-            for role, name in self._contract.inputs.items()
+            name: by_role[role].astype(self._signature.input_dtypes[role], copy=False)
+            for role, name in self._signature.inputs.items()
         }
 
 
-def _buffer_specs(contract: GraphContract, spec: ModelSpec) -> tuple[BufferSpec, ...]:
+def _buffer_specs(signature: GraphSignature, spec: ModelSpec) -> tuple[BufferSpec, ...]:
     specs = []
-    for tensor in contract.cache_tensors:
+    for tensor in signature.cache_tensors:
         layer = spec.cache.layers[tensor.layer]
         head_dim = layer.key_head_dim if tensor.kind == "key" else layer.value_head_dim
         is_rank_4 = spec.cache.layout == "bnsh"

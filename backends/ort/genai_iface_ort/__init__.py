@@ -6,6 +6,6 @@ from genai_iface_ort.backend import OrtBackend
 from genai_iface_ort.cache import OrtCache
 from genai_iface_ort.concat_cache import OrtConcatCache
 from genai_iface_ort.model import OrtModel
-from genai_iface_ort.steps import CacheCopyWarning
+from genai_iface_ort.steps.in_place import CacheCopyWarning
 
 __all__ = ["CacheCopyWarning", "OrtBackend", "OrtCache", "OrtConcatCache", "OrtModel"]

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from genai_iface.folder import GraphContract
+from genai_iface.graph import GraphSignature
 from genai_iface_ort.runtime import ORT_TYPES
 
 __all__ = ["BufferSpec", "HostBuffer", "buffer_specs"]
@@ -91,18 +91,18 @@ class BufferSpec:
         return np.ascontiguousarray(tokens.swapaxes(0, 1)).reshape(1, -1, self.num_heads * self.head_dim)
 
 
-def buffer_specs(contract: GraphContract) -> tuple[BufferSpec, ...]:
-    """The specs of all cache tensors, in the order of the contract."""
+def buffer_specs(signature: GraphSignature) -> tuple[BufferSpec, ...]:
+    """The specs of all cache tensors, in the order of the signature."""
     specs = []
-    for tensor in contract.cache_tensors:
-        layer = contract.cache.layers[tensor.layer]
+    for tensor in signature.cache_tensors:
+        layer = signature.cache.layers[tensor.layer]
         specs.append(
             BufferSpec(
                 past=tensor.past,
                 present=tensor.present,
                 num_heads=layer.num_kv_heads,
                 head_dim=layer.key_head_dim if tensor.kind == "key" else layer.value_head_dim,
-                axis=2 if contract.cache.layout == "bnsh" else 1,
+                axis=2 if signature.cache.layout == "bnsh" else 1,
                 dtype=layer.dtype,
                 window=layer.capacity if layer.mode == "circular" else None,
                 fixed=layer.capacity,

@@ -11,8 +11,8 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from genai_iface.backend_kit import check_indices, check_lengths, check_rows
 from genai_iface.errors import BackendError, CacheRewindError, InvalidInputError
-from genai_iface.steps import check_indices, check_lengths, check_rows
 from genai_iface.types import UpdateMode
 from genai_iface_ort.buffers import BufferSpec, HostBuffer
 
@@ -196,7 +196,7 @@ class OrtCache:
 
     @property
     def buffers(self) -> list[HostBuffer]:
-        """The buffers, in the order of the contract's cache tensors."""
+        """The buffers, in the order of the signature's cache tensors."""
         return self._buffers
 
     def check_open(self) -> None:

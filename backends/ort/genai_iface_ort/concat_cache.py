@@ -12,12 +12,12 @@ import numpy as np
 import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 
+from genai_iface.backend_kit import check_indices, check_lengths, check_rows
 from genai_iface.errors import InvalidInputError
-from genai_iface.steps import check_indices, check_lengths, check_rows
 from genai_iface.types import UpdateMode
-from genai_iface_ort.binding import view_of
 from genai_iface_ort.buffers import BufferSpec
-from genai_iface_ort.places import HOST, DeviceIndex
+from genai_iface_ort.io_buffers import HOST, DeviceIndex
+from genai_iface_ort.steps.binding import view_of
 
 __all__ = ["OrtConcatCache", "Segment"]
 

@@ -17,7 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from genai_iface_ort.buffers import BufferSpec, HostBuffer
-from genai_iface_ort.places import DeviceIndex
+from genai_iface_ort.io_buffers import DeviceIndex
 from genai_iface_ort.runtime import ORT_ERRORS
 
 __all__ = ["DeviceBuffer"]

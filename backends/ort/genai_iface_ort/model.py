@@ -10,17 +10,17 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from genai_iface.backend_kit import check_batch_and_capacity, check_step
 from genai_iface.capabilities import Capability
 from genai_iface.errors import InvalidInputError, UnsupportedCapabilityError
 from genai_iface.folder import ModelFolder, load_saved_cache, save_cache_file
-from genai_iface.steps import check_batch_and_capacity, check_step
 from genai_iface.types import Device, LogitsMode, ModelSpec
 from genai_iface_ort.cache import OrtCache
 from genai_iface_ort.concat_cache import OrtConcatCache
-from genai_iface_ort.concat_steps import ConcatSteps
 from genai_iface_ort.options import LoadOptions
 from genai_iface_ort.session import open_session
-from genai_iface_ort.steps import BufferSteps
+from genai_iface_ort.steps.concat import ConcatSteps
+from genai_iface_ort.steps.in_place import BufferSteps
 
 __all__ = ["AnyOrtCache", "OrtModel"]
 
@@ -53,7 +53,7 @@ class OrtModel:
         session = open_session(folder, options, device)
         self._notes = session.notes
         self._steps: ConcatSteps | BufferSteps | None
-        if session.contract.cache.style == "concat":
+        if session.signature.cache.style == "concat":
             if options.cuda_graph:
                 raise UnsupportedCapabilityError(
                     "CUDA graphs need buffers at fixed addresses, but this model's cache tensors grow (style concat)",

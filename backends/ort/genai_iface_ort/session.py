@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""One loaded graph: an ``InferenceSession`` and the contract that drives it."""
+"""One loaded graph: an ``InferenceSession`` and the signature that drives it."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ import onnx_ir as ir
 import onnxruntime
 
 from genai_iface.errors import BackendError, InvalidInputError
-from genai_iface.folder import GraphContract, ModelFolder
+from genai_iface.folder import ModelFolder
+from genai_iface.graph import GraphSignature
 from genai_iface.types import Device
 from genai_iface_ort.huge_pages import HugePages
+from genai_iface_ort.io_buffers import HOST, DeviceIndex, device_index
+from genai_iface_ort.lowering.prepare import Prepared, prepare
+from genai_iface_ort.lowering.store import write_graph
 from genai_iface_ort.options import LoadOptions
-from genai_iface_ort.places import HOST, DeviceIndex, device_index
-from genai_iface_ort.prepare import Prepared, prepare
 from genai_iface_ort.runtime import ORT_ERRORS
-from genai_iface_ort.store import write_graph
 
 __all__ = ["Session", "open_session"]
 
@@ -42,7 +43,7 @@ class Session:
 
     Attributes:
         runtime: The session.
-        contract: How to drive it; its cache style may differ from the folder's after lowering.
+        signature: How to drive it; its cache style may differ from the folder's after lowering.
         last_only: Whether the graph gives logits for the last position only.
         logits_positions: An input of the lowered graph, int64 (B, K): the columns of input_ids whose
             logits are computed; None where it gives all of them.
@@ -53,7 +54,7 @@ class Session:
     """
 
     runtime: onnxruntime.InferenceSession
-    contract: GraphContract
+    signature: GraphSignature
     last_only: bool
     logits_positions: str | None = None
     query_seqlens: str | None = None
@@ -85,7 +86,7 @@ def open_session(folder: ModelFolder, options: LoadOptions, device: Device) -> S
     """
     settings = _settings(options, device)
     prepared = prepare(folder, options, device)
-    contract = prepared.contract
+    signature = prepared.signature
     try:
         with HugePages(options.huge_pages and device.kind == "cpu") as pages:
             runtime = _created(prepared, folder, settings, options, device)
@@ -102,10 +103,10 @@ def open_session(folder: ModelFolder, options: LoadOptions, device: Device) -> S
     # Graphs are full of reference cycles, and what is left of the rewriting keeps the file's weights mapped.
     prepared = replace(prepared, model=None)
     gc.collect()
-    shape = next(output.shape for output in runtime.get_outputs() if output.name == contract.logits)
+    shape = next(output.shape for output in runtime.get_outputs() if output.name == signature.logits)
     return Session(
         runtime,
-        contract,
+        signature,
         # The lowered graph gives as many positions as it is asked for.
         last_only=shape[1] == 1 and prepared.logits_positions is None,
         logits_positions=prepared.logits_positions,
@@ -167,17 +168,17 @@ def _created(
             path = write_graph(prepared.model, Path(place))
             return onnxruntime.InferenceSession(path, settings, providers=providers)
     settings.add_session_config_entry(_FOLDER_ENTRY, str(folder.path))
-    return onnxruntime.InferenceSession(_serialised(prepared.model), settings, providers=providers)
+    return onnxruntime.InferenceSession(_serialized(prepared.model), settings, providers=providers)
 
 
-def _serialised(model: ir.Model) -> bytes:
+def _serialized(model: ir.Model) -> bytes:
     """The graph as bytes; large weights stay in the folder's files."""
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor) and tensor.nbytes < _SMALL:
             value.const_value = ir.Tensor(tensor.numpy().copy(), dtype=tensor.dtype, name=tensor.name)
-    serialised: bytes = ir.to_proto(model).SerializeToString()
-    return serialised
+    serialized: bytes = ir.to_proto(model).SerializeToString()
+    return serialized
 
 
 def _first_line(error: BaseException) -> str:

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from transformers import DynamicCache
 
+from genai_iface.backend_kit import check_indices, check_lengths, check_rows
 from genai_iface.errors import CacheRewindError, InvalidInputError
-from genai_iface.steps import check_indices, check_lengths, check_rows
 from genai_iface.types import CacheSpec, UpdateMode
 
 __all__ = ["TransformersCache"]

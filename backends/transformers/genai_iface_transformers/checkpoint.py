@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from genai_iface.errors import InvalidInputError, UnsupportedModelError
-from genai_iface.folder.files import find_inside, open_root
+from genai_iface.folder import find_inside, open_root
 
 __all__ = ["load_checkpoint"]
 

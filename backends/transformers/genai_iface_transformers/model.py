@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
+from genai_iface.backend_kit import check_batch_and_capacity, check_step
 from genai_iface.capabilities import Capability
 from genai_iface.errors import BackendError, InvalidInputError
-from genai_iface.steps import check_batch_and_capacity, check_step
 from genai_iface.types import CacheSpec, Device, LayerCacheSpec, LogitsMode, ModelSpec
 from genai_iface_transformers.cache import TransformersCache
 

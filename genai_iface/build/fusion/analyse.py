@@ -10,12 +10,12 @@ from typing import Any
 
 import onnx_ir as ir
 
-from genai_iface.build.fuse_standard import fuse_standard
 from genai_iface.build.fusion.cases import Case
 from genai_iface.build.fusion.expected import Expected
 from genai_iface.build.fusion.findings import Finding, kind_of_miss, look
 from genai_iface.build.fusion.rejections import nodes_by_module, rejection, text_of
 from genai_iface.build.fusion.runs import outcome, read_arrays
+from genai_iface.build.methods.fuse_standard import fuse_standard
 
 __all__ = ["OPERATORS", "analyse"]
 

@@ -1,0 +1,306 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Reads TensorScatter attention layers as GroupQueryAttention would compute them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import onnx_ir as ir
+
+from genai_iface.graph import (
+    Editor,
+    GraphSignature,
+    attribute,
+    constant_array,
+    constant_tensor,
+    copy_type,
+    describe,
+    input_at,
+    is_op,
+    is_transpose,
+    output_at,
+    rank,
+    static_dim,
+)
+from genai_iface_ort.lowering.positions import are_positions, are_valid_lengths, are_write_indices
+
+__all__ = ["Layer", "Refused", "Rotary", "flat_heads", "packed_source", "read_layers"]
+
+_NO_WINDOW = -1
+_FLOAT = 1
+
+
+class Refused(Exception):  # noqa: N818 - it is an answer, not an error
+    """A precondition failed; the message says which."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rotary:
+    """A rotation that the operator can do itself.
+
+    Attributes:
+        cos, sin: Constant tables (positions, rotated part / 2).
+        interleaved: Pairs are neighbours, not halves.
+    """
+
+    cos: ir.Value
+    sin: ir.Value
+    interleaved: bool
+
+
+@dataclass(slots=True)
+class Layer:
+    """One layer's attention.
+
+    Attributes:
+        attention: The node.
+        query, key, value: New tokens, (B, S, heads * D) or (B, heads, S, D), rotated unless ``rotary`` is set.
+        past_key, past_value, present_key, present_value: Graph inputs and outputs.
+        num_heads, num_kv_heads, head_dim: Sizes.
+        scale: Factor on the scores; 0 for the default.
+        softcap: 0 for none.
+        window: Keys that a query sees, its own among them; -1 for all.
+        rotary: The rotation to do inside, None to leave it outside.
+        packed: Queries, keys and values in one tensor, None if they are apart.
+        merged: The value (B, S, heads * D) after the attention's own rank-4 output, None if there is none.
+        rank: Rank of the attention's inputs and result.
+    """
+
+    attention: ir.Node
+    query: ir.Value
+    key: ir.Value
+    value: ir.Value
+    past_key: ir.Value
+    past_value: ir.Value
+    present_key: ir.Value
+    present_value: ir.Value
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+    scale: float
+    softcap: float
+    window: int
+    rotary: Rotary | None
+    packed: ir.Value | None
+    merged: ir.Value | None
+    rank: int
+
+
+def read_layers(model: ir.Model, signature: GraphSignature) -> list[Layer]:
+    """Reads every layer.
+
+    Raises:
+        Refused: One of them is not what GroupQueryAttention computes.
+    """
+    cache = signature.cache
+    if cache.style != "scatter":
+        raise Refused(f"the cache is of style {cache.style}")
+    if cache.is_circular:
+        raise Refused("a layer's cache is circular")
+    values = ir.convenience.create_value_mapping(model.graph)
+    reader = _Reader(model, signature)
+    layers = []
+    for key, value in zip(signature.cache_tensors[0::2], signature.cache_tensors[1::2], strict=True):
+        spec = cache.layers[key.layer]
+        if spec.key_head_dim != spec.value_head_dim:
+            raise Refused(f"layer {key.layer} has keys of size {spec.key_head_dim}, values of {spec.value_head_dim}")
+        if spec.key_head_dim % 8:
+            raise Refused(f"the head size {spec.key_head_dim} is no multiple of 8")
+        ends = (values[key.past], values[key.present], values[value.past], values[value.present])
+        layers.append(reader.read(ends, spec.num_kv_heads, spec.key_head_dim))
+    return layers
+
+
+class _Reader:
+    """Reads one layer after the other; remembers what was shown about positions and lengths."""
+
+    def __init__(self, model: ir.Model, signature: GraphSignature) -> None:
+        self._model, self._signature = model, signature
+        self._axis = 2 if signature.cache.layout == "bnsh" else 1
+        self._shown: dict[tuple[str, int], bool] = {}
+
+    def read(self, ends: tuple[ir.Value, ir.Value, ir.Value, ir.Value], kv_heads: int, head_dim: int) -> Layer:
+        """Reads the layer of these cache tensors."""
+        past_key, present_key, past_value, present_value = ends
+        key_scatter, value_scatter = self._scatter(past_key, present_key), self._scatter(past_value, present_value)
+        attention = self._attention(present_key, present_value)
+        query = attention.inputs[0]
+        key, value = key_scatter.inputs[1], value_scatter.inputs[1]
+        if query is None or key is None or value is None:
+            raise Refused(f"an input of the {describe(attention)} is missing")
+        axes = rank(query) or (4 if self._axis == 2 else 3)
+        heads = attribute(attention, "q_num_heads", 0) if axes == 3 else self._heads(query, attention)
+        layer = Layer(
+            attention=attention,
+            query=query,
+            key=key,
+            value=value,
+            past_key=past_key,
+            past_value=past_value,
+            present_key=present_key,
+            present_value=present_value,
+            num_heads=heads,
+            num_kv_heads=kv_heads,
+            head_dim=head_dim,
+            scale=attribute(attention, "scale", 0.0),
+            softcap=attribute(attention, "softcap", 0.0),
+            window=self._window(attention),
+            rotary=None,
+            packed=None,
+            merged=_merged(attention, axes, heads * head_dim),
+            rank=axes,
+        )
+        self._take_in_rotation(layer)
+        layer.packed = packed_source(layer)
+        return layer
+
+    def _scatter(self, past: ir.Value, present: ir.Value) -> ir.Node:
+        node = present.producer()
+        if node is None or not is_op(node, "TensorScatter") or node.inputs[0] is not past:
+            raise Refused(f"{present.name!r} is not written by a TensorScatter into {past.name!r}")
+        if len(past.uses()) != 1:
+            raise Refused(f"{past.name!r} has another reader")
+        axes = 4 if self._axis == 2 else 3
+        if attribute(node, "axis", -2) % axes != self._axis or attribute(node, "mode", "linear") != "linear":
+            raise Refused(f"the {describe(node)} is not linear along the sequence")
+        if not self._is("write", input_at(node, 2)):
+            raise Refused(f"write_indices of the {describe(node)} are not the graph input")
+        return node
+
+    def _attention(self, key: ir.Value, value: ir.Value) -> ir.Node:
+        readers = {node for cache in (key, value) for node, _ in cache.uses()}
+        node = readers.pop() if len(readers) == 1 else None
+        if (
+            node is None
+            or not is_op(node, "Attention")
+            or input_at(node, 1) is not key
+            or input_at(node, 2) is not value
+        ):
+            raise Refused(f"{key.name!r} and {value.name!r} are not read by one Attention alone")
+        if attribute(node, "is_causal", 0) != 1:
+            raise Refused(f"the {describe(node)} is not causal")
+        if any(input_at(node, slot) is not None for slot in (3, 4, 5)):
+            raise Refused(f"the {describe(node)} has a mask or a past of its own")
+        if any(output_at(node, slot) is not None for slot in (1, 2, 3)):
+            raise Refused(f"the {describe(node)} gives more than its result")
+        if attribute(node, "softmax_precision", _FLOAT) != _FLOAT:
+            raise Refused(f"the {describe(node)} asks for another softmax precision")
+        if not self._is("nonpad", input_at(node, 6)):
+            raise Refused(f"nonpad_kv_seqlen of the {describe(node)} is not shown to be write_indices + S")
+        return node
+
+    def _window(self, attention: ir.Node) -> int:
+        left, right = attribute(attention, "left_window_size", -1), attribute(attention, "right_window_size", -1)
+        if right not in (-1, 0):
+            raise Refused(f"the {describe(attention)} looks ahead")
+        return left + 1 if left >= 0 else _NO_WINDOW
+
+    def _heads(self, query: ir.Value, attention: ir.Node) -> int:
+        """Heads of a rank-4 query."""
+        size = query.shape[1] if query.shape is not None else None
+        if not isinstance(size, int):
+            raise Refused(f"the number of heads of the {describe(attention)} is not known")
+        return size
+
+    def _take_in_rotation(self, layer: Layer) -> None:
+        query, key = layer.query.producer(), layer.key.producer()
+        if query is None or key is None or not is_op(query, "RotaryEmbedding") or not is_op(key, "RotaryEmbedding"):
+            return
+        mine, its = self._rotary(query, layer.head_dim), self._rotary(key, layer.head_dim)
+        if mine is None or its is None or mine != its or query.inputs[0] is None or key.inputs[0] is None:
+            return
+        layer.rotary, layer.query, layer.key = mine, query.inputs[0], key.inputs[0]
+
+    def _rotary(self, node: ir.Node, head_dim: int) -> Rotary | None:
+        """The rotation of a node, None if the operator cannot do it."""
+        interleaved = bool(attribute(node, "interleaved", 0))
+        tables: list[ir.Value] = []
+        positions = input_at(node, 3)
+        for slot in (1, 2):
+            table = input_at(node, slot)
+            if positions is None:
+                lookup = None if table is None else table.producer()
+                if lookup is None or not is_op(lookup, "Gather") or attribute(lookup, "axis", 0) != 0:
+                    return None
+                table, where = lookup.inputs[0], lookup.inputs[1]
+            else:
+                where = positions
+            tensor = constant_tensor(table)
+            if table is None or tensor is None or len(tensor.shape) != 2 or not self._is("positions", where):
+                return None
+            tables.append(table)
+        part = attribute(node, "rotary_embedding_dim", 0)
+        widths = {constant.shape[1] for table in tables if (constant := constant_tensor(table)) is not None}
+        # The kernel rotates 16 numbers at a time; smaller ones are rotated before it.
+        if widths != {(part or head_dim) // 2} or head_dim % 16 or part % 16:
+            return None
+        return Rotary(tables[0], tables[1], interleaved)
+
+    def _is(self, what: str, value: ir.Value | None) -> bool:
+        """Whether a value is the write indices, the valid lengths, or the positions of the step."""
+        if value is None:
+            return False
+        key = (what, id(value))
+        if key not in self._shown:
+            shows = {"write": are_write_indices, "nonpad": are_valid_lengths, "positions": are_positions}[what]
+            self._shown[key] = shows(self._model, self._signature, value)
+        return self._shown[key]
+
+
+def _merged(attention: ir.Node, axes: int, width: int) -> ir.Value | None:
+    """The (B, S, H * D) that a Transpose and a Reshape make of a rank-4 result."""
+    output = attention.outputs[0]
+    if axes == 3:
+        return output
+    uses = tuple(output.uses())
+    turn = uses[0].node if len(uses) == 1 else None
+    if turn is None or not is_transpose(turn, (0, 2, 1, 3)):
+        return None
+    uses = tuple(turn.outputs[0].uses())
+    merge = uses[0].node if len(uses) == 1 else None
+    if merge is None or not is_op(merge, "Reshape") or static_dim(merge.outputs[0], 2) != width:
+        return None
+    return merge.outputs[0]
+
+
+def flat_heads(edit: Editor, layer: Layer, value: ir.Value) -> ir.Value:
+    """(B, heads, S, D) or (B, S, heads * D) as (B, S, heads * D); what was only a change of layout is undone."""
+    if layer.rank == 3:
+        return value
+    place = layer.attention
+    node = value.producer()
+    if is_transpose(node, (0, 2, 1, 3)) and node is not None and node.inputs[0] is not None:
+        rows = node.inputs[0]
+    else:
+        (rows,) = edit.before(place, "Transpose", [value], {"perm": [0, 2, 1, 3]})
+        copy_type(value, rows)
+    split = rows.producer()
+    if split is not None and is_op(split, "Reshape") and split.inputs[0] is not None and rank(split.inputs[0]) == 3:
+        target = constant_array(input_at(split, 1))
+        if target is not None and list(target[:2]) == [0, 0] and len(target) == 4:
+            return split.inputs[0]
+    (flat,) = edit.before(place, "Reshape", [rows, edit.ints(0, 0, -1)])
+    copy_type(value, flat)
+    return flat
+
+
+def packed_source(layer: Layer) -> ir.Value | None:
+    """The tensor whose Split gives queries, keys and values in this order, and nothing else."""
+    parts = [_split_part(layer, value) for value in (layer.query, layer.key, layer.value)]
+    sources = {part.producer() for part in parts if part is not None}
+    node = sources.pop() if len(sources) == 1 else None
+    if node is None or not is_op(node, "Split") or len(node.outputs) != 3:
+        return None
+    return node.inputs[0] if all(part is out for part, out in zip(parts, node.outputs, strict=True)) else None
+
+
+def _split_part(layer: Layer, value: ir.Value) -> ir.Value | None:
+    """Behind the change of layout from (B, S, heads * D)."""
+    if layer.rank == 3:
+        return value
+    node = value.producer()
+    split = node.inputs[0].producer() if is_transpose(node, (0, 2, 1, 3)) and node and node.inputs[0] else None
+    if split is None or not is_op(split, "Reshape"):
+        return None
+    return split.inputs[0] if split.inputs[0] is not None and rank(split.inputs[0]) == 3 else None

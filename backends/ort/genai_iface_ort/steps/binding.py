@@ -1,0 +1,235 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Inputs and outputs of one shape of step, bound once and then only rewritten in place."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from genai_iface.graph import InputRole
+from genai_iface.types import LogitsMode
+from genai_iface_ort.io_buffers import HOST, DeviceIndex, Place
+from genai_iface_ort.runtime import ORT_TYPES
+from genai_iface_ort.session import Session
+
+__all__ = ["StepInputs", "view_of"]
+
+# Up to so many logits stay bound between steps; more are given back to the system with the step's result.
+_FEW_LOGITS = 1 << 20
+# Of an array that only its place holds: the attribute, and the argument of the call that counts.
+_OWN_REFERENCES = 2
+
+_SHAPES: dict[InputRole, str] = {
+    "input_ids": "matrix",
+    "position_ids": "matrix",
+    "write_indices": "vector",
+    "nonpad_kv_seqlen": "vector",
+    "seqlens_k": "vector",
+    "total_sequence_length": "scalar",
+}
+
+
+class StepInputs:
+    """The inputs besides the cache, and the logits, for steps of one shape.
+
+    The arrays live as long as this object: ONNX Runtime keeps their addresses only.
+
+    Args:
+        session: The graph.
+        rows: Rows of the runs.
+        width: Tokens per row.
+        total: The most columns that an attention mask will have.
+        logits: Which logits are wanted.
+    """
+
+    def __init__(self, session: Session, rows: int, width: int, total: int, logits: LogitsMode) -> None:
+        self.session = session
+        self.binding: onnxruntime.IOBinding = session.runtime.io_binding()
+        self.shape = (rows, width)
+        signature = session.signature
+        shapes: dict[str, tuple[int, ...]] = {"matrix": (rows, width), "vector": (rows,), "scalar": ()}
+        self._places: list[Place] = []
+        self._arrays: dict[InputRole, NDArray[Any]] = {}
+        for role, name in signature.inputs.items():
+            if role in _SHAPES:
+                array = np.zeros(shapes[_SHAPES[role]], signature.input_dtypes[role])
+                self._arrays[role] = array
+                # GroupQueryAttention reads the total on the processor, on every device.
+                on_host = role == "total_sequence_length"
+                self._bind_input(name, array, signature.input_dtypes[role], HOST if on_host else session.device)
+        self._steps = np.arange(width)
+        self._mask: NDArray[Any] | None = None
+        if "attention_mask" in signature.inputs:
+            self._mask = np.ones(rows * total, signature.input_dtypes["attention_mask"])
+        self._options: onnxruntime.RunOptions | None = None
+        self._logits_dtype = np.dtype("uint16" if signature.logits_dtype == "bfloat16" else signature.logits_dtype)
+        self._num_logits = width
+        if session.last_only or (session.logits_positions is not None and logits != "all"):
+            self._num_logits = 1
+        self._positions = np.zeros((rows, self._num_logits), np.int64)
+        if session.logits_positions is not None:
+            self._positions[...] = np.arange(self._num_logits)
+            self._bind_input(session.logits_positions, self._positions, "int64", session.device)
+        self._counts = np.zeros(rows, np.int32)
+        if session.query_seqlens is not None:
+            self._bind_input(session.query_seqlens, self._counts, "int32", session.device)
+        self._picks_last = session.logits_positions is not None and logits == "last" and width > 1
+        self._wants_logits = logits != "none"
+        if not self._wants_logits:
+            # What only leads to the logits, the LM head above all, is left out.
+            self._options = onnxruntime.RunOptions()
+            self._options.only_execute_path_to_fetches = True
+        self._fixed_logits: Place | None = None
+        few = rows * self._num_logits * signature.vocab_size <= _FEW_LOGITS
+        if self._wants_logits and (few or session.device != HOST):
+            self._fixed_logits = Place(self._new_logits(), session.device)
+            self._bind_logits(self._fixed_logits)
+
+    def _bind_input(self, name: str, array: NDArray[Any], dtype: str, device: DeviceIndex) -> None:
+        place = Place(array, device)
+        self._places.append(place)
+        self.binding.bind_input(name, *device, ORT_TYPES[dtype], array.shape, place.address)
+
+    def _bind_logits(self, place: Place) -> None:
+        signature = self.session.signature
+        self.binding.bind_output(
+            signature.logits, *place.device, ORT_TYPES[signature.logits_dtype], place.array.shape, place.address
+        )
+
+    def _new_logits(self) -> NDArray[Any]:
+        return np.empty((self.shape[0], self._num_logits, self.session.signature.vocab_size), self._logits_dtype)
+
+    def set(
+        self,
+        input_ids: NDArray[np.int64],
+        starts: NDArray[np.int64],
+        counts: NDArray[np.int64],
+        valid: NDArray[np.int64],
+        total: int,
+        *,
+        mask_width: int = 0,
+        position_limit: int | None = None,
+    ) -> None:
+        """Writes the inputs of the next run.
+
+        Args:
+            input_ids: int64 (rows, width).
+            starts: int64 (rows,), position of each row's first token.
+            counts: int64 (rows,), real tokens of each row.
+            valid: int64 (rows,), tokens that each row's cache holds after the write.
+            total: The longest of them, as GroupQueryAttention wants it.
+            mask_width: Columns of the attention mask, where there is one.
+            position_limit: Positions from here on (padding) are moved below it.
+        """
+        arrays = self._arrays
+        arrays["input_ids"][...] = input_ids
+        if "write_indices" in arrays:
+            arrays["write_indices"][...] = starts
+        if "nonpad_kv_seqlen" in arrays:
+            arrays["nonpad_kv_seqlen"][...] = valid
+        if "position_ids" in arrays:
+            positions = starts[:, None] + self._steps
+            arrays["position_ids"][...] = (
+                positions if position_limit is None else np.minimum(positions, position_limit - 1)
+            )
+        if "seqlens_k" in arrays:
+            arrays["seqlens_k"][...] = valid - 1
+        if "total_sequence_length" in arrays:
+            arrays["total_sequence_length"][...] = total
+        self._counts[...] = counts
+        if self._picks_last:
+            np.maximum(counts - 1, 0, out=self._positions[:, 0])
+        if self._mask is not None:
+            signature = self.session.signature
+            mask = self._mask[: self.shape[0] * mask_width].reshape(self.shape[0], mask_width)
+            mask[...] = np.arange(mask_width) < valid[:, None]
+            # Its shape follows the lengths, so it has no place of its own.
+            dtype = ORT_TYPES[signature.input_dtypes["attention_mask"]]
+            self.binding.bind_input(signature.inputs["attention_mask"], *HOST, dtype, mask.shape, mask.ctypes.data)
+
+    def cache_outputs(self, count: int) -> list[onnxruntime.OrtValue]:
+        """What the last run gave for the cache tensors, in the order in which they were bound, one after the other."""
+        outputs: list[onnxruntime.OrtValue] = self.binding.get_outputs()
+        # In the order of binding: logits at a fixed place came before the cache, others after it.
+        return outputs[:count] if self._fixed_logits is None else outputs[-count:]
+
+    def decode_inputs(
+        self,
+    ) -> tuple[NDArray[Any], NDArray[np.int32], list[tuple[NDArray[Any], int]], NDArray[Any] | None]:
+        """What changes in a step of width 1 on the processor, without a mask.
+
+        Returns:
+            The token ids (rows, 1); the counts (rows,); arrays (rows,) that take each row's length plus an
+            offset; the scalar that takes the longest row after the step, or None.
+        """
+        offsets: dict[InputRole, int] = {"position_ids": 0, "write_indices": 0, "nonpad_kv_seqlen": 1, "seqlens_k": 0}
+        by_length = [
+            (self._arrays[role].reshape(-1), offset) for role, offset in offsets.items() if role in self._arrays
+        ]
+        return self._arrays["input_ids"], self._counts, by_length, self._arrays.get("total_sequence_length")
+
+    @property
+    def can_decode(self) -> bool:
+        """Whether ``decode_inputs`` says all that changes."""
+        is_float32 = self._logits_dtype == np.float32
+        return self.session.device == HOST and self._mask is None and is_float32 and self.shape[1] == 1
+
+    def run(self) -> NDArray[Any]:
+        """Runs the graph.
+
+        Returns:
+            The logits, (rows, width or 1, V), in an array that nobody else has; (rows, 0, V) if not wanted.
+
+        Raises:
+            BackendError: ONNX Runtime failed.
+        """
+        if self.session.device != HOST:
+            for place in self._places:
+                place.send()
+            self.binding.synchronize_inputs()
+        logits = self._free_logits()
+        if logits is None and self._wants_logits:
+            logits = Place(self._new_logits(), HOST)
+            self._bind_logits(logits)
+        self.session.run(self.binding, self._options)
+        if logits is None:
+            return np.empty((self.shape[0], 0, self.session.signature.vocab_size), np.float32)
+        values = logits.fetched()
+        if self.session.signature.logits_dtype == "bfloat16":
+            return (values.astype(np.uint32) << 16).view(np.float32)
+        return values
+
+    def _free_logits(self) -> Place | None:
+        """The fixed place for logits; another one if somebody still holds the array of the last run.
+
+        Most callers have chosen their token by then, so that no step allocates or copies.
+        """
+        place = self._fixed_logits
+        # An array that is kept, or of which a view is kept, has more references than these.
+        if place is not None and place.device == HOST and sys.getrefcount(place.array) > _OWN_REFERENCES:
+            place = self._fixed_logits = Place(self._new_logits(), HOST)
+            self._bind_logits(place)
+        return place
+
+
+def view_of(value: onnxruntime.OrtValue, dtype: np.dtype[Any]) -> NDArray[Any]:
+    """The memory of an OrtValue as an array, of any element type of that size.
+
+    On the processor it is the memory itself, which the caller keeps alive; elsewhere a copy.
+    """
+    if value.device_name().lower() != "cpu":
+        copied: NDArray[Any] = value.numpy()
+        return copied
+    shape = tuple(value.shape())
+    count = int(np.prod(shape))
+    if not count:
+        return np.zeros(shape, dtype)
+    memory = (ctypes.c_uint8 * (count * dtype.itemsize)).from_address(value.data_ptr())
+    view: NDArray[Any] = np.ctypeslib.as_array(memory).view(dtype).reshape(shape)
+    return view

@@ -1,0 +1,78 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Steps of one shape, bound to the buffers of one cache."""
+
+from __future__ import annotations
+
+import onnxruntime
+
+from genai_iface.backend_kit import Step
+from genai_iface.errors import BackendError
+from genai_iface_ort.cache import OrtCache
+from genai_iface_ort.io_buffers import HOST
+from genai_iface_ort.session import Session
+from genai_iface_ort.steps.binding import StepInputs, view_of
+from genai_iface_ort.steps.runs import Run
+
+__all__ = ["BoundStep"]
+
+
+class BoundStep(StepInputs):
+    """Steps of one shape on some rows of one cache.
+
+    Args:
+        session: The graph.
+        cache: The cache; its buffers must stay where they are.
+        run: The first run.
+        step: Its step.
+        shares: Bind each buffer as past and as present.
+        captures: The number under which CUDA graphs keep this shape, "-1" for none; None without graphs.
+    """
+
+    def __init__(
+        self, session: Session, cache: OrtCache, run: Run, step: Step, *, shares: bool, captures: str | None
+    ) -> None:
+        rows = run.stop - run.begin
+        total = max(cache.slots, cache.buffers[0].slots)
+        super().__init__(session, rows, run.width, total, step.logits)
+        self._buffers = cache.buffers
+        self._rows = slice(run.begin, run.stop)
+        self._addresses = [buffer.address + run.begin * buffer.row_nbytes for buffer in cache.buffers]
+        for buffer, address in zip(cache.buffers, self._addresses, strict=True):
+            spec, shape = buffer.spec, buffer.spec.shape(rows, buffer.slots)
+            self.binding.bind_input(spec.past, *session.device, spec.onnx_type, shape, address)
+            if shares:
+                self.binding.bind_output(spec.present, *session.device, spec.onnx_type, shape, address)
+            else:
+                self.binding.bind_output(spec.present, *session.device)
+        self._on_host = session.device == HOST
+        self._is_checked = False
+        self._copies = False
+        if captures is not None:
+            self._options = self._options or onnxruntime.RunOptions()
+            self._options.add_run_config_entry("gpu_graph_id", captures)
+
+    def copy_back(self) -> bool:
+        """Compares where the runtime put the cache with where it was; fetches it if it is elsewhere.
+
+        Outputs are bound to fixed addresses, so one look after the first run is enough.
+
+        Returns:
+            Whether anything had to be copied.
+        """
+        if self._is_checked and not self._copies:
+            return False
+        outputs = self.cache_outputs(len(self._buffers))
+        self._is_checked = True
+        self._copies = False
+        for buffer, address, output in zip(self._buffers, self._addresses, outputs, strict=True):
+            if output.data_ptr() != address:
+                if not self._on_host:
+                    raise BackendError(
+                        f"ONNX Runtime put {buffer.spec.present!r} elsewhere than it was bound to",
+                        remedy='Try options={"optimize": "none"}; please report the model.',
+                    )
+                self._copies = True
+                target = buffer.blocks[self._rows]
+                target[...] = view_of(output, buffer.spec.storage).reshape(target.shape)
+        return self._copies

@@ -1,0 +1,180 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""An attention for Transformers that exports as the standard TensorScatter and Attention operators."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from transformers import AttentionInterface, AttentionMaskInterface
+
+from genai_iface.build.methods.masks import explicit_mask
+from genai_iface.build.methods.standard_cache import OPSET, scatter
+from genai_iface.errors import UnsupportedModelError
+from genai_iface.types import CacheLayout
+
+__all__ = ["LayerShape", "StandardAttention"]
+
+_NAME = "onnx_standard"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerShape:
+    """What one layer keeps for each token.
+
+    Attributes:
+        num_heads: Key/value heads.
+        key_size: Size of a key.
+        value_size: Size of a value.
+    """
+
+    num_heads: int
+    key_size: int
+    value_size: int
+
+
+class StandardAttention:
+    """What a traced network calls instead of its own attention and mask functions.
+
+    It holds the tensors of the step that is being traced, because not every network hands them down. Layers
+    are numbered by the order in which they call.
+
+    Args:
+        layout: The layout of the caches; that of queries follows it.
+    """
+
+    def __init__(self, layout: CacheLayout) -> None:
+        self._layout = layout
+        self._positions = self._write_indices = torch.empty(0, dtype=torch.int64)
+        self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
+        self._written: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._shapes: list[LayerShape] = []
+
+    @property
+    def shapes(self) -> list[LayerShape]:
+        """The layers that have called since the step began."""
+        return list(self._shapes)
+
+    @property
+    def written(self) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """The buffers of keys and of values after the step."""
+        return [keys for _, keys, _ in self._written], [values for _, _, values in self._written]
+
+    def begin_step(
+        self,
+        positions: torch.Tensor,
+        write_indices: torch.Tensor,
+        keys: Sequence[torch.Tensor] = (),
+        values: Sequence[torch.Tensor] = (),
+    ) -> None:
+        """Begins a step.
+
+        Args:
+            positions: int64 (B, S), of the new tokens.
+            write_indices: int64 (B,), the slot of each row's first new token.
+            keys: The buffers of all layers; empty to learn the shapes only.
+            values: Likewise.
+        """
+        self._positions, self._write_indices = positions, write_indices
+        self._buffers = list(zip(keys, values, strict=True))
+        self._written, self._shapes = [], []
+
+    @contextmanager
+    def installed(self, network: Any) -> Iterator[None]:
+        """Lets a network use this attention; afterwards it has its own again."""
+        AttentionInterface.register(_NAME, self.attend)
+        AttentionMaskInterface.register(_NAME, self.mask)
+        configs = {id(part.config): part.config for part in network.modules() if hasattr(part, "config")}
+        before = [(config, config._attn_implementation) for config in configs.values()]
+        for config, _ in before:
+            config._attn_implementation = _NAME
+        try:
+            yield
+        finally:
+            for config, implementation in before:
+                config._attn_implementation = implementation
+
+    def mask(self, *, kv_length: Any, mask_function: Any, **_: Any) -> torch.Tensor | None:
+        """Transformers' mask function: what causality and the valid lengths do not say."""
+        return explicit_mask(mask_function, self._positions, kv_length)
+
+    def attend(
+        self,
+        module: torch.nn.Module,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None = None,
+        *,
+        scaling: float | None = None,
+        softcap: float | None = None,
+        s_aux: torch.Tensor | None = None,
+        **_: Any,
+    ) -> tuple[torch.Tensor, None]:
+        """Transformers' attention function.
+
+        Args:
+            module: The attention layer.
+            query: (B, Hq, S, D).
+            key: (B, Hkv, S, D), of the new tokens.
+            value: (B, Hkv, S, Dv).
+            attention_mask: From ``mask``.
+            scaling: Factor of the scores; 1 / sqrt(D) if None.
+            softcap: Scores go through softcap * tanh(scores / softcap).
+            s_aux: Attention sinks.
+
+        Returns:
+            (B, S, Hq, Dv), and no weights.
+
+        Raises:
+            UnsupportedModelError: The layer has attention sinks.
+        """
+        if s_aux is not None:
+            raise UnsupportedModelError(
+                f"{type(module).__name__} has attention sinks, a learned logit per head in the softmax, which the "
+                "standard Attention cannot express",
+                remedy="There is no standard form of this model yet; use an export for one runtime.",
+            )
+        keys, values, shape = self._write(key, value)
+        attributes: dict[str, Any] = {"is_causal": int(attention_mask is None)}
+        if scaling is not None:
+            attributes["scale"] = float(scaling)
+        if softcap:
+            attributes["softcap"] = float(softcap)
+        batch, heads, length, size = query.shape
+        result: tuple[Any, ...] = (batch, heads, length, shape.value_size)
+        if self._layout == "bsh":
+            attributes |= {"q_num_heads": heads, "kv_num_heads": shape.num_heads}
+            query = query.transpose(1, 2).reshape(batch, length, heads * size)
+            result = (batch, length, heads * shape.value_size)
+        output = torch.onnx.ops.symbolic(
+            "Attention",
+            (query, keys, values, attention_mask, None, None, self._write_indices + length),
+            attributes,
+            dtype=query.dtype,
+            shape=result,
+            version=OPSET,
+        )
+        if self._layout == "bsh":
+            return output.reshape(batch, length, heads, shape.value_size), None
+        return output.transpose(1, 2), None
+
+    def _write(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, LayerShape]:
+        """The buffers that this layer reads, after the write."""
+        shape = LayerShape(key.shape[1], key.shape[3], value.shape[3])
+        for fresh, keys, values in self._written:
+            if fresh is key:  # layers that share one cache hand on the same tensors
+                return keys, values, shape
+        index = len(self._written)
+        keys, values = key, value
+        if self._buffers:
+            past_keys, past_values = self._buffers[index]
+            keys = scatter(past_keys, key, self._write_indices, self._layout)
+            values = scatter(past_values, value, self._write_indices, self._layout)
+        self._written.append((key, keys, values))
+        self._shapes.append(shape)
+        return keys, values, shape

@@ -1,0 +1,122 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""``genai-iface build SOURCE OUT``: a model folder from a Hugging Face checkpoint or a GGUF file."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from genai_iface.cli.arguments import positive
+from genai_iface.cli.progress import Progress
+from genai_iface.errors import BackendNotFoundError
+
+if TYPE_CHECKING:
+    from genai_iface.build.build import BuildResult
+
+__all__ = ["add_parser", "run"]
+
+_NEEDED = ("torch", "transformers", "onnxscript")
+
+_EXAMPLE = """\
+example:
+  genai-iface build ./checkpoint ./my-model
+  genai-iface build ./checkpoint ./my-model-int4 --quantize int4 --block-size 32
+  genai-iface build ./model.gguf ./my-model --via mobius --dtype float16
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Adds the subcommand and returns its parser."""
+    parser = commands.add_parser(
+        "build",
+        help="make a model folder from a checkpoint",
+        description="Builds a standard model (opset 24: TensorScatter, and Attention with nonpad_kv_seqlen) from a "
+        "local checkpoint, and compares its logits and greedy tokens with torch before the folder appears. Needs the "
+        'extra "build".',
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", metavar="SOURCE", help="a Hugging Face checkpoint folder, or a GGUF file")
+    parser.add_argument("out", metavar="OUT", help="the folder to make; it must not exist, or be empty")
+    parser.add_argument(
+        "--via",
+        choices=("auto", "export", "mobius", "convert"),
+        default="auto",
+        help="the method: torch's exporter with the standard operators hooked in, mobius-onnx, or a plain export that "
+        "is converted; auto takes them in this order until a result agrees with torch (default: auto)",
+    )
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "float16", "bfloat16"),
+        default="float32",
+        help="of weights, activations and cache (default: float32)",
+    )
+    parser.add_argument("--quantize", choices=("int8", "int4"), help="quantize weight matrices in blocks")
+    parser.add_argument(
+        "--block-size", type=positive, default=32, metavar="N", help="rows that share a scale (default: 32)"
+    )
+    parser.add_argument(
+        "--layout",
+        choices=("bnsh", "bsh"),
+        default="bnsh",
+        help="of the cache: (B, heads, capacity, size), or (B, capacity, heads * size) (default: bnsh)",
+    )
+    parser.add_argument(
+        "--context",
+        type=positive,
+        metavar="N",
+        help="most tokens of a sequence (default: the checkpoint's limit)",
+    )
+    parser.add_argument(
+        "--unverified", action="store_true", help="keep a result that differs from torch; the file is marked"
+    )
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the subcommand.
+
+    Raises:
+        GenAIError: The source is broken, the place is taken, or no method leads to a verified model.
+    """
+    missing = [name for name in _NEEDED if find_spec(name) is None]
+    if missing:
+        raise BackendNotFoundError(
+            f"Building needs {', '.join(missing)}, which is not installed", remedy="pip install 'genai-iface[build]'"
+        )
+    from genai_iface.build.build import BuildOptions, build  # noqa: PLC0415 - loads torch
+
+    options = BuildOptions(
+        via=arguments.via,
+        dtype=arguments.dtype,
+        layout=arguments.layout,
+        context=arguments.context,
+        quantize=arguments.quantize,
+        block_size=arguments.block_size,
+        unverified=arguments.unverified,
+    )
+    progress = Progress()
+    try:
+        result = build(arguments.source, arguments.out, options, progress=progress.working)
+    finally:
+        progress.stop()
+    _print(result)
+    return 0
+
+
+def _print(result: BuildResult) -> None:
+    for attempt in result.attempts[:-1]:
+        print(f"not {attempt.method}: {attempt.problem}")
+    chosen = result.attempts[-1]
+    print(f"{result.folder}: built by way of {chosen.method}")
+    if result.verified:
+        print(f"verified against torch: {chosen.comparison}")
+    else:
+        print(f"NOT verified, and marked so: {chosen.problem}", file=sys.stderr)
+    if result.quantized is not None:
+        print(f"after quantization: {result.quantized}")
+    for note in result.notes:
+        print(f"note: {note}")

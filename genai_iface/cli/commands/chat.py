@@ -1,0 +1,173 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""``genai-iface chat``: a conversation, on a terminal or through a pipe."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from genai_iface.cli.arguments import add_model_arguments, parse_options
+from genai_iface.cli.interrupt import cancel_on_interrupt
+from genai_iface.cli.progress import Progress
+from genai_iface.errors import GenAIError, InvalidInputError
+from genai_iface.generation.chat.session import ChatSession
+from genai_iface.pipeline import TextGenerationPipeline
+from genai_iface.results import Chunk
+
+__all__ = ["add_parser", "run"]
+
+_DEFAULT_MAX_NEW_TOKENS = 512
+_HELP = """\
+/reset         forget the conversation
+/system TEXT   set the system message; without TEXT remove it
+/again         answer the last message again
+/history       show the conversation
+/save FILE     write the conversation to a JSON file
+/stats         show the measurements of the last answer
+/help          show this
+/exit          end (as the end of the input does)"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Adds the command to the parser."""
+    parser = commands.add_parser(
+        "chat",
+        help="talk with a model",
+        description="A conversation by the model's chat template; each line is a message. Lines that begin with a "
+        "slash are commands: /help lists them. Ctrl-C stops an answer and keeps what there is; at the prompt it ends. "
+        "In a pipe only the answers are printed.",
+    )
+    parser.add_argument("--system", metavar="TEXT", help="the system message")
+    add_model_arguments(parser)
+    how = parser.add_argument_group(
+        "generation", "What is not given here comes from the model's generation_config.json."
+    )
+    how.add_argument(
+        "--max-new-tokens", type=int, metavar="N", help=f"most tokens of an answer (default: {_DEFAULT_MAX_NEW_TOKENS})"
+    )
+    how.add_argument("--temperature", type=float, metavar="T", help="draw at this temperature; 0 takes the likeliest")
+    how.add_argument("--top-p", type=float, metavar="P", help="draw among the likeliest tokens that reach P together")
+    how.add_argument("--seed", type=int, metavar="N", help="draw with this seed")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the command.
+
+    Returns:
+        0.
+    """
+    progress = Progress()
+    with progress.loading():
+        pipeline = TextGenerationPipeline(
+            arguments.model,
+            backend=arguments.backend,
+            device=arguments.device,
+            options=parse_options(arguments.option),
+            on_prefill=progress.prefill,
+        )
+    names = ("max_new_tokens", "temperature", "top_p", "seed")
+    overrides: dict[str, Any] = {
+        name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None
+    }
+    if pipeline.generation_config.max_new_tokens is None:
+        overrides.setdefault("max_new_tokens", _DEFAULT_MAX_NEW_TOKENS)
+    with pipeline, pipeline.chat(system=arguments.system, **overrides) as session:
+        _Loop(session, pipeline.cancel, progress).run()
+    return 0
+
+
+class _Loop:
+    """Reads lines and answers them."""
+
+    def __init__(self, session: ChatSession, cancel: Callable[[], None], progress: Progress) -> None:
+        self._session = session
+        self._cancel = cancel
+        self._progress = progress
+        self._is_terminal = sys.stdin.isatty()
+
+    def run(self) -> None:
+        """Goes on until the input ends."""
+        if self._is_terminal:
+            # Lets input() edit lines and remember them, where the platform has it.
+            with suppress(ImportError):
+                import readline  # noqa: F401, PLC0415
+        while True:
+            try:
+                line = input("> " if self._is_terminal else "")
+            except (EOFError, KeyboardInterrupt):
+                return
+            except UnicodeDecodeError as error:
+                raise InvalidInputError(f"stdin is not UTF-8: {error}", remedy="Convert the text to UTF-8.") from error
+            if line.strip() in ("/exit", "/quit"):
+                return
+            try:
+                self._handle(line)
+            except GenAIError as error:
+                # On a terminal the conversation goes on; a script must learn that something failed.
+                if not self._is_terminal:
+                    raise
+                print(f"genai-iface: {error}", file=sys.stderr)
+
+    def _handle(self, line: str) -> None:
+        if not line.strip():
+            return
+        if not line.startswith("/"):
+            self._print(lambda: self._session.stream(line))
+            return
+        command, _, argument = line.partition(" ")
+        argument = argument.strip()
+        if command == "/reset":
+            self._session.reset()
+        elif command == "/system":
+            self._session.system = argument or None
+        elif command == "/again":
+            self._print(self._session.stream_again)
+        elif command == "/history":
+            for message in self._session.messages:
+                print(f"{message['role']}: {message['content']}")
+        elif command == "/save":
+            self._save(argument)
+        elif command == "/stats":
+            self._show_measurements()
+        elif command == "/help":
+            print(_HELP)
+        else:
+            raise InvalidInputError(f"{command} is no command", remedy="/help lists them.")
+
+    def _print(self, start: Callable[[], Iterator[Chunk]]) -> None:
+        has_begun = False
+        try:
+            with cancel_on_interrupt(self._cancel):
+                for chunk in start():
+                    has_begun = True
+                    self._progress.stop()
+                    print(chunk.text, end="", flush=True)
+        finally:
+            self._progress.stop()
+            if has_begun:
+                print(flush=True)
+
+    def _save(self, argument: str) -> None:
+        if not argument:
+            raise InvalidInputError("/save needs a file", remedy="For example: /save conversation.json")
+        try:
+            Path(argument).write_text(
+                json.dumps(self._session.messages, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
+            )
+        except OSError as error:
+            raise InvalidInputError(f"{argument} cannot be written: {error}", remedy="Choose another file.") from error
+
+    def _show_measurements(self) -> None:
+        metrics = self._session.perf_metrics
+        print(
+            f"prompt: {metrics.num_prompt_tokens} tokens, {metrics.num_reused_tokens} of them reused; "
+            f"output: {metrics.num_generated_tokens} tokens, {metrics.decode_tokens_per_second:.1f} tokens/s; "
+            f"first token after {metrics.time_to_first_token:.2f} s; cache: {metrics.cache_bytes / 1e6:.1f} MB"
+        )

@@ -1,0 +1,100 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""``genai-iface convert MODEL OUT``: another way of keeping the cache, by graph surgery."""
+
+from __future__ import annotations
+
+import argparse
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from genai_iface.cli.arguments import positive
+from genai_iface.cli.progress import Progress
+
+if TYPE_CHECKING:
+    from genai_iface.transform.convert.cache_surgery import Converted
+
+__all__ = ["add_parser", "run"]
+
+_EXAMPLE = """\
+example:
+  genai-iface convert ./exported ./my-model               # past/present tensors -> TensorScatter
+  genai-iface convert ./my-model ./for-openvino --to concat
+"""
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Adds the subcommand and returns its parser."""
+    parser = commands.add_parser(
+        "convert",
+        help="change how a model keeps its cache: past/present tensors, TensorScatter, ScatterND",
+        description="Rewrites the graph of a model and writes it to a new folder with the tokenizer, template and "
+        "configuration files beside it. The result is compared with the source before the folder appears.",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", metavar="MODEL", help="a folder with model.onnx or onnx/model.onnx, or that file")
+    parser.add_argument("out", metavar="OUT", help="the folder to write; it must not exist yet")
+    parser.add_argument(
+        "--to",
+        choices=("scatter", "concat", "scatter-nd"),
+        default="scatter",
+        help="TensorScatter (default), past/present tensors that grow, or ScatterND",
+    )
+    parser.add_argument(
+        "--primitive",
+        action="store_true",
+        help="spell out Attention, RotaryEmbedding and RMSNormalization in older operators (not with --to scatter)",
+    )
+    parser.add_argument("--capacity", type=positive, metavar="N", help="fix the slots of the cache (--to scatter)")
+    parser.add_argument(
+        "--no-verify", dest="verify", action="store_false", help="do not compare the result's logits with the source's"
+    )
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the subcommand.
+
+    Raises:
+        GenAIError: The model cannot be read or converted, or the result computes something else.
+    """
+    from genai_iface.transform.convert.folder import convert_folder  # noqa: PLC0415 - onnx loads slowly
+
+    progress = Progress()
+    try:
+        done = convert_folder(
+            arguments.model,
+            arguments.out,
+            to=arguments.to,
+            capacity=arguments.capacity,
+            primitive=arguments.primitive,
+            verify=arguments.verify,
+            progress=progress.show,
+        )
+    finally:
+        progress.stop()
+    _print(done)
+    print(f"written to {arguments.out}")
+    return 0
+
+
+def _print(done: Converted) -> None:
+    """What was found and done."""
+    count = len(done.layers)
+    print(f"{count} layer{'s' if count != 1 else ''}:")
+    for (form, mask, readers), run_of in groupby(
+        done.layers, key=lambda layer: (layer.form, layer.mask, layer.readers)
+    ):
+        indices = [layer.layer for layer in run_of]
+        span = f"{indices[0]}-{indices[-1]}" if len(indices) > 1 else f"{indices[0]}"
+        shared = f", read by {readers} attentions" if readers > 1 else ""
+        print(f"  {span}: {form}, mask {mask}{shared}")
+    print(f"nodes: {done.nodes_before} -> {done.nodes_after}")
+    for word, names in (("removed", done.removed_inputs), ("added", done.added_inputs)):
+        if names:
+            print(f"{word} inputs: {', '.join(names)}")
+    if done.difference is not None:
+        print(f"largest difference of a logit: {done.difference:.1e} of the largest logit")
+    elif done.unverified:
+        print(f"not verified: {done.unverified}")

@@ -1,0 +1,213 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""``genai-iface quantize FOLDER OUT``: weights and cache in fewer bits, with standard operators."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from genai_iface.cli.arguments import parse_options, positive
+from genai_iface.cli.progress import Progress
+from genai_iface.errors import InvalidInputError
+from genai_iface.registry import load_model
+
+if TYPE_CHECKING:
+    from genai_iface.transform.quantize.cache import CacheRange
+
+__all__ = ["add_parser", "run"]
+
+_EXAMPLE = """\
+examples:
+  genai-iface quantize ./my-model ./my-model-int4 --weights int4 --int8 lm_head
+  genai-iface quantize ./my-model ./my-model-int8 --weights int8 --kv-cache int8 --eval held-out.txt
+"""
+_CALIBRATION_TOKENS = 2048
+
+
+def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
+    """Adds the subcommand and returns its parser."""
+    parser = commands.add_parser(
+        "quantize",
+        help="make a model folder with weights or cache in fewer bits",
+        description="Writes a copy of a model folder whose matrices are blocked integers (DequantizeLinear before "
+        "MatMul) and whose cache may be int8 (QuantizeLinear before TensorScatter, DequantizeLinear after it).",
+        epilog=_EXAMPLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("folder", metavar="FOLDER", help="the model folder")
+    parser.add_argument("out", metavar="OUT", help="the folder to make")
+    weights = parser.add_argument_group("weights")
+    weights.add_argument("--weights", choices=("int4", "int8"), help="bits of the matrices")
+    weights.add_argument(
+        "--block-size", type=int, default=32, metavar="N", help="rows that share a scale: 16, 32, ... 256 (default: 32)"
+    )
+    weights.add_argument("--asymmetric", action="store_true", help="unsigned integers with a zero point for each block")
+    weights.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="leave these matrices as they are: a shell pattern on names of weights and MatMul nodes, or lm_head, "
+        "or embedding; may be repeated",
+    )
+    weights.add_argument(
+        "--int8",
+        action="append",
+        default=[],
+        metavar="PATTERN",
+        help="with --weights int4: 8 bits for these; may be repeated",
+    )
+    weights.add_argument(
+        "--embedding", choices=("int8", "float"), default="int8", help="the token table (default: int8)"
+    )
+    weights.add_argument(
+        "--allow-requantize", action="store_true", help="round again what is quantized already; loses quality twice"
+    )
+    cache = parser.add_argument_group("cache")
+    cache.add_argument("--kv-cache", choices=("int8",), help="element type of keys and values")
+    cache.add_argument(
+        "--kv-scales",
+        choices=("auto", "head", "channel"),
+        default="auto",
+        help="what shares a scale (default: auto, what gives a tensor the smaller steps)",
+    )
+    cache.add_argument(
+        "--calibration",
+        metavar="FILE",
+        help="text that shows how large keys and values get (default: documentation of ONNX operators; random ids "
+        "where the folder has no tokenizer)",
+    )
+    cache.add_argument(
+        "--calibration-tokens",
+        type=positive,
+        default=_CALIBRATION_TOKENS,
+        metavar="N",
+        help=f"tokens of it to run (default: {_CALIBRATION_TOKENS})",
+    )
+    check = parser.add_argument_group("calibration and evaluation")
+    check.add_argument("--eval", metavar="FILE", help="print the perplexity of this text before and after")
+    check.add_argument("--backend", default="numpy", metavar="NAME", help="what runs the model (default: numpy)")
+    check.add_argument("--device", metavar="D", help='one of the devices of "genai-iface devices"')
+    check.add_argument(
+        "--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the backend; may be repeated"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    return parser
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Runs the subcommand.
+
+    Raises:
+        GenAIError: An argument is not legal, or the model cannot be quantized.
+    """
+    from genai_iface.folder import open_folder  # noqa: PLC0415 - onnx loads slowly, --help must not
+    from genai_iface.transform.quantize.folder import check_target, quantize_folder  # noqa: PLC0415
+
+    if arguments.weights is None and arguments.kv_cache is None:
+        raise InvalidInputError(
+            "Neither --weights nor --kv-cache is given", remedy="For example: --weights int4, or --kv-cache int8."
+        )
+    folder = open_folder(arguments.folder)
+    check_target(arguments.out, folder.path)
+    text = None if arguments.eval is None else _read(arguments.eval)
+    progress = Progress()
+    try:
+        before = None if text is None else _perplexity(arguments, folder.path, text, progress)
+        ranges = None if arguments.kv_cache is None else _ranges(arguments, progress)
+        report = quantize_folder(
+            folder.path,
+            arguments.out,
+            bits=None if arguments.weights is None else (4 if arguments.weights == "int4" else 8),
+            block_size=arguments.block_size,
+            symmetric=not arguments.asymmetric,
+            exclude=arguments.exclude,
+            eight_bits=arguments.int8,
+            embedding=arguments.embedding == "int8",
+            requantize=arguments.allow_requantize,
+            cache_ranges=ranges,
+            kv_scales=arguments.kv_scales,
+            progress=lambda done, total: progress.show("writing tensors", done, total),
+        )
+        after = None if text is None else _perplexity(arguments, report.path, text, progress)
+    finally:
+        progress.stop()
+    if arguments.json:
+        found = asdict(report) | {"path": str(report.path), "perplexity_before": before, "perplexity_after": after}
+        print(json.dumps(found))
+        return 0
+    for note in report.notes:
+        print(f"{note.rewrite}: {note.reason}")
+    print(
+        f"size: {_megabytes(report.nbytes_before)} -> {_megabytes(report.nbytes_after)} "
+        f"({report.nbytes_before / report.nbytes_after:.2f} to 1)"
+    )
+    if before is not None:
+        print(f"perplexity of {arguments.eval} on {arguments.backend}: {before:.3f} -> {after:.3f}")
+    print(f"written to {report.path}")
+    return 0
+
+
+def _ranges(arguments: argparse.Namespace, progress: Progress) -> list[CacheRange]:
+    """Runs the calibration text through the float model."""
+    from genai_iface.folder import open_folder  # noqa: PLC0415
+    from genai_iface.transform.quantize.cache import check_cache  # noqa: PLC0415
+    from genai_iface.transform.quantize.calibrate import (  # noqa: PLC0415
+        calibrate,
+        default_text,
+        random_tokens,
+        windows_of,
+    )
+
+    folder = open_folder(arguments.folder)
+    check_cache(folder.signature)
+    most = arguments.calibration_tokens
+    if arguments.calibration is not None:
+        tokens = folder.tokenizer.encode(_read(arguments.calibration))
+    elif (folder.path / "tokenizer.json").exists():
+        tokens = folder.tokenizer.encode(default_text())
+    else:
+        tokens = random_tokens(folder.spec.vocab_size, most)
+    with progress.loading():
+        model = load_model(
+            folder.path,
+            backend=arguments.backend,
+            device=arguments.device,
+            options=parse_options(arguments.option),
+        )
+    try:
+        return calibrate(
+            model,
+            windows_of(tokens, context=folder.context_length, most=most),
+            progress=lambda done, total: progress.show("calibrating: texts", done, total),
+        )
+    finally:
+        model.close()
+
+
+def _perplexity(arguments: argparse.Namespace, folder: Path, text: str, progress: Progress) -> float:
+    from genai_iface.pipeline import TextGenerationPipeline  # noqa: PLC0415
+
+    with progress.loading():
+        pipe = TextGenerationPipeline(
+            folder, backend=arguments.backend, device=arguments.device, options=parse_options(arguments.option)
+        )
+        with pipe:
+            return pipe.perplexity(text)
+
+
+def _read(name: str) -> str:
+    try:
+        return Path(name).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InvalidInputError(
+            f"The text {name!r} cannot be read: {error}", remedy="Give a text file in UTF-8."
+        ) from error
+
+
+def _megabytes(nbytes: int) -> str:
+    return f"{nbytes / 1e6:.1f} MB"

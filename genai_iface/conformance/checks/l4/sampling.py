@@ -1,0 +1,204 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Level 4: random draws. Equal logits give equal tokens on every runtime."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genai_iface.conformance.checks.l4.stop import TEXT_TOKENS
+from genai_iface.conformance.context import Context
+from genai_iface.conformance.failure import ConformanceFailure, close, equal, expect
+from genai_iface.conformance.registry import Run, check
+from genai_iface.conformance.sampling_reference import Settings, expected_token, law, uniform
+
+__all__ = ["CASES"]
+
+_SPEC = ("Generator.generate_next_token.1",)
+_DRAWN = (*_SPEC, "Sampling.14", "Sampling.20", "Sampling.21")
+_DRAWS = 48
+_PROMPT = [72]
+
+CASES = {
+    "temperature": ("Temperature", Settings(temperature=0.6)),
+    "top_k": ("Top-k keeps the k likeliest", Settings(temperature=1.5, top_k=5)),
+    "top_p": ("Top-p keeps the smallest set that reaches p", Settings(temperature=0.6, top_p=0.6)),
+    "min_p": ("Min-p drops what is less likely than p times the best", Settings(temperature=0.9, min_p=0.1)),
+    "all_filters": (
+        "Temperature, then top-k, top-p, min-p, in this order",
+        Settings(temperature=0.8, top_k=40, top_p=0.8, min_p=0.12),
+    ),
+    "logit_bias": ("Biases are added to single logits", Settings(temperature=0.8, bias={7: 3.0, 105: -1.0})),
+}
+"""Settings by check."""
+
+_CLAUSES = {
+    "top_k": ("Sampling.16",),
+    "top_p": ("Sampling.17",),
+    "min_p": ("Sampling.18",),
+    "all_filters": ("Sampling.15",),
+    "logit_bias": ("Sampling.4",),
+}
+
+
+def _arguments(settings: Settings) -> dict[str, Any]:
+    values = asdict(settings)
+    values["logit_bias"] = values.pop("bias")
+    return {**values, "do_sample": True}
+
+
+def _logits(context: Context) -> tuple[NDArray[np.float64], float]:
+    """The logits (V,) after the prompt, and how far those of the pipeline may be from them."""
+    golden = context.golden("text")
+    # Row 0 of the golden tokens begins with the prompt.
+    reference = golden.after(0, 1)
+    if context.dtype == "float32" or context.owns_loop:
+        return reference.astype(np.float64), golden.tolerance
+    # Half precision moves tokens across a filter's border: the draw is judged on the model's own logits.
+    subject = context.subject("text")
+    got = subject.model.forward([_PROMPT], context.cache(subject, capacity=4))[0, 0]
+    close(got, reference, golden.tolerance, "logits after the prompt")
+    return got.astype(np.float64), 1e-4
+
+
+def _draws(context: Context, settings: Settings) -> None:
+    """Fails unless many draws after the prompt are the normative ones."""
+    logits, error = _logits(context)
+    probabilities = law(logits, _PROMPT, settings)
+    # How far the sum of probabilities may move if every logit moves by the error.
+    slack = 2 * error / settings.temperature
+    result = context.pipeline().generate(
+        [_PROMPT], max_new_tokens=1, seed=11, num_return_sequences=_DRAWS, **_arguments(settings)
+    )
+    got = [tokens[0] for tokens in result.token_ids]
+    possible = np.flatnonzero(probabilities > 0)
+    outside = sorted(set(got) - set(possible.tolist()))
+    firm = [expected_token(probabilities, uniform(11, index, 1), slack) for index in range(_DRAWS)]
+    wrong = [index for index, token in enumerate(firm) if token is not None and token != got[index]]
+    if wrong or outside:
+        raise ConformanceFailure(
+            "draws differ from the normative ones",
+            num_wrong=len(wrong),
+            num_draws=_DRAWS,
+            first=wrong[:1],
+            expected=[firm[index] for index in wrong[:8]],
+            got=[got[index] for index in wrong[:8]],
+            outside_the_filters=outside,
+        )
+    expect(sum(token is not None for token in firm) > _DRAWS // 2, "the references are too close to call")
+
+
+def _runner(settings: Settings) -> Run:
+    return lambda context: _draws(context, settings)
+
+
+for _name, (_title, _settings) in CASES.items():
+    check(
+        f"L4.sampling.{_name}",
+        spec=(*_DRAWN, *_CLAUSES.get(_name, ())),
+        title=f"{_title}: the drawn tokens are the normative ones",
+    )(_runner(_settings))
+
+
+@check("L4.sampling.repetition_penalty", spec=[*_SPEC, "Sampling.5"])
+def repetition_penalty(context: Context) -> None:
+    """The repetition penalty multiplies negative and divides positive scores of tokens that occurred."""
+    logits = context.golden("text").after(0, 1).astype(np.float64)
+    for targets in ({72: -2.0, 105: -3.0, 7: -3.5}, {72: 3.0, 105: 2.0, 7: 1.0}):
+        # All other tokens are out; 72 is the prompt.
+        bias = dict.fromkeys(range(len(logits)), -1e4)
+        bias |= {token: target - float(logits[token]) for token, target in targets.items()}
+        _draws(context, Settings(repetition_penalty=2.0, bias=bias))
+
+
+@check("L4.sampling.same_seed", spec=[*_SPEC, "Sampling.21"])
+def same_seed(context: Context) -> None:
+    """The same seed gives the same tokens, run after run; another seed gives others."""
+    pipeline = context.pipeline()
+    runs = [
+        pipeline.generate("H", max_new_tokens=12, temperature=8.0, seed=seed, ignore_eos=True).token_ids
+        for seed in (5, 5, 6)
+    ]
+    equal(runs[1], runs[0], "the tokens of a second run with the same seed")
+    expect(runs[2] != runs[0], "another seed gives the same tokens", token_ids=runs[0])
+
+
+@check("L4.sampling.reported_seed", spec=["Sampling.22"])
+def reported_seed(context: Context) -> None:
+    """The seed that was used without one given is reported, and gives the same tokens again."""
+    pipeline = context.pipeline()
+    first = pipeline.generate("H", max_new_tokens=8, temperature=8.0, ignore_eos=True)
+    expect(isinstance(first.seed, int), "no seed is reported", got=first.seed)
+    second = pipeline.generate("H", max_new_tokens=8, temperature=8.0, ignore_eos=True, seed=first.seed)
+    equal(second.token_ids, first.token_ids, "the tokens with the reported seed")
+
+
+@check("L4.sampling.batch_composition", spec=[*_SPEC, "Pipeline.generate.1", "Sampling.21"])
+def batch_composition(context: Context) -> None:
+    """A sequence's draws do not depend on what else is in the batch."""
+    pipeline = context.pipeline()
+    settings: dict[str, Any] = {"max_new_tokens": 8, "temperature": 6.0, "seed": 3, "ignore_eos": True}
+    alone = pipeline.generate(["H"], **settings).token_ids
+    beside = pipeline.generate(["H", "a much longer neighbour", "!"], **settings).token_ids
+    others = pipeline.generate(["H", "x"], **settings).token_ids
+    if context.dtype == "float32":
+        equal(beside[0], alone[0], "the tokens of the first of three sequences, against alone")
+        equal(others[0], alone[0], "the tokens of the first of two sequences, against alone")
+    else:
+        # In half precision a later draw may fall on the other side of a border.
+        equal(beside[0][0], alone[0][0], "the first token of the first of three sequences, against alone")
+
+
+@check("L4.sampling.rows_differ", spec=[*_SPEC, "Sampling.21"])
+def rows_differ(context: Context) -> None:
+    """Several sequences of one prompt are drawn independently of each other."""
+    result = context.pipeline().generate(
+        "H", max_new_tokens=6, temperature=8.0, seed=1, num_return_sequences=4, ignore_eos=True
+    )
+    equal(len(result.token_ids), 4, "the number of sequences")
+    distinct = len({tuple(tokens) for tokens in result.token_ids})
+    equal(distinct, 4, "the number of different sequences among 4 hot ones")
+
+
+@check("L4.sampling.greedy_is_not_random", spec=[*_SPEC, "Sampling.12"])
+def greedy_is_not_random(context: Context) -> None:
+    """Temperature 0 and do_sample=False are greedy, whatever the seed."""
+    pipeline = context.pipeline()
+    cases: tuple[dict[str, Any], ...] = ({"temperature": 0.0, "seed": 9}, {"do_sample": False, "temperature": 5.0})
+    for arguments in cases:
+        got = pipeline.generate("H", max_new_tokens=6, **arguments).token_ids
+        equal(got, [TEXT_TOKENS[:6]], f"greedy tokens with {arguments}")
+
+
+@check("L4.sampling.spread", spec=_SPEC)
+def spread(context: Context) -> None:
+    """Draws follow their law: many tokens, none of them too often."""
+    result = context.pipeline().generate(
+        "H", max_new_tokens=1, temperature=50.0, seed=2, num_return_sequences=64, do_sample=True
+    )
+    counts = Counter(tokens[0] for tokens in result.token_ids)
+    # At this temperature no token is likelier than 2 percent; six or more of 64 are all but impossible.
+    expect(len(counts) > 40 and max(counts.values()) < 6, "draws do not follow their law", most=counts.most_common(3))
+
+
+@check("L4.sampling.logprobs", spec=["Sampling.23"])
+def logprobs(context: Context) -> None:
+    """Log-probabilities are those of the unprocessed logits."""
+    golden = context.golden("text")
+    result = context.pipeline().generate([_PROMPT], max_new_tokens=1, logprobs=2)
+    expect(result.logprobs is not None, "no log-probabilities are returned")
+    entry = result.logprobs[0][0]  # type: ignore[index]
+    scores = golden.after(0, 1).astype(np.float64)
+    exact = scores - scores.max() - np.log(np.exp(scores - scores.max()).sum())
+    equal(entry.token_id, TEXT_TOKENS[0], "the token of the first log-probability")
+    order = [int(token) for token in np.argsort(-exact, kind="stable")[:2]]
+    for token, value in [(entry.token_id, entry.logprob), *entry.top]:
+        error = abs(value - exact[token])
+        expect(error <= 2 * golden.tolerance, f"the log-probability of token {token} is wrong", max_error=float(error))
+    equal(entry.top[0][0], order[0], "the likeliest token")
+    equal(len(entry.top), 2, "the number of alternatives")

@@ -1,0 +1,371 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Continuous batching: requests join and leave the rows of one cache at any step."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genai_iface.capabilities import Capability
+from genai_iface.config import GenerationConfig
+from genai_iface.errors import BackendError, InvalidInputError, UnsupportedCapabilityError
+from genai_iface.generation.call import Call, context_of
+from genai_iface.generation.constraints import Constraint
+from genai_iface.generation.memory_check import check_rows_fit, tokens_to_hold
+from genai_iface.generation.sampling.processors import LogitsHook
+from genai_iface.generation.scheduling.admission import check_batches, open_job
+from genai_iface.generation.scheduling.job import Job
+from genai_iface.generation.scheduling.request import ScheduledRequest
+from genai_iface.generation.scheduling.slots import Slots
+from genai_iface.generation.scheduling.step_plan import plan_step
+from genai_iface.generation.step import run_step
+from genai_iface.generation.text.stopping import StopHook
+from genai_iface.protocols import Model, Prompt, Tokenizer
+
+__all__ = ["Scheduler"]
+
+
+class _Prepare(Protocol):
+    """Makes a call of what ``submit`` gets."""
+
+    def __call__(self, prompt: Prompt, config: GenerationConfig | None, options: Mapping[str, Any], /) -> Call: ...
+
+
+class Scheduler:
+    """Serves many requests at once with one model. Made by ``TextGenerationPipeline.scheduler``.
+
+    Each slot is a row of one cache. In every step a slot does its own thing: nothing, a part of a prompt, or
+    one token of an answer. Requests get slots in the order in which they were submitted, and keep them until
+    they end; the others wait. A step runs one token for every answer first, and spends what is left of the
+    token budget on prompts, the oldest first: so answers go on while a long prompt is read, and every request
+    comes to its end.
+
+    A request gives the tokens that ``generate`` gives for it alone, up to rounding: draws depend on nothing
+    else in the batch. All methods may be called from any thread.
+
+    Args:
+        model: Runs the steps.
+        tokenizer: Text from tokens.
+        prepare: Makes a call of a prompt, a configuration and options.
+        eos_token_ids: What ends a sequence if a configuration itself names nothing.
+        model_lock: Held during a step.
+        slots: Requests that run at once.
+        token_budget: Most tokens of one step, over all slots. A larger one reads prompts faster, a smaller one
+            keeps the time between two tokens of an answer short.
+        capacity: Most tokens of one request, prompt included; None for the model's context.
+        thread: Whether a thread of its own runs the steps. Without it whoever waits for a request runs them, or
+            whoever calls ``step``.
+        memory_limit: Most bytes of the cache; None for what the system has available, where that is known.
+
+    Raises:
+        UnsupportedCapabilityError: The model takes no ragged steps, or its cache wraps around.
+        InvalidInputError: A value is out of range.
+        InsufficientMemoryError: The slots would need more memory than there is.
+    """
+
+    def __init__(
+        self,
+        model: Model[Any],
+        tokenizer: Tokenizer,
+        prepare: _Prepare,
+        *,
+        eos_token_ids: Callable[[], Sequence[int]],
+        model_lock: AbstractContextManager[Any],
+        slots: int = 8,
+        token_budget: int = 256,
+        capacity: int | None = None,
+        thread: bool = True,
+        memory_limit: int | None = None,
+    ) -> None:
+        check_batches(model)
+        if slots < 1:
+            raise InvalidInputError(f"slots={slots} is not legal", remedy="Legal: an integer of at least 1.")
+        if token_budget < slots:
+            raise InvalidInputError(
+                f"token_budget={token_budget} is not legal for {slots} slots",
+                remedy=f"Every slot may need a token in each step: pass at least {slots}.",
+            )
+        self._model = model
+        self._tokenizer = tokenizer
+        self._prepare = prepare
+        self._eos_token_ids = eos_token_ids
+        self._token_budget = token_budget
+        self._gives_all = Capability.LOGITS_ALL in model.capabilities
+        self._model_lock = model_lock
+        self._step_lock = threading.RLock()
+        # Guards what readers see; held for moments only, never during a step.
+        self._changed = threading.Condition()
+        self._waiting: deque[Job] = deque()
+        self._is_closed = False
+        self._failure: BaseException | None = None
+        self._memory_limit = memory_limit
+        self._grows = Capability.GROWTH in model.capabilities
+        if not self._grows:
+            check_rows_fit(model, slots, capacity or context_of(model.spec) or 0, memory_limit)
+        self._slots = Slots(model, slots, capacity, self._changed)
+        self._thread: threading.Thread | None = None
+        if thread:
+            self._thread = threading.Thread(target=self._serve, name="genai-iface-scheduler", daemon=True)
+            self._thread.start()
+
+    @property
+    def num_running(self) -> int:
+        """Requests that have a slot."""
+        return len(self._slots)
+
+    @property
+    def num_waiting(self) -> int:
+        """Requests that wait for one."""
+        return len(self._waiting)
+
+    def submit(
+        self,
+        prompt: Prompt,
+        config: GenerationConfig | None = None,
+        *,
+        logits_processors: Sequence[LogitsHook] = (),
+        stopping_criteria: Sequence[StopHook] = (),
+        constraint: Constraint | None = None,
+        **overrides: Any,
+    ) -> ScheduledRequest:
+        """Adds a request and returns at once.
+
+        Args:
+            prompt: A text, a conversation, or a list of token ids: one prompt.
+            config: Replaces the pipeline's ``generation_config`` for this request.
+            logits_processors: As for ``generate``; called in the thread that runs the steps.
+            stopping_criteria: Likewise.
+            constraint: As for ``generate``.
+            **overrides: Single fields of ``GenerationConfig``, over either. ``max_time`` counts from now on, the
+                time that the request waits for a slot included.
+
+        Raises:
+            InvalidInputError: A parameter is not legal, there are several prompts, or the request needs more
+                tokens than a slot holds.
+            UnsupportedCapabilityError: It asks for beam search or several sequences.
+            CacheOverflowError: The prompt is longer than the model's context.
+            InsufficientMemoryError: Rows of its length would need more memory than there is.
+        """
+        options = {
+            **overrides,
+            "logits_processors": logits_processors,
+            "stopping_criteria": stopping_criteria,
+            "constraint": constraint,
+        }
+        for name in ("prefix", "speculation"):
+            if name in overrides:
+                raise UnsupportedCapabilityError(
+                    f"A request of a scheduler cannot have {name}", remedy="Use generate() for it."
+                )
+        call = self._prepare(prompt, config, options)
+        job = open_job(
+            call, self._model, self._tokenizer, eos_token_ids=self._eos_token_ids(), room=self._slots.cache.capacity
+        )
+        if self._grows:
+            # The rows of one cache are as long as the longest of them.
+            cache = self._slots.cache
+            length = min(tokens_to_hold(self._model, call), cache.capacity)
+            check_rows_fit(self._model, self._slots.count, length, self._memory_limit, held=cache.nbytes)
+        with self._changed:
+            self._check_open()
+            self._waiting.append(job)
+            if not job.needs_steps:
+                self._waiting.pop()
+                job.give(self._changed, 0)
+            self._changed.notify_all()
+        return ScheduledRequest(job, self)
+
+    def step(self) -> bool:
+        """Runs one step of the model for all requests that have a slot.
+
+        Without a thread of the scheduler's own this is how a server drives it; waiting for a request calls it.
+
+        Returns:
+            Whether anything is left to do.
+        """
+        with self._step_lock, self._model_lock:
+            if self._is_closed:
+                return False
+            self._drop_interrupted()
+            self._slots.admit(self._waiting)
+            self._slots.close_gaps()
+            if self._slots:
+                self._run()
+            with self._changed:
+                return bool(self._slots or self._waiting)
+
+    def cancel(self) -> None:
+        """Ends all requests with what they have, reason "cancelled"."""
+        with self._changed:
+            jobs = self._all_jobs()
+        for job in jobs:
+            self.cancel_job(job)
+
+    def close(self) -> None:
+        """Ends all requests with what they have and frees the cache. A second call does nothing."""
+        with self._changed:
+            if self._is_closed:
+                return
+            self._is_closed = True
+            for job in self._all_jobs():
+                job.is_cancelled = True
+            self._changed.notify_all()
+        if self._thread is not None and self._thread is not threading.current_thread():
+            self._thread.join()
+        with self._step_lock, self._model_lock:
+            self._drop_interrupted()
+            self._slots.cache.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    # What requests call
+
+    def wait(self, is_ready: Callable[[], bool], timeout: float | None = None) -> None:
+        """Waits until a condition on a request holds, and runs the steps meanwhile if no thread does.
+
+        Raises:
+            TimeoutError: It does not hold by then.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        if self._thread is not None:
+            with self._changed:
+                if not self._changed.wait_for(is_ready, timeout):
+                    raise _late(timeout)
+            return
+        while not is_ready():
+            if deadline is not None and time.monotonic() >= deadline:
+                raise _late(timeout)
+            if not self._is_closed:
+                self.step()
+                continue
+            # Whoever closes it ends the requests.
+            left = None if deadline is None else max(deadline - time.monotonic(), 0)
+            with self._changed:
+                if not self._changed.wait_for(is_ready, left):
+                    raise _late(timeout)
+
+    def cancel_job(self, job: Job) -> None:
+        """Ends one request; at once if it waits, else before the next step."""
+        with self._changed:
+            job.is_cancelled = True
+            if job in self._waiting:
+                self._waiting.remove(job)
+                self._settle(job)
+            self._changed.notify_all()
+
+    # Parts of a step
+
+    def _drop_interrupted(self) -> None:
+        """Ends what was cancelled or is out of time."""
+        with self._changed:
+            for job in list(self._waiting):
+                job.interrupt()
+                if not job.needs_steps:
+                    self._waiting.remove(job)
+                    self._settle(job)
+        for slot, job in self._slots.taken:
+            job.interrupt()
+            if not job.needs_steps:
+                self._settle(job)
+                self._slots.free(slot)
+
+    def _run(self) -> None:
+        """One step of the model, and what follows from it for each request."""
+        started = time.perf_counter()
+        slots, cache = self._slots, self._slots.cache
+        lengths: list[int] = cache.lengths.tolist()
+        taken = dict(slots.taken)
+        watched = {slot for slot, job in taken.items() if job.running.wants_prompt_logprobs}
+        counts, takes_all = plan_step(
+            slots.count,
+            {slot: len(job.running.state) - lengths[slot] for slot, job in taken.items()},
+            watched,
+            token_budget=self._token_budget,
+            gives_all=self._gives_all,
+        )
+
+        def observe(slot: int, start: int, logits: NDArray[np.float32]) -> None:
+            taken[slot].running.observe(start, logits)
+
+        try:
+            run_step(
+                self._model,
+                cache,
+                slots.states,
+                lengths,
+                counts,
+                takes_all=takes_all,
+                observe=observe if watched else None,
+            )
+        except BaseException as error:
+            slots.fail(error)
+            if not isinstance(error, Exception):
+                raise
+            return
+        for slot, job in taken.items():
+            if not counts[slot]:
+                continue
+            try:
+                job.advance(started)
+                is_over = job.give(self._changed, cache.nbytes)
+            except Exception as error:  # noqa: BLE001 - a function of this request's own; the others go on
+                job.fail(error, self._changed, cache.nbytes)
+                is_over = True
+            if is_over:
+                slots.free(slot)
+
+    def _settle(self, job: Job) -> None:
+        """Ends a request that needs no step any more."""
+        job.interrupt()
+        # It may stand in the queue while another thread changes the cache.
+        job.give(self._changed, 0)
+
+    # The thread
+
+    def _serve(self) -> None:
+        try:
+            while self._has_work():
+                self.step()
+        except BaseException as error:
+            self._give_up(error)
+            raise
+
+    def _has_work(self) -> bool:
+        """Waits for something to do; False once it is closed."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closed or self._slots or self._waiting)
+            return not self._is_closed
+
+    def _give_up(self, error: BaseException) -> None:
+        """Nobody may wait for a thread that has ended."""
+        with self._changed:
+            self._failure = error
+            for job in self._all_jobs():
+                job.fail(error, self._changed, 0)
+            self._waiting.clear()
+            self._slots.abandon()
+
+    def _all_jobs(self) -> list[Job]:
+        return [*self._waiting, *(job for _, job in self._slots.taken)]
+
+    def _check_open(self) -> None:
+        if self._is_closed:
+            raise InvalidInputError("The scheduler is closed", remedy="Make a new one.")
+        if self._failure is not None:
+            raise BackendError(f"The scheduler has failed: {self._failure}", remedy="Make a new one.")
+
+
+def _late(timeout: float | None) -> TimeoutError:
+    return TimeoutError(f"The request is not done after {timeout} seconds; it goes on")

@@ -1,0 +1,147 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""What an input of the graph ends up in: lookups, rotations, masks, lengths.
+
+The walk follows values through arithmetic on indices and masks and stops at *sinks*, where the
+meaning shows. It does not follow Shape: that an input gives the batch size says nothing about it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import onnx_ir as ir
+
+from genai_iface.graph._attention import OPERATORS
+from genai_iface.graph._walk import constant_ints, constant_shape, input_at, is_constant, is_op, op
+
+__all__ = ["Reached", "Sink", "reach", "table_rows"]
+
+Sink: TypeAlias = Literal["write", "nonpad", "seqlens", "total", "lookup", "rotation", "mask"]
+"""Where a walk ends.
+
+- write: TensorScatter's write_indices.
+- nonpad, seqlens, total: the lengths that attention operators take.
+- lookup: the indices of a Gather from a weight, quantized or not.
+- rotation: RotaryEmbedding's positions, or the angles of Cos and Sin.
+- mask: an attention operator's mask, or scores on their way into a Softmax.
+"""
+
+# Operators that the walk goes through, and by which inputs; None for every input.
+_THROUGH: dict[str, tuple[int, ...] | None] = {
+    **dict.fromkeys(("Identity", "Cast", "CastLike", "Reshape", "Unsqueeze", "Squeeze", "Transpose", "Flatten"), (0,)),
+    **dict.fromkeys(
+        ("Expand", "Tile", "Slice", "Split", "Gather", "GatherND", "GatherElements", "Trilu", "Clip"), (0,)
+    ),
+    **dict.fromkeys(("CumSum", "ReduceSum", "ReduceMax", "ReduceMin", "Pad", "ScatterND", "ScatterElements"), (0,)),
+    **dict.fromkeys(("Add", "Sub", "Mul", "Div", "Mod", "Min", "Max", "Neg", "Abs", "Pow", "Floor", "Range"), None),
+    **dict.fromkeys(("Less", "LessOrEqual", "Greater", "GreaterOrEqual", "Equal", "Not", "And", "Or", "Xor"), None),
+    **dict.fromkeys(("Where", "Concat", "BitwiseAnd", "BitwiseOr", "BitwiseNot"), None),
+}
+_COUNTING = frozenset({"CumSum", "ReduceSum"})
+_FIXED_SLOTS: dict[tuple[str, int], Sink] = {
+    ("TensorScatter", 2): "write",
+    ("RotaryEmbedding", 3): "rotation",
+    ("com.microsoft.RotaryEmbedding", 1): "rotation",
+    ("Cos", 0): "rotation",
+    ("Sin", 0): "rotation",
+    ("Softmax", 0): "mask",
+}
+_LIMIT = 20_000
+_QUANTIZED_GATHER = "com.microsoft.GatherBlockQuantized"
+
+
+@dataclass(frozen=True, slots=True)
+class Reached:
+    """One sink that an input reaches.
+
+    Attributes:
+        sink: What it is.
+        node: The node.
+        counted: The value went through a sum, as a mask does that is turned into lengths or positions.
+        rows: For a lookup, the rows that this input can index, otherwise None.
+        via: Names of the operators on the way, for evidence.
+    """
+
+    sink: Sink
+    node: ir.Node
+    counted: bool
+    rows: int | None
+    via: tuple[str, ...]
+
+
+def reach(value: ir.Value) -> list[Reached]:
+    """All sinks of a graph input, nearest first."""
+    found: list[Reached] = []
+    pending: list[tuple[ir.Value, bool, tuple[str, ...]]] = [(value, False, ())]
+    seen = {(id(value), False)}
+    for current, counted, via in pending:
+        for node, index in current.uses():
+            sink = _sink(node, index)
+            if sink is not None:
+                rows = table_rows(node) if sink == "lookup" else None
+                found.append(Reached(sink, node, counted, rows, via))
+            elif _goes_through(node, index) and len(seen) < _LIMIT:
+                now = counted or is_op(node, *_COUNTING)
+                for output in node.outputs:
+                    if (id(output), now) not in seen:
+                        seen.add((id(output), now))
+                        pending.append((output, now, (*via, op(node)) if len(via) < 8 else via))
+    return found
+
+
+def _sink(node: ir.Node, index: int) -> Sink | None:
+    operator = OPERATORS.get(op(node))
+    if operator is None:
+        if is_op(node, "Gather", _QUANTIZED_GATHER) and index == 1 and _is_weight(input_at(node, 0)):
+            return "lookup"
+        return _FIXED_SLOTS.get((op(node), index))
+    slots: dict[int | None, Sink] = dict.fromkeys(operator.masks, "mask")
+    slots |= {operator.nonpad: "nonpad", operator.seqlens: "seqlens", operator.total: "total"}
+    slots |= {operator.positions: "rotation"}
+    return slots.get(index)
+
+
+def _is_weight(value: ir.Value | None) -> bool:
+    return constant_shape(value) is not None or is_constant(value)
+
+
+def _goes_through(node: ir.Node, index: int) -> bool:
+    if is_op(node, "MatMul", "Einsum"):
+        # Positions times inverse frequencies; a hidden state never gets here, Gather is a sink.
+        return len(node.inputs) == 2 and is_constant(input_at(node, 1 - index))
+    name = op(node)
+    if name not in _THROUGH:
+        return False
+    slots = _THROUGH[name]
+    return slots is None or index in slots
+
+
+def table_rows(node: ir.Node) -> int | None:
+    """The positions or ids that a Gather from a weight accepts; less what is added to the index."""
+    data, index = input_at(node, 0), input_at(node, 1)
+    if is_op(node, _QUANTIZED_GATHER):
+        # Its scales have the rows of the table; the table itself may be packed, or shared in another shape.
+        data = input_at(node, 2)
+    shape = constant_shape(data)
+    if shape is None:
+        # Exporters slice or squeeze a rotary table before they index it: the weight's longest axis but one.
+        while data is not None and (producer := data.producer()) is not None and not is_op(producer, "Constant"):
+            data = input_at(producer, 0)
+        shape = constant_shape(data)
+        shape = None if shape is None else tuple(size for size in shape if size != 1)
+    if not shape:
+        return None
+    given = node.attributes.get("gather_axis" if is_op(node, _QUANTIZED_GATHER) else "axis")
+    axis = given.value if given is not None and isinstance(given.value, int) else 0
+    rows = shape[axis] if -len(shape) <= axis < len(shape) else shape[0]
+    for _ in range(8):
+        producer = None if index is None else index.producer()
+        if producer is None or not is_op(producer, "Add", "Cast", "Identity"):
+            break
+        offset = constant_ints(input_at(producer, 1)) if is_op(producer, "Add") else None
+        if offset is not None and len(offset) == 1:
+            rows -= max(offset[0], 0)
+        index = input_at(producer, 0)
+    return rows

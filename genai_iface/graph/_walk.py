@@ -1,0 +1,240 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Walking an ONNX graph: what every pattern needs, and nothing about any pattern.
+
+All functions read. Symbolic dimensions are never evaluated: they are text from a file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import onnx_ir as ir
+
+from genai_iface.errors import UnsupportedModelError
+
+__all__ = [
+    "REBUILD",
+    "SAME_ELEMENTS",
+    "attribute",
+    "constant_ints",
+    "constant_shape",
+    "describe",
+    "dim",
+    "dtype_name",
+    "input_at",
+    "is_constant",
+    "is_op",
+    "op",
+    "output_at",
+    "rank",
+    "static_dim",
+    "trace_back",
+    "unsupported",
+    "width",
+]
+
+_INTEGERS = frozenset({ir.DataType.INT64, ir.DataType.INT32})
+T = TypeVar("T", int, float, str)
+
+SAME_ELEMENTS = frozenset({"Identity", "Cast", "CastLike", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten"})
+"""Operators whose output has the elements of input 0, perhaps in another order or type."""
+
+REBUILD = (
+    "Export the model again with one of the known patterns (docs/model-folder.md, 'The graph'), "
+    "for example with mobius-onnx's static cache."
+)
+"""The remedy for a graph that is not understood."""
+
+
+def unsupported(what: str, remedy: str = REBUILD) -> UnsupportedModelError:
+    """The error for a well-formed graph that follows no known pattern."""
+    return UnsupportedModelError(what, remedy=remedy)
+
+
+def op(node: ir.Node) -> str:
+    """The operator: its name, with the domain before it unless that is the default one."""
+    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+
+
+def is_op(node: ir.Node | None, *names: str) -> bool:
+    """Whether the node is one of these operators."""
+    return node is not None and op(node) in names
+
+
+def describe(node: ir.Node) -> str:
+    """The node as an error message names it."""
+    return f"{op(node)} node {node.name!r}" if node.name else f"unnamed {op(node)} node"
+
+
+def input_at(node: ir.Node, index: int) -> ir.Value | None:
+    """Input ``index``, None where it is absent."""
+    return node.inputs[index] if index < len(node.inputs) else None
+
+
+def output_at(node: ir.Node, index: int) -> ir.Value | None:
+    """Output ``index``, None where it is absent."""
+    return node.outputs[index] if index < len(node.outputs) and node.outputs[index].name else None
+
+
+def attribute(node: ir.Node, name: str, default: T) -> T:
+    """An attribute's value, of the default's type.
+
+    Raises:
+        UnsupportedModelError: It has another type, or is a reference that was left unresolved.
+    """
+    found = node.attributes.get(name)
+    if found is None:
+        return default
+    value = found.value
+    if isinstance(value, bool) or not isinstance(value, type(default)):
+        raise unsupported(
+            f"The attribute {name!r} of the {describe(node)} is a {type(value).__name__}, "
+            f"expected {type(default).__name__}"
+        )
+    return value
+
+
+def rank(value: ir.Value) -> int | None:
+    """The number of axes, None if the graph does not say."""
+    return None if value.shape is None else len(value.shape)
+
+
+def dim(value: ir.Value, axis: int) -> str:
+    """A dimension as text, for messages."""
+    if value.shape is None or not -len(value.shape) <= axis < len(value.shape):
+        return "?"
+    return str(value.shape[axis])
+
+
+def static_dim(value: ir.Value, axis: int) -> int | None:
+    """A dimension that the graph fixes, otherwise None."""
+    if value.shape is None or not -len(value.shape) <= axis < len(value.shape):
+        return None
+    size = value.shape[axis]
+    return size if isinstance(size, int) else None
+
+
+def dtype_name(value: ir.Value) -> str:
+    """The element type in NumPy's spelling, "unknown" if the graph does not say."""
+    if value.dtype is None:
+        return "unknown"
+    return {"FLOAT": "float32", "DOUBLE": "float64"}.get(value.dtype.name, value.dtype.name.lower())
+
+
+def trace_back(value: ir.Value | None, through: Sequence[str] | frozenset[str] = SAME_ELEMENTS) -> ir.Value | None:
+    """Follows input 0 of such operators back to where the elements come from."""
+    seen = set()
+    while value is not None and id(value) not in seen:
+        seen.add(id(value))
+        node = value.producer()
+        if node is None or not is_op(node, *through):
+            return value
+        value = input_at(node, 0)
+    return value
+
+
+def is_constant(value: ir.Value | None, depth: int = 8) -> bool:
+    """Whether the value follows from weights alone; shapes of it may follow from inputs."""
+    if value is None:
+        return False
+    node = value.producer()
+    if node is None:
+        return value.is_initializer() and not value.is_graph_input()
+    if is_op(node, "Constant"):
+        return True
+    if depth == 0:
+        return False
+    if is_op(node, "ConstantOfShape", "Range"):
+        return all(is_constant(source, depth - 1) for source in node.inputs if source is not None)
+    # What gives only the shape, the bounds or the axes does not count.
+    if is_op(node, *SAME_ELEMENTS, "Expand", "Tile", "Slice"):
+        return is_constant(input_at(node, 0), depth - 1)
+    elementwise = {
+        "Add",
+        "Sub",
+        "Mul",
+        "Div",
+        "Neg",
+        "Pow",
+        "Reciprocal",
+        "Cos",
+        "Sin",
+        "Concat",
+        "Gather",
+        "Exp",
+        "DequantizeLinear",
+    }
+    return is_op(node, *elementwise) and all(is_constant(source, depth - 1) for source in node.inputs if source)
+
+
+def constant_shape(value: ir.Value | None) -> tuple[int, ...] | None:
+    """The static shape of a weight: an initializer, a Constant, or either dequantized or cast."""
+    for _ in range(8):
+        if value is None:
+            return None
+        node = value.producer()
+        if node is None or is_op(node, "Constant"):
+            return _tensor_shape(value, node) if is_constant(value) else None
+        if is_op(node, "Transpose"):
+            inner = constant_shape(input_at(node, 0))
+            if inner is None:
+                return None
+            order = node.attributes.get("perm")
+            axes = list(order.value) if order is not None else list(range(len(inner)))[::-1]
+            return tuple(inner[axis] for axis in axes) if sorted(axes) == list(range(len(inner))) else None
+        if not is_op(node, "Identity", "Cast", "DequantizeLinear"):
+            return None
+        value = input_at(node, 0)
+    return None
+
+
+def width(value: ir.Value | None) -> int | None:
+    """The last axis of an activation, from its shape or from the weight that made it."""
+    for _ in range(8):
+        if value is None or (size := static_dim(value, -1)) is not None:
+            return None if value is None else size
+        node = value.producer()
+        if node is None:
+            return None
+        if is_op(node, "MatMul"):
+            shape = constant_shape(input_at(node, 1))
+            return shape[-1] if shape else None
+        if is_op(node, "com.microsoft.MatMulNBits"):
+            return attribute(node, "N", 0) or None
+        # A bias, a change of type, a rotation.
+        if not is_op(node, "Add", "Identity", "Cast", "RotaryEmbedding", "com.microsoft.RotaryEmbedding"):
+            return None
+        value = input_at(node, 0)
+    return None
+
+
+def constant_ints(value: ir.Value | None) -> tuple[int, ...] | None:
+    """A small integer weight, flat; None for anything else."""
+    if value is None or not is_constant(value):
+        return None
+    tensor = _tensor(value, value.producer())
+    if tensor is None or isinstance(tensor, ir.ExternalTensor) or tensor.dtype not in _INTEGERS or tensor.size > 64:
+        return None
+    return tuple(int(number) for number in tensor.numpy().ravel())
+
+
+def _tensor(value: ir.Value, constant: ir.Node | None) -> ir.TensorProtocol | None:
+    """The tensor of an initializer or a Constant; other forms of Constant have none."""
+    if constant is None:
+        return value.const_value
+    if not is_op(constant, "Constant"):
+        return None
+    for name in ("value", "value_ints", "value_int"):
+        if name in constant.attributes:
+            held = constant.attributes[name].value
+            return held if isinstance(held, ir.TensorProtocol) else ir.tensor(held, dtype=ir.DataType.INT64)
+    return None
+
+
+def _tensor_shape(value: ir.Value, constant: ir.Node | None) -> tuple[int, ...] | None:
+    tensor = _tensor(value, constant)
+    sizes = [] if tensor is None else list(tensor.shape)
+    fixed = tuple(size for size in sizes if isinstance(size, int))
+    return None if tensor is None or len(fixed) != len(sizes) else fixed

@@ -1,0 +1,97 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The signature of a graph: what drives it, as data.
+
+``derive`` fills it by walking the graph; backends read it and need not look at the graph again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, TypeAlias
+
+from genai_iface.types import CacheSpec
+
+__all__ = ["CacheTensor", "Evidence", "GraphSignature", "InputRole"]
+
+InputRole: TypeAlias = Literal[
+    "input_ids",
+    "position_ids",
+    "write_indices",
+    "nonpad_kv_seqlen",
+    "attention_mask",
+    "seqlens_k",
+    "total_sequence_length",
+]
+"""What a graph input means.
+
+- input_ids: integer (B, S), token ids.
+- position_ids: integer (B, S), absolute positions of these tokens.
+- write_indices: int64 (B,), the slot of each row's first new token (TensorScatter).
+- nonpad_kv_seqlen: int64 (B,), valid slots of each row after the write (Attention).
+- attention_mask: integer or bool (B, P + S), 1 for valid past and new tokens.
+- seqlens_k: int32 (B,), valid slots after the write, minus one (GroupQueryAttention).
+- total_sequence_length: int32 scalar, the longest row after the write (GroupQueryAttention).
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class CacheTensor:
+    """One key or value tensor of one layer.
+
+    Attributes:
+        layer: Index into ``CacheSpec.layers``.
+        kind: "key" or "value".
+        past: Name of the graph input that takes it.
+        present: Name of the graph output that gives it back.
+    """
+
+    layer: int
+    kind: Literal["key", "value"]
+    past: str
+    present: str
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Why one graph input or output was given its role.
+
+    Attributes:
+        subject: Name of the input or output.
+        role: The role, for example "write_indices" or "past key of layer 3".
+        reason: The edge or property that shows it.
+    """
+
+    subject: str
+    role: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSignature:
+    """How to drive one graph.
+
+    Attributes:
+        inputs: Graph input name by role; roles that the graph lacks are absent.
+        input_dtypes: Element type of each of these inputs, by role ("int64", "int32", "bool", ...).
+        logits: Name of the logits output, shape (B, S, V) or (B, 1, V).
+        logits_dtype: Its element type.
+        vocab_size: V.
+        cache: Style, layout and per-layer shapes of the cache.
+        cache_tensors: Keys and values, two per layer, in layer order, the key first.
+        max_positions: Positions that the graph's own position tables hold, or None.
+        opset: Version of the default operator domain.
+        evidence: Why each role was given.
+    """
+
+    inputs: Mapping[InputRole, str]
+    input_dtypes: Mapping[InputRole, str]
+    logits: str
+    logits_dtype: str
+    vocab_size: int
+    cache: CacheSpec
+    cache_tensors: tuple[CacheTensor, ...]
+    max_positions: int | None
+    opset: int
+    evidence: tuple[Evidence, ...] = field(default=(), repr=False)

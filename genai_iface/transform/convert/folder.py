@@ -1,0 +1,137 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Converts a model folder from one way of keeping its cache to another."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from os import PathLike
+from pathlib import Path
+from typing import Literal
+
+from genai_iface.errors import GenAIError, InvalidInputError
+from genai_iface.folder import ModelFolder, open_folder
+from genai_iface.folder._files import read_json
+from genai_iface.graph._walk import is_op
+from genai_iface.registry import load_model
+from genai_iface.transform.convert.cache_surgery import Converted
+from genai_iface.transform.convert.concat_cache import to_concat
+from genai_iface.transform.convert.mask_probe import window_sizes
+from genai_iface.transform.convert.primitive_operators import PrimitiveOperators
+from genai_iface.transform.convert.scatter_cache import to_scatter
+from genai_iface.transform.convert.scatter_nd import to_scatter_nd
+from genai_iface.transform.model_writer import copy_companions, new_folder, save_checked
+from genai_iface.transform.same_logits import check_same_logits, check_same_step
+
+__all__ = ["Target", "convert_folder", "find_model"]
+
+Target = Literal["scatter", "concat", "scatter-nd"]
+
+_MODEL = "model.onnx"
+# MatMulNBits may round activations to 8 bits (accuracy_level 4): the last bit of a float then moves logits by percents.
+_ROUNDED = 5e-2
+
+
+def convert_folder(
+    source: str | PathLike[str],
+    out: str | PathLike[str],
+    /,
+    *,
+    to: Target = "scatter",
+    capacity: int | None = None,
+    primitive: bool = False,
+    verify: bool = True,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> Converted:
+    """Converts a model and writes it with the other files of its folder.
+
+    Args:
+        source: A folder with ``model.onnx`` or ``onnx/model.onnx`` in it, or that file.
+        out: The new folder; it must not exist, or be empty.
+        to: The way to keep the cache.
+        capacity: Slots of the cache for "scatter", None to leave them to the runtime.
+        primitive: Spell out Attention, RotaryEmbedding and RMSNormalization in operators of opset 18.
+        verify: Compare the result's logits with the source's before the folder appears.
+        progress: Called with (what is done, how much of it, all of it).
+
+    Returns:
+        What was found and done.
+
+    Raises:
+        InvalidInputError: A file is missing or broken, or ``out`` is taken.
+        UnsupportedModelError: The graph cannot be converted; the message says which node is in the way.
+        BackendError: The result computes something else than the source.
+    """
+    say = progress or (lambda what, done, total: None)
+    if capacity is not None and to != "scatter":
+        raise InvalidInputError(f"capacity={capacity} does not go with to={to!r}", remedy='Leave it, or use "scatter".')
+    if primitive and to == "scatter":
+        raise InvalidInputError(
+            'primitive=True does not go with to="scatter", which needs Attention of opset 24',
+            remedy="Leave one of them.",
+        )
+    folder, companions = find_model(Path(source))
+    with new_folder(Path(out)) as made:
+        numbers = window_sizes(read_json(companions, "config.json") or {})
+        done = _rewritten(folder, numbers, to, capacity, lambda count, total: say("reading the layers", count, total))
+        if primitive:
+            PrimitiveOperators()(done.model)
+            done = replace(done, nodes_after=len(done.model.graph))
+        say("writing", 0, 1)
+        for root in dict.fromkeys((companions, folder.path)):
+            copy_companions(root, made)
+        save_checked(done.model, made, external=len(folder.files) > 1)
+        if verify:
+            say("comparing logits", 0, 1)
+            done = _verified(done, folder.path, made)
+        say("done", 1, 1)
+    return done
+
+
+def _rewritten(
+    folder: ModelFolder, numbers: list[int], to: Target, capacity: int | None, progress: Callable[[int, int], None]
+) -> Converted:
+    model = folder.load_ir()
+    if to == "scatter":
+        return to_scatter(model, capacity=capacity, numbers=numbers, progress=progress)
+    if to == "concat":
+        return to_concat(model, numbers=numbers, progress=progress)
+    return to_scatter_nd(model)
+
+
+def _verified(done: Converted, source: Path, made: Path) -> Converted:
+    """With the difference of the logits, or the reason why there is none."""
+    if done.signature.cache.style == "scatter" and not any(is_op(node, "TensorScatter") for node in done.model.graph):
+        return replace(done, difference=check_same_step(source, made, done.signature))
+    reasons = []
+    for backend in ("numpy", "ort"):
+        try:
+            load_model(source, backend=backend).close()
+        except GenAIError as error:
+            reasons.append(f"{backend}: {error.what}")
+            continue
+        rounds = any(is_op(node, "com.microsoft.MatMulNBits") for node in done.model.graph)
+        tolerance = _ROUNDED if rounds else None
+        return replace(done, difference=check_same_logits(source, made, backend=backend, tolerance=tolerance))
+    return replace(done, unverified=f"no backend runs the source ({'; '.join(reasons)})")
+
+
+def find_model(source: Path) -> tuple[ModelFolder, Path]:
+    """The folder of the graph, and that of the files beside it, which published models often keep one level up.
+
+    Raises:
+        InvalidInputError: There is no ``model.onnx``.
+    """
+    if source.is_file():
+        if source.name != _MODEL:
+            raise InvalidInputError(
+                f"{str(source)!r} is not named {_MODEL}", remedy=f"Copy it to a folder of its own as {_MODEL}."
+            )
+        source = source.parent
+    if not (source / _MODEL).exists() and (source / "onnx" / _MODEL).exists():
+        source = source / "onnx"
+    folder = open_folder(source)
+    above = folder.path.parent
+    is_below = folder.path.name == "onnx" and (above / "config.json").exists()
+    return folder, above if is_below else folder.path
