@@ -15,8 +15,8 @@ import pytest
 from onnx.reference import ReferenceEvaluator
 
 from genai_iface import InvalidInputError
-from genai_iface.conformance import golden
-from genai_iface.conformance.golden import GOLDEN, manifest, open_golden, operator_case
+from genai_iface.conformance import _golden as golden
+from genai_iface.conformance._golden import GOLDEN, manifest, open_golden, operator_case
 from tools.golden_models.plan import DTYPES, PLANS
 from tools.golden_models.reference import logits_of
 from tools.golden_models.scatter import ScatterBuilder

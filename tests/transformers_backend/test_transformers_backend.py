@@ -13,7 +13,7 @@ import pytest
 
 from genai_iface import CacheRewindError, InvalidInputError, UnsupportedModelError, load_model
 from genai_iface.conformance import load_adapter, run_checks
-from genai_iface.conformance.golden import GOLDEN
+from genai_iface.conformance._golden import GOLDEN
 
 pytestmark = pytest.mark.parity
 

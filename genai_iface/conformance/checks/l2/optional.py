@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from genai_iface.capabilities import Capability
+from genai_iface.conformance._context import Context, padded
+from genai_iface.conformance._failure import ConformanceFailure, close, equal, expect, raises
 from genai_iface.conformance.adapter import BackendAdapter
-from genai_iface.conformance.context import Context, padded
-from genai_iface.conformance.failure import ConformanceFailure, close, equal, expect, raises
 from genai_iface.conformance.registry import check
 from genai_iface.errors import InvalidInputError
 
@@ -134,7 +134,7 @@ _OTHER_PROCESS = """
 import sys
 import numpy as np
 from genai_iface.conformance.adapter import load_adapter
-from genai_iface.conformance.context import Context
+from genai_iface.conformance._context import Context
 context = Context(load_adapter(sys.argv[1]), dtype=sys.argv[2])
 subject = context.subject()
 cache = subject.model.load_cache(sys.argv[3])

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genai_iface.capabilities import Capability
+from genai_iface.conformance._failure import NotApplicable, close
+from genai_iface.conformance._golden import Golden, open_golden
 from genai_iface.conformance.adapter import Adapter, SupportsLoading, SupportsPipeline
-from genai_iface.conformance.failure import NotApplicable, close
-from genai_iface.conformance.golden import Golden, open_golden
 from genai_iface.generation.generator import ModelGenerator
 from genai_iface.pipeline import TextGenerationPipeline
 from genai_iface.protocols import Backend, KVCache, Model, Pipeline

@@ -13,7 +13,7 @@ import onnx_ir as ir
 import pytest
 from onnx.reference import ReferenceEvaluator
 
-from genai_iface.transform.rotary_tables import RotaryTables
+from genai_iface.transform.fuse.rotary_tables import RotaryTables
 
 _CONTRACT: Any = SimpleNamespace(inputs={"input_ids": "input_ids", "write_indices": "write_indices"})
 

@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from genai_iface.graph._edit import Editor, constant_tensor, copy_type, only_user
 from genai_iface.graph._walk import is_op
+from genai_iface.transform._weights import Matrix, concatenated, matrix_of
 from genai_iface.transform.rewrite import Note, Rewrite
-from genai_iface.transform.weights import Matrix, concatenated, matrix_of
 
 __all__ = ["PackProjections"]
 

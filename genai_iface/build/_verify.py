@@ -11,8 +11,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from genai_iface._tolerance import LOGIT_TOLERANCES, relative_difference
 from genai_iface.protocols import Model
-from genai_iface.tolerance import LOGIT_TOLERANCES, relative_difference
 
 __all__ = ["Comparison", "Reference", "compare", "torch_reference"]
 

@@ -10,12 +10,12 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args
 
 from genai_iface.capabilities import LEVEL_PROFILES
+from genai_iface.conformance._context import Context
+from genai_iface.conformance._failure import ConformanceFailure, NotApplicable
+from genai_iface.conformance._results import Outcome, Run, judge
 from genai_iface.conformance.adapter import Adapter
-from genai_iface.conformance.context import Context
 from genai_iface.conformance.deviations import Deviation
-from genai_iface.conformance.failure import ConformanceFailure, NotApplicable
 from genai_iface.conformance.registry import LEVELS, Check, all_checks
-from genai_iface.conformance.results import Outcome, Run, judge
 from genai_iface.errors import InvalidInputError
 from genai_iface.types import BackendInfo, DType
 

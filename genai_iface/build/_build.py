@@ -13,24 +13,25 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import onnx_ir as ir
 
-from genai_iface.build.checkpoint import Checkpoint, open_checkpoint
-from genai_iface.build.expressible import check_expressible
-from genai_iface.build.folder_files import write_folder_files
+from genai_iface.build._checkpoint import Checkpoint, open_checkpoint
+from genai_iface.build._expressible import check_expressible
+from genai_iface.build._folder_files import write_folder_files
+from genai_iface.build._model_file import mark_model, save_model
+from genai_iface.build._verify import Comparison, Reference, compare, torch_reference
 from genai_iface.build.methods.convert import export_and_convert
 from genai_iface.build.methods.export import export_standard
 from genai_iface.build.methods.mobius import build_with_mobius
 from genai_iface.build.methods.rotary_context import longest_exact_context
-from genai_iface.build.model_file import mark_model, save_model
-from genai_iface.build.verify import Comparison, Reference, compare, torch_reference
 from genai_iface.errors import BackendNotFoundError, GenAIError, InvalidInputError, UnsupportedModelError
 from genai_iface.registry import load_model
-from genai_iface.transform.model_writer import new_folder
-from genai_iface.transform.quantize.weights import QuantizeWeights
+from genai_iface.transform._model_writer import new_folder
+from genai_iface.transform.quantize._weights import QuantizeWeights
 from genai_iface.types import CacheLayout, DType
 
 __all__ = ["METHODS", "Attempt", "BuildOptions", "BuildResult", "Method", "build"]
 
 Method: TypeAlias = Literal["export", "mobius", "convert"]
+"""How a checkpoint becomes a graph."""
 
 METHODS: tuple[Method, ...] = get_args(Method)
 """In the order in which "auto" takes them."""

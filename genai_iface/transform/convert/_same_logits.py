@@ -12,10 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
+from genai_iface._tolerance import LOGIT_TOLERANCES, relative_difference
 from genai_iface.errors import BackendError
 from genai_iface.graph import GraphSignature
 from genai_iface.registry import load_model
-from genai_iface.tolerance import LOGIT_TOLERANCES, relative_difference
 
 __all__ = ["check_same_logits", "check_same_step"]
 

@@ -26,9 +26,9 @@ from genai_iface.graph._walk import (
     unsupported,
 )
 from genai_iface.graph.signature import GraphSignature
-from genai_iface.transform.convert.decomposed_attention import read_decomposed
-from genai_iface.transform.convert.graph_probe import GraphProbe
-from genai_iface.transform.convert.mask_probe import HIDDEN, MaskClass, classify_mask
+from genai_iface.transform.convert._decomposed_attention import read_decomposed
+from genai_iface.transform.convert._graph_probe import GraphProbe
+from genai_iface.transform.convert._mask_probe import HIDDEN, MaskClass, classify_mask
 from genai_iface.types import LayerCacheSpec
 
 __all__ = ["AttentionRead", "CacheLayer", "read_cache_layers"]

@@ -18,9 +18,9 @@ from genai_iface.errors import InvalidInputError
 from genai_iface.graph._edit import Editor, constant_tensor, copy_type, replace_value
 from genai_iface.graph._walk import SAME_ELEMENTS, attribute, input_at, is_op, rank, trace_back
 from genai_iface.graph.signature import GraphSignature
-from genai_iface.transform.quantize.source import FloatMatrix, Job, Rounding, source_of
+from genai_iface.transform._weights import sizes
+from genai_iface.transform.quantize._source import FloatMatrix, Job, Rounding, source_of
 from genai_iface.transform.rewrite import Note, Rewrite
-from genai_iface.transform.weights import sizes
 
 __all__ = ["EMBEDDING", "LM_HEAD", "QuantizeWeights"]
 

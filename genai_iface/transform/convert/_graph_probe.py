@@ -17,7 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from genai_iface.errors import UnsupportedModelError
 from genai_iface.graph._walk import describe, is_op
 from genai_iface.graph.signature import GraphSignature
-from genai_iface.transform.convert.gather_elements import GatherElements
+from genai_iface.transform.gather_elements import GatherElements
 
 __all__ = ["GraphProbe"]
 

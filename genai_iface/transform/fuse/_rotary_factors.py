@@ -12,7 +12,7 @@ import onnx_ir as ir
 
 from genai_iface.graph._edit import Editor, constant_tensor, copy_type
 from genai_iface.graph._walk import is_op, rank, static_dim
-from genai_iface.transform.fuse.last_axis import joined, pairs_repeated, unsqueezed
+from genai_iface.transform.fuse._last_axis import joined, pairs_repeated, unsqueezed
 
 __all__ = ["Factor", "factor_of", "for_every_row", "half_size", "same_rows"]
 

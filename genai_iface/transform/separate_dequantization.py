@@ -8,8 +8,8 @@ import onnx_ir as ir
 
 from genai_iface.graph._edit import Editor, is_transpose
 from genai_iface.graph._walk import is_op
+from genai_iface.transform._weights import Matrix, copied, matrix_of, transposed
 from genai_iface.transform.rewrite import Note, Rewrite
-from genai_iface.transform.weights import Matrix, copied, matrix_of, transposed
 
 __all__ = ["SeparateDequantization"]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from genai_iface.capabilities import Capability
 from genai_iface.errors import InvalidInputError, UnsupportedCapabilityError
 from genai_iface.protocols import Model
-from genai_iface.transform.quantize.cache import CacheRange
+from genai_iface.transform.quantize._cache import CacheRange
 
 __all__ = ["calibrate", "default_text", "random_tokens", "windows_of"]
 

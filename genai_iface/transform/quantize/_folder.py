@@ -20,9 +20,9 @@ from genai_iface.errors import GenAIError, InvalidInputError
 from genai_iface.folder import ModelFolder, open_folder
 from genai_iface.folder._files import find_inside
 from genai_iface.folder._load import MODEL_FILE
-from genai_iface.transform.model_writer import new_folder
-from genai_iface.transform.quantize.cache import CacheRange, KVScales, QuantizeCache
-from genai_iface.transform.quantize.weights import QuantizeWeights
+from genai_iface.transform._model_writer import new_folder
+from genai_iface.transform.quantize._cache import CacheRange, KVScales, QuantizeCache
+from genai_iface.transform.quantize._weights import QuantizeWeights
 from genai_iface.transform.rewrite import Note, Rewrite
 
 __all__ = ["QuantizeReport", "check_target", "quantize_folder"]

@@ -10,7 +10,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from genai_iface.build.verify import Comparison
+from genai_iface.build._verify import Comparison
 from genai_iface.errors import UnsupportedModelError
 
 __all__ = ["mark_model", "save_model"]

@@ -21,7 +21,7 @@ from genai_iface.graph._walk import (
     static_dim,
     unsupported,
 )
-from genai_iface.transform.raise_opset import raise_opset
+from genai_iface.transform._raise_opset import raise_opset
 from genai_iface.transform.rewrite import Note, Rewrite
 
 __all__ = ["PrimitiveOperators"]

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genai_iface.conformance.failure import NotApplicable
-from genai_iface.conformance.tolerance import relative_tolerance
+from genai_iface.conformance._failure import NotApplicable
+from genai_iface.conformance._tolerance import relative_tolerance
 from genai_iface.errors import InvalidInputError
 
 __all__ = [
@@ -35,6 +35,7 @@ __all__ = [
 ]
 
 GOLDEN = Path(__file__).parent / "golden"
+"""The golden models: a folder for each, with one for each of its forms and element types."""
 
 
 @dataclass(frozen=True, slots=True)

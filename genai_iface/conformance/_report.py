@@ -11,9 +11,9 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from genai_iface.conformance.golden import manifest_digest
+from genai_iface.conformance._golden import manifest_digest
+from genai_iface.conformance._results import Run
 from genai_iface.conformance.registry import LEVELS
-from genai_iface.conformance.results import Run
 from genai_iface.version import INTERFACE_VERSION
 
 __all__ = ["SCHEMA", "as_html", "as_json", "as_markdown", "verdict_in_words", "write_report"]

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from genai_iface.graph._edit import constant_tensor, is_transpose
 from genai_iface.graph._walk import input_at, is_op
-from genai_iface.transform.quantize.blocks import QuantizedBlocks, dequantize_blocks, quantize_blocks
-from genai_iface.transform.weights import matrix_of, sizes
+from genai_iface.transform._weights import matrix_of, sizes
+from genai_iface.transform.quantize._blocks import QuantizedBlocks, dequantize_blocks, quantize_blocks
 
 __all__ = ["FloatMatrix", "Job", "MatrixSource", "Rounding", "source_of"]
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from genai_iface.graph._edit import Editor, Lazy, constant_tensor, copy_type, is_transpose, replace_value
 from genai_iface.graph._walk import attribute, input_at, is_op, rank
+from genai_iface.transform._weights import matrix_of, sizes
 from genai_iface.transform.rewrite import Note, Rewrite
-from genai_iface.transform.weights import matrix_of, sizes
 
 __all__ = ["GatherQuantized"]
 

@@ -14,8 +14,8 @@ from genai_iface.graph._edit import Editor, copy_type, infer_shapes, replace_val
 from genai_iface.graph._walk import describe, is_op, rank, unsupported
 from genai_iface.graph.derive import derive_signature
 from genai_iface.graph.signature import GraphSignature, InputRole
-from genai_iface.transform.convert.cached_attention import AttentionRead, CacheLayer
-from genai_iface.transform.convert.step_positions import StepValues, replace_positions
+from genai_iface.transform.convert._cached_attention import AttentionRead, CacheLayer
+from genai_iface.transform.convert._step_positions import StepValues, replace_positions
 
 __all__ = ["CacheSurgery", "Converted", "LayerNote", "finished"]
 
