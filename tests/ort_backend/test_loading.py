@@ -25,7 +25,8 @@ from genai_iface import (
     load_backend,
     load_model,
 )
-from genai_iface_ort import prepare, session
+from genai_iface_ort import session
+from genai_iface_ort.lowering import prepare
 from tests.ort_backend.cases import close, numpy_model, ort_model, write
 
 

@@ -22,7 +22,7 @@ from onnx import TensorProto, helper
 from genai_iface import load_model
 from genai_iface.errors import InvalidInputError, UnsupportedModelError
 from genai_iface.folder import open_folder
-from genai_iface.transform import quantize_source
+from genai_iface.transform.quantize import source as quantize_source
 from genai_iface.transform.quantize.calibrate import calibrate, random_tokens
 from genai_iface.transform.quantize.folder import quantize_folder
 from tests.models import write_folder
