@@ -38,7 +38,7 @@ def new_folder(out: Path) -> Iterator[Path]:
         raise InvalidInputError(f"{str(out)!r} exists already", remedy="Give a new folder, or remove that one first.")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        made = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     except OSError as error:
         raise InvalidInputError(
             f"{str(out)!r} cannot be made: {error.strerror}", remedy="Give a folder that you may write to."
