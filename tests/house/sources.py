@@ -32,5 +32,9 @@ def imports(tree: ast.AST, *, lazy: bool = True) -> Iterator[tuple[str, str | No
             yield from ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from ((node.module or "", alias.name) for alias in node.names)
-        elif lazy or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        elif lazy or not (
+            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            # What only the type checker reads is loaded by nobody.
+            or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+        ):
             yield from imports(node, lazy=lazy)
