@@ -22,16 +22,16 @@ __all__ = ["OrtCache"]
 class OrtCache:
     """Implements ``KVCache``, ``SupportsFork`` and ``SupportsInspect``.
 
-    The buffers have as many slots as the longest row needs, in small steps; the capacity bounds the
-    rows' lengths only. A step may ask for a few slots more than the capacity, for padding.
+    The buffers have as many positions as the longest row needs, in small steps; the capacity bounds the
+    rows' lengths only. A step may ask for a few positions more than the capacity, for padding.
 
     Args:
         specs: One per cache tensor, two per layer, the key first.
         batch_size: B.
         capacity: Most tokens per row.
-        slots: Slots to begin with.
+        num_positions: Positions to begin with.
         bytes_per_token: As the model's spec says.
-        allocate: Makes a buffer from (spec, rows, slots).
+        allocate: Makes a buffer from (spec, rows, num_positions).
     """
 
     def __init__(
@@ -41,7 +41,7 @@ class OrtCache:
         *,
         batch_size: int,
         capacity: int,
-        slots: int,
+        num_positions: int,
         bytes_per_token: int,
         allocate: Callable[[BufferSpec, int, int], HostBuffer] = HostBuffer,
     ) -> None:
@@ -51,12 +51,12 @@ class OrtCache:
         self._lengths = np.zeros(batch_size, np.int64)
         self._update_mode: UpdateMode = "in_place"
         self._closed = False
-        self._slots = slots
+        self._num_positions = num_positions
         try:
-            self._buffers = [allocate(spec, batch_size, spec.slots(slots)) for spec in specs]
+            self._buffers = [allocate(spec, batch_size, spec.num_positions(num_positions)) for spec in specs]
         except MemoryError as error:
             raise BackendError(
-                f"No memory for a cache of {batch_size} rows with {slots} slots",
+                f"No memory for a cache of {batch_size} rows with {num_positions} positions",
                 remedy="Ask for a smaller batch or capacity.",
             ) from error
         # What the model binds to the buffers; it is void as soon as they change.
@@ -110,7 +110,7 @@ class OrtCache:
                 row,
                 int(wanted[row]),
                 int(self._lengths[row]),
-                f"a circular layer of {window} slots has overwritten tokens that it would need",
+                f"a circular layer of {window} positions has overwritten tokens that it would need",
             )
         self._lengths = wanted
 
@@ -125,7 +125,7 @@ class OrtCache:
             else:
                 targets = np.flatnonzero(wanted != np.arange(len(wanted)))
                 # All memory that the moves need, before the first of them.
-                sizes = [self._used(buffer, used) * buffer.spec.slot_nbytes for buffer in self._buffers]
+                sizes = [self._used(buffer, used) * buffer.spec.position_nbytes for buffer in self._buffers]
                 scratch = np.empty(len(targets) * max(sizes), np.uint8)
                 for buffer in self._buffers:
                     buffer.move_rows(targets, wanted[targets], len(wanted), self._used(buffer, used), scratch)
@@ -190,9 +190,9 @@ class OrtCache:
         return self._specs
 
     @property
-    def slots(self) -> int:
-        """Slots of the linear buffers now."""
-        return self._slots
+    def num_positions(self) -> int:
+        """Positions of the linear buffers now."""
+        return self._num_positions
 
     @property
     def buffers(self) -> list[HostBuffer]:
@@ -204,8 +204,8 @@ class OrtCache:
         if self._closed:
             raise InvalidInputError("The cache is closed", remedy="Create another with model.create_cache().")
 
-    def set_slots(self, slots: int, /) -> bool:
-        """Gives the linear buffers so many slots; all content is kept.
+    def resize(self, num_positions: int, /) -> bool:
+        """Gives the linear buffers so many positions; all content is kept.
 
         One buffer after the other, so that the peak is one buffer above the final size.
 
@@ -215,7 +215,7 @@ class OrtCache:
         Raises:
             BackendError: Out of memory; the cache is as it was.
         """
-        if slots == self._slots:
+        if num_positions == self._num_positions:
             return True
         if any(spec.fixed is not None for spec in self._specs if spec.window is None):
             return False
@@ -225,17 +225,17 @@ class OrtCache:
         try:
             for buffer in self._buffers:
                 if buffer.spec.window is None:
-                    buffer.set_slots(slots, used)
+                    buffer.resize(num_positions, used)
                     done.append(buffer)
         except MemoryError as error:
             # The way back fits into the memory that is there.
             for buffer in done:
-                buffer.set_slots(self._slots, used)
+                buffer.resize(self._num_positions, used)
             raise BackendError(
-                f"No memory to grow the cache from {self._slots} to {slots} slots",
+                f"No memory to grow the cache from {self._num_positions} to {num_positions} positions",
                 remedy="Rewind, reset or close caches, or generate less.",
             ) from error
-        self._slots = slots
+        self._num_positions = num_positions
         return True
 
     def restore(self, row: int, length: int, tokens: list[NDArray[Any]], /) -> None:
@@ -256,10 +256,10 @@ class OrtCache:
         self._lengths += 1
 
     def _used(self, buffer: HostBuffer, used: int) -> int:
-        return min(used, buffer.slots)
+        return min(used, buffer.num_positions)
 
     def _order(self, buffer: HostBuffer, length: int) -> NDArray[np.int64]:
-        """The slots of a row of this length, oldest token first."""
+        """The positions of a row of this length, oldest token first."""
         window = buffer.spec.window
         if window is None or length <= window:
             return np.arange(length)

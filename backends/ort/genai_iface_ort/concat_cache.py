@@ -16,7 +16,7 @@ from genai_iface.backend_kit import check_indices, check_lengths, check_rows
 from genai_iface.errors import InvalidInputError
 from genai_iface.types import UpdateMode
 from genai_iface_ort.buffers import BufferSpec
-from genai_iface_ort.io_buffers import HOST, DeviceIndex
+from genai_iface_ort.runtime import HOST, DeviceIndex
 from genai_iface_ort.steps.binding import view_of
 
 __all__ = ["OrtConcatCache", "Segment"]
@@ -27,15 +27,15 @@ class Segment:
     """The cache tensors that one run gave, for the rows that took part. Never written to again.
 
     Attributes:
-        tensors: One per cache tensor, each with ``slots`` slots per row.
+        tensors: One per cache tensor, each with ``num_positions`` positions per row.
         rows: Rows in them.
-        slots: Tokens per row.
+        num_positions: Tokens per row.
         nbytes: Bytes of all of them.
     """
 
     tensors: tuple[onnxruntime.OrtValue, ...]
     rows: int
-    slots: int
+    num_positions: int
     nbytes: int
 
 
@@ -172,16 +172,16 @@ class OrtConcatCache:
         """The past of these rows, all of this length, as tensors to bind."""
         places = [self._places[row] for row in rows]
         first = places[0]
-        if first is not None and (first[0].slots, first[0].rows) == (length, len(rows)):
+        if first is not None and (first[0].num_positions, first[0].rows) == (length, len(rows)):
             segment = first[0]
             if places == [(segment, index) for index in range(len(rows))]:
                 return segment.tensors
         return tuple(self._gathered(index, rows, length) for index in range(len(self._specs)))
 
-    def replace(self, rows: list[int], present: tuple[onnxruntime.OrtValue, ...], slots: int, /) -> None:
+    def replace(self, rows: list[int], present: tuple[onnxruntime.OrtValue, ...], num_positions: int, /) -> None:
         """Puts these rows into the tensors that a run gave."""
         nbytes = sum(tensor.tensor_size_in_bytes() for tensor in present)
-        segment = Segment(present, len(rows), slots, nbytes)
+        segment = Segment(present, len(rows), num_positions, nbytes)
         for index, row in enumerate(rows):
             self._places[row] = (segment, index)
 
@@ -207,17 +207,17 @@ class OrtConcatCache:
         ]
 
     def _tokens(self, index: int, row: int, length: int) -> NDArray[Any]:
-        """The tokens of a row, (blocks, L, slot_size); a view."""
+        """The tokens of a row, (blocks, L, position_size); a view."""
         spec, place = self._specs[index], self._places[row]
         if place is None:
-            return np.zeros((spec.blocks, 0, spec.slot_size), spec.storage)
+            return np.zeros((spec.blocks, 0, spec.position_size), spec.storage)
         segment, at = place
         every = view_of(segment.tensors[index], spec.storage)
-        return every.reshape(segment.rows, spec.blocks, segment.slots, spec.slot_size)[at, :, :length]
+        return every.reshape(segment.rows, spec.blocks, segment.num_positions, spec.position_size)[at, :, :length]
 
     def _gathered(self, index: int, rows: list[int], length: int) -> onnxruntime.OrtValue:
         spec = self._specs[index]
-        array = np.empty((len(rows), spec.blocks, length, spec.slot_size), spec.storage)
+        array = np.empty((len(rows), spec.blocks, length, spec.position_size), spec.storage)
         for target, row in enumerate(rows):
             array[target] = self._tokens(index, row, length)
         return self._value(array.reshape(spec.shape(len(rows), length)), spec)

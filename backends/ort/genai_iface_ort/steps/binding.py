@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import ctypes
-import sys
 from typing import Any
 
 import numpy as np
@@ -14,16 +13,12 @@ from numpy.typing import NDArray
 
 from genai_iface.graph import InputRole
 from genai_iface.types import LogitsMode
-from genai_iface_ort.io_buffers import HOST, DeviceIndex, Place
-from genai_iface_ort.runtime import ORT_TYPES
+from genai_iface_ort.runtime import HOST, ORT_TYPES, DeviceIndex
 from genai_iface_ort.session import Session
+from genai_iface_ort.steps.bound_array import BoundArray
+from genai_iface_ort.steps.logits import LogitsOutput
 
 __all__ = ["StepInputs", "view_of"]
-
-# Up to so many logits stay bound between steps; more are given back to the system with the step's result.
-_FEW_LOGITS = 1 << 20
-# Of an array that only its place holds: the attribute, and the argument of the call that counts.
-_OWN_REFERENCES = 2
 
 _SHAPES: dict[InputRole, str] = {
     "input_ids": "matrix",
@@ -52,9 +47,10 @@ class StepInputs:
         self.session = session
         self.binding: onnxruntime.IOBinding = session.runtime.io_binding()
         self.shape = (rows, width)
+        self._on_host = session.device == HOST
         signature = session.signature
         shapes: dict[str, tuple[int, ...]] = {"matrix": (rows, width), "vector": (rows,), "scalar": ()}
-        self._places: list[Place] = []
+        self._bound: list[BoundArray] = []
         self._arrays: dict[InputRole, NDArray[Any]] = {}
         for role, name in signature.inputs.items():
             if role in _SHAPES:
@@ -68,7 +64,6 @@ class StepInputs:
         if "attention_mask" in signature.inputs:
             self._mask = np.ones(rows * total, signature.input_dtypes["attention_mask"])
         self._options: onnxruntime.RunOptions | None = None
-        self._logits_dtype = np.dtype("uint16" if signature.logits_dtype == "bfloat16" else signature.logits_dtype)
         self._num_logits = width
         if session.last_only or (session.logits_positions is not None and logits != "all"):
             self._num_logits = 1
@@ -80,30 +75,18 @@ class StepInputs:
         if session.query_seqlens is not None:
             self._bind_input(session.query_seqlens, self._counts, "int32", session.device)
         self._picks_last = session.logits_positions is not None and logits == "last" and width > 1
-        self._wants_logits = logits != "none"
-        if not self._wants_logits:
+        self._logits: LogitsOutput | None = None
+        if logits != "none":
+            self._logits = LogitsOutput(session, self.binding, rows, self._num_logits)
+        else:
             # What only leads to the logits, the LM head above all, is left out.
             self._options = onnxruntime.RunOptions()
             self._options.only_execute_path_to_fetches = True
-        self._fixed_logits: Place | None = None
-        few = rows * self._num_logits * signature.vocab_size <= _FEW_LOGITS
-        if self._wants_logits and (few or session.device != HOST):
-            self._fixed_logits = Place(self._new_logits(), session.device)
-            self._bind_logits(self._fixed_logits)
 
     def _bind_input(self, name: str, array: NDArray[Any], dtype: str, device: DeviceIndex) -> None:
-        place = Place(array, device)
-        self._places.append(place)
-        self.binding.bind_input(name, *device, ORT_TYPES[dtype], array.shape, place.address)
-
-    def _bind_logits(self, place: Place) -> None:
-        signature = self.session.signature
-        self.binding.bind_output(
-            signature.logits, *place.device, ORT_TYPES[signature.logits_dtype], place.array.shape, place.address
-        )
-
-    def _new_logits(self) -> NDArray[Any]:
-        return np.empty((self.shape[0], self._num_logits, self.session.signature.vocab_size), self._logits_dtype)
+        bound = BoundArray(array, device)
+        self._bound.append(bound)
+        self.binding.bind_input(name, *device, ORT_TYPES[dtype], array.shape, bound.address)
 
     def set(
         self,
@@ -149,15 +132,14 @@ class StepInputs:
             signature = self.session.signature
             mask = self._mask[: self.shape[0] * mask_width].reshape(self.shape[0], mask_width)
             mask[...] = np.arange(mask_width) < valid[:, None]
-            # Its shape follows the lengths, so it has no place of its own.
+            # Its shape follows the lengths, so it is bound anew each time.
             dtype = ORT_TYPES[signature.input_dtypes["attention_mask"]]
             self.binding.bind_input(signature.inputs["attention_mask"], *HOST, dtype, mask.shape, mask.ctypes.data)
 
     def cache_outputs(self, count: int) -> list[onnxruntime.OrtValue]:
         """What the last run gave for the cache tensors, in the order in which they were bound, one after the other."""
         outputs: list[onnxruntime.OrtValue] = self.binding.get_outputs()
-        # In the order of binding: logits at a fixed place came before the cache, others after it.
-        return outputs[:count] if self._fixed_logits is None else outputs[-count:]
+        return outputs[-count:]
 
     def decode_inputs(
         self,
@@ -177,8 +159,8 @@ class StepInputs:
     @property
     def can_decode(self) -> bool:
         """Whether ``decode_inputs`` says all that changes."""
-        is_float32 = self._logits_dtype == np.float32
-        return self.session.device == HOST and self._mask is None and is_float32 and self.shape[1] == 1
+        is_plain = self._mask is None and self._logits is not None and self._logits.is_float32
+        return self._on_host and is_plain and self.shape[1] == 1
 
     def run(self) -> NDArray[Any]:
         """Runs the graph.
@@ -189,33 +171,16 @@ class StepInputs:
         Raises:
             BackendError: ONNX Runtime failed.
         """
-        if self.session.device != HOST:
-            for place in self._places:
-                place.send()
+        if not self._on_host:
+            for bound in self._bound:
+                bound.send()
             self.binding.synchronize_inputs()
-        logits = self._free_logits()
-        if logits is None and self._wants_logits:
-            logits = Place(self._new_logits(), HOST)
-            self._bind_logits(logits)
-        self.session.run(self.binding, self._options)
-        if logits is None:
+        if self._logits is None:
+            self.session.run(self.binding, self._options)
             return np.empty((self.shape[0], 0, self.session.signature.vocab_size), np.float32)
-        values = logits.fetched()
-        if self.session.signature.logits_dtype == "bfloat16":
-            return (values.astype(np.uint32) << 16).view(np.float32)
-        return values
-
-    def _free_logits(self) -> Place | None:
-        """The fixed place for logits; another one if somebody still holds the array of the last run.
-
-        Most callers have chosen their token by then, so that no step allocates or copies.
-        """
-        place = self._fixed_logits
-        # An array that is kept, or of which a view is kept, has more references than these.
-        if place is not None and place.device == HOST and sys.getrefcount(place.array) > _OWN_REFERENCES:
-            place = self._fixed_logits = Place(self._new_logits(), HOST)
-            self._bind_logits(place)
-        return place
+        self._logits.prepare()
+        self.session.run(self.binding, self._options)
+        return self._logits.values()
 
 
 def view_of(value: onnxruntime.OrtValue, dtype: np.dtype[Any]) -> NDArray[Any]:

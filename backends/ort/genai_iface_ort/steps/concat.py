@@ -15,10 +15,10 @@ from genai_iface_ort.session import Session
 from genai_iface_ort.steps.binding import StepInputs
 from genai_iface_ort.steps.runs import Run, store_logits
 
-__all__ = ["ConcatSteps"]
+__all__ = ["ConcatRunner"]
 
 
-class ConcatSteps:
+class ConcatRunner:
     """Runs steps on ``OrtConcatCache``.
 
     The past tensors have one length for all rows, so rows of equal length and equal count run together
@@ -57,6 +57,9 @@ class ConcatSteps:
     def make_room(self, cache: OrtConcatCache, needed: int) -> bool:
         """Nothing to do: every step makes its own tensors."""
         return True
+
+    def decode(self, input_ids: object, cache: OrtConcatCache) -> None:
+        """There is no short way: every step binds other tensors."""
 
     def run(self, step: Step, cache: OrtConcatCache) -> NDArray[np.float32]:
         """Runs a checked step and books it.

@@ -55,7 +55,7 @@ class DecodeStep:
         tokens: list[int] = ids.ravel().tolist()
         lengths: list[int] = cache.lengths.tolist()
         end = max(lengths) + 1
-        if not self._shortest <= end <= min(cache.slots, cache.capacity):
+        if not self._shortest <= end <= min(cache.num_positions, cache.capacity):
             return None
         if min(tokens) < 0 or max(tokens) >= self._vocab_size:
             return None

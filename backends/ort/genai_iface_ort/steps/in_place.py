@@ -19,15 +19,15 @@ from genai_iface.types import ModelSpec, UpdateMode
 from genai_iface_ort.buffers import BufferSpec, HostBuffer, buffer_specs
 from genai_iface_ort.cache import OrtCache
 from genai_iface_ort.device_buffers import DeviceBuffer
-from genai_iface_ort.io_buffers import HOST
 from genai_iface_ort.options import LoadOptions
+from genai_iface_ort.runtime import HOST
 from genai_iface_ort.session import Session
 from genai_iface_ort.steps.bound_step import BoundStep
 from genai_iface_ort.steps.decode_step import DecodeStep
 from genai_iface_ort.steps.proof import Probe
 from genai_iface_ort.steps.runs import Run, joined_rows, store_logits
 
-__all__ = ["BufferSteps", "CacheCopyWarning"]
+__all__ = ["CacheCopyWarning", "InPlaceRunner"]
 
 # Shapes of steps that stay bound per cache: decode, a prefill chunk, and rows that go alone.
 _MOST_BOUND = 8
@@ -44,7 +44,7 @@ class CacheCopyWarning(RuntimeWarning):
     """The runtime copied the cache in a step that was meant to be in place."""
 
 
-class BufferSteps:
+class InPlaceRunner:
     """Runs steps on ``OrtCache``.
 
     Args:
@@ -66,7 +66,7 @@ class BufferSteps:
                 remedy="Leave cuda_graph out, or build the folder with lengths instead of a mask.",
             )
         # Measured on a 135M Llama: the standard kernel loses 3 % with 128, GroupQueryAttention nothing with 512.
-        self._growth_slots = options.growth_slots or (256 if self._is_shared else 64)
+        self._growth_positions = options.growth_positions or (256 if self._is_shared else 64)
         windows = {buffer.window for buffer in self._specs}
         self._window = min((window for window in windows if window is not None), default=None)
         # With linear layers beside them, the graph itself must bound the valid length of the rings.
@@ -92,7 +92,7 @@ class BufferSteps:
             self._specs,
             batch_size=batch_size,
             capacity=capacity,
-            slots=fixed if fixed is not None else self._bucket(1, capacity) if self._on_host else capacity,
+            num_positions=fixed if fixed is not None else self._bucket(1, capacity) if self._on_host else capacity,
             bytes_per_token=self._spec.cache.bytes_per_token,
             allocate=HostBuffer if self._on_host else partial(DeviceBuffer, device=self._session.device),
         )
@@ -136,8 +136,8 @@ class BufferSteps:
         # The general step has to show first that it is in place.
         may = bound is not None and bound.can_decode and cache.is_proven and cache.update_mode == "in_place"
         if bound is not None and may and self._window is None and not self._options.cuda_graph:
-            is_smallest = self._bucket(1, cache.capacity) > cache.slots // 2
-            shortest = 1 if is_smallest else cache.slots // 4 + 1
+            is_smallest = self._bucket(1, cache.capacity) > cache.num_positions // 2
+            shortest = 1 if is_smallest else cache.num_positions // 4 + 1
             cache.bound[_DECODE] = DecodeStep(bound, self._spec.vocab_size, shortest)
         return None
 
@@ -158,7 +158,7 @@ class BufferSteps:
             self.make_room(cache, int((lengths + step.counts).max()))
         for group, is_one, end in zip(groups, allowed, ends, strict=True):
             counts = step.counts[group.begin : group.stop]
-            if is_one and end <= cache.slots:
+            if is_one and end <= cache.num_positions:
                 counts = np.where(counts <= group.width, counts, 0)
                 yield Run(group.begin, group.stop, 0, group.width, lengths[group.begin : group.stop], counts)
                 continue
@@ -210,24 +210,24 @@ class BufferSteps:
     # Room.
 
     def _bucket(self, needed: int, capacity: int) -> int:
-        """Slots to have for so many: an eighth more for long rows, a fixed step for short ones."""
-        step = self._growth_slots
+        """Positions to have for so many: an eighth more for long rows, a fixed step for short ones."""
+        step = self._growth_positions
         while step * 16 <= needed:
             step *= 2
-        return max(needed, min(-(-needed // step) * step, capacity + self._growth_slots))
+        return max(needed, min(-(-needed // step) * step, capacity + self._growth_positions))
 
     def make_room(self, cache: OrtCache, needed: int) -> bool:
         """Fits the buffers to a step; short rows get short buffers back, for the kernels cost by length."""
-        slots = cache.slots
+        num_positions = cache.num_positions
         if not self._on_host:
             # Kernels there cost by the valid length, and captured graphs need fixed addresses.
-            return needed <= slots
-        if slots // 4 < needed <= slots:
+            return needed <= num_positions
+        if num_positions // 4 < needed <= num_positions:
             return True
         target = self._bucket(needed, cache.capacity)
-        if needed <= slots and target > slots // 2:
+        if needed <= num_positions and target > num_positions // 2:
             return True
-        return cache.set_slots(target) or needed <= slots
+        return cache.resize(target) or needed <= num_positions
 
     # Running.
 
@@ -244,7 +244,7 @@ class BufferSteps:
         total = max(width, int(valid.max())) if self._session.query_seqlens is None else int(valid.max())
         if self._options.cuda_graph and width == 1:
             # Read on the processor, so a captured graph would keep the first one: the bound serves all.
-            total = cache.slots
+            total = cache.num_positions
         if self._valid_limit is not None:
             valid = np.minimum(valid, self._valid_limit)
         bound.set(
@@ -253,7 +253,7 @@ class BufferSteps:
             run.counts,
             valid,
             total,
-            mask_width=total if self._is_shared else cache.buffers[0].slots,
+            mask_width=total if self._is_shared else cache.buffers[0].num_positions,
             position_limit=self._spec.context_length if self._moves_padding else None,
         )
         probe = None
