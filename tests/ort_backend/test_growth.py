@@ -109,7 +109,7 @@ def test_no_memory_to_grow_leaves_the_cache_usable(model: Any, monkeypatch: pyte
         model.forward(ids[:, :14], one, logits="none")
     content = [[cache.read(layer, row) for layer in range(2)] for row in range(2)]
     positions = cache.num_positions
-    linear = sum(spec.window is None for spec in cache.specs)
+    linear = sum(buffer.spec.window is None for buffer in cache.buffers)
     calls, real = 0, np.zeros
 
     def zeros(*args: Any, **kwargs: Any) -> np.ndarray:

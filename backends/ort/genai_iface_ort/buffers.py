@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
@@ -77,6 +78,10 @@ class BufferSpec:
     def num_positions(self, wanted: int) -> int:
         """The positions of this buffer where the linear layers have ``wanted``."""
         return wanted if self.fixed is None else self.fixed
+
+    def typed(self, tokens: NDArray[Any], /) -> NDArray[Any]:
+        """The same bits in the type that the tensor has."""
+        return tokens.view(ml_dtypes.bfloat16) if self.dtype == "bfloat16" else tokens
 
     def by_head(self, tokens: NDArray[Any], /) -> NDArray[Any]:
         """Turns (blocks, L, position_size) into (Hkv, L, D)."""

@@ -10,10 +10,19 @@ from typing import Any, Generic
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from genai_iface.backend_kit import check_batch_and_capacity, check_step
+from genai_iface.backend_kit import (
+    RowLengths,
+    capacity_bound,
+    check_batch_and_capacity,
+    check_cache,
+    check_loaded,
+    check_step,
+    load_cache,
+    save_cache,
+)
 from genai_iface.capabilities import Capability
-from genai_iface.errors import InvalidInputError, UnsupportedCapabilityError
-from genai_iface.folder import ModelFolder, load_saved_cache, save_cache_file
+from genai_iface.errors import UnsupportedCapabilityError
+from genai_iface.folder import ModelFolder
 from genai_iface.types import Device, LogitsMode, ModelSpec
 from genai_iface_ort.options import LoadOptions
 from genai_iface_ort.session import open_session
@@ -85,11 +94,11 @@ class OrtModel(Generic[CacheT]):
 
     def create_cache(self, *, batch_size: int = 1, capacity: int | None = None) -> CacheT:
         """Makes an empty cache. On the processor it starts small and grows with its longest row."""
-        runner = self._loaded()
-        bounds = [bound for bound in (self._spec.context_length, self._spec.cache.fixed_capacity) if bound is not None]
-        check_batch_and_capacity(batch_size, capacity, min(bounds, default=None))
-        most = min(bounds, default=int(np.iinfo(np.int32).max))
-        return runner.create_cache(batch_size, most if capacity is None else capacity)
+        runner = check_loaded(self._runner)
+        most = check_batch_and_capacity(batch_size, capacity, capacity_bound(self._spec))
+        layers = self._spec.cache.layers
+        windows = [layer.capacity for layer in layers if layer.mode == "circular" and layer.capacity is not None]
+        return runner.create_cache(RowLengths(batch_size, most, owner=self, windows=windows))
 
     def forward(
         self,
@@ -101,8 +110,8 @@ class OrtModel(Generic[CacheT]):
         logits: LogitsMode = "last",
     ) -> NDArray[np.float32]:
         """Appends tokens to the rows of a cache and returns logits."""
-        runner = self._loaded()
-        self._check_cache(cache)
+        runner = check_loaded(self._runner)
+        rows = check_cache(cache, self)
         if counts is None and logits == "last":
             decoded = runner.decode(input_ids, cache)
             if decoded is not None:
@@ -111,45 +120,26 @@ class OrtModel(Generic[CacheT]):
             input_ids,
             counts,
             logits,
-            lengths=cache.lengths,
-            capacity=cache.capacity,
+            lengths=rows.lengths,
+            capacity=rows.capacity,
             vocab_size=self._spec.vocab_size,
         )
         return runner.run(step, cache)
 
     def save_cache(self, cache: CacheT, path: str | PathLike[str], /) -> None:
         """Writes the valid content of a cache to a safetensors file."""
-        self._check_cache(cache)
-        save_cache_file(path, folder=self._folder, lengths=cache.lengths, read=cache.read)
+        check_loaded(self._runner)
+        check_cache(cache, self)
+        save_cache(cache, path, folder=self._folder)
 
     def load_cache(self, path: str | PathLike[str], /, *, capacity: int | None = None) -> CacheT:
         """Makes a cache from such a file; any backend may have written it."""
-        with load_saved_cache(path, folder=self._folder) as saved:
-            cache = self.create_cache(batch_size=len(saved.lengths), capacity=capacity)
-            longest = int(saved.lengths.max())
-            if longest > cache.capacity:
-                raise InvalidInputError(
-                    f"The saved cache has a row of {longest} tokens, capacity={cache.capacity} is too small",
-                    remedy=f"Pass at least {longest}.",
-                )
-            self._loaded().make_room(cache, longest)
-            for row, length in enumerate(saved.lengths.tolist()):
-                cache.restore(row, length, saved.row(row))
-        return cache
+        make_room = check_loaded(self._runner).make_room
+        return load_cache(path, self.create_cache, folder=self._folder, capacity=capacity, make_room=make_room)
 
     def close(self) -> None:
         """Frees the session."""
         self._runner = None
-
-    def _check_cache(self, cache: CacheT) -> None:
-        if getattr(cache, "specs", None) is not self._loaded().specs:
-            raise InvalidInputError("The cache was not made by this model", remedy="Use this model's create_cache().")
-        cache.check_open()
-
-    def _loaded(self) -> Runner[CacheT]:
-        if self._runner is None:
-            raise InvalidInputError("The model is closed", remedy="Load it again.")
-        return self._runner
 
 
 def open_model(folder: ModelFolder, /, *, device: Device, options: LoadOptions) -> OrtModel[Any]:

@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from genai_iface.backend_kit import GraphRun, Step, asked_columns
 from genai_iface.graph import InputRole
 from genai_iface.types import LogitsMode
 from genai_iface_ort.runtime import HOST, ORT_TYPES, DeviceIndex
@@ -59,7 +61,6 @@ class StepInputs:
                 # GroupQueryAttention reads the total on the processor, on every device.
                 on_host = role == "total_sequence_length"
                 self._bind_input(name, array, signature.input_dtypes[role], HOST if on_host else session.device)
-        self._steps = np.arange(width)
         self._mask: NDArray[Any] | None = None
         if "attention_mask" in signature.inputs:
             self._mask = np.ones(rows * total, signature.input_dtypes["attention_mask"])
@@ -88,53 +89,26 @@ class StepInputs:
         self._bound.append(bound)
         self.binding.bind_input(name, *device, ORT_TYPES[dtype], array.shape, bound.address)
 
-    def set(
-        self,
-        input_ids: NDArray[np.int64],
-        starts: NDArray[np.int64],
-        counts: NDArray[np.int64],
-        valid: NDArray[np.int64],
-        total: int,
-        *,
-        mask_width: int = 0,
-        position_limit: int | None = None,
-    ) -> None:
+    def set(self, values: Mapping[InputRole, NDArray[Any]], step: Step, run: GraphRun[Any], /) -> None:
         """Writes the inputs of the next run.
 
         Args:
-            input_ids: int64 (rows, width).
-            starts: int64 (rows,), position of each row's first token.
-            counts: int64 (rows,), real tokens of each row.
-            valid: int64 (rows,), tokens that each row's cache holds after the write.
-            total: The longest of them, as GroupQueryAttention wants it.
-            mask_width: Columns of the attention mask, where there is one.
-            position_limit: Positions from here on (padding) are moved below it.
+            values: By role, of any integer type.
+            step: The step.
+            run: The run.
         """
-        arrays = self._arrays
-        arrays["input_ids"][...] = input_ids
-        if "write_indices" in arrays:
-            arrays["write_indices"][...] = starts
-        if "nonpad_kv_seqlen" in arrays:
-            arrays["nonpad_kv_seqlen"][...] = valid
-        if "position_ids" in arrays:
-            positions = starts[:, None] + self._steps
-            arrays["position_ids"][...] = (
-                positions if position_limit is None else np.minimum(positions, position_limit - 1)
-            )
-        if "seqlens_k" in arrays:
-            arrays["seqlens_k"][...] = valid - 1
-        if "total_sequence_length" in arrays:
-            arrays["total_sequence_length"][...] = total
-        self._counts[...] = counts
+        for role, array in self._arrays.items():
+            array[...] = values[role]
+        self._counts[...] = run.counts
         if self._picks_last:
-            np.maximum(counts - 1, 0, out=self._positions[:, 0])
+            self._positions[...] = asked_columns(step, run)
         if self._mask is not None:
-            signature = self.session.signature
-            mask = self._mask[: self.shape[0] * mask_width].reshape(self.shape[0], mask_width)
-            mask[...] = np.arange(mask_width) < valid[:, None]
             # Its shape follows the lengths, so it is bound anew each time.
-            dtype = ORT_TYPES[signature.input_dtypes["attention_mask"]]
-            self.binding.bind_input(signature.inputs["attention_mask"], *HOST, dtype, mask.shape, mask.ctypes.data)
+            given = values["attention_mask"]
+            mask = self._mask[: given.size].reshape(given.shape)
+            mask[...] = given
+            name, dtype = self.session.signature.inputs["attention_mask"], ORT_TYPES[self._mask.dtype.name]
+            self.binding.bind_input(name, *HOST, dtype, mask.shape, mask.ctypes.data)
 
     def cache_outputs(self, count: int) -> list[onnxruntime.OrtValue]:
         """What the last run gave for the cache tensors, in the order in which they were bound, one after the other."""
