@@ -78,7 +78,7 @@ def test_unknown_devices_are_refused(folder: Path, device: str) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"optimize": "none"},
+        {"optimise": "none"},
         {"optimize": "all"},
         {"optimize": None},
         {"num_threads": -1},
