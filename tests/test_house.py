@@ -51,13 +51,7 @@ ALLOWED_IMPORTS = {
 }
 
 # Parts of genai_iface that load more than the interface; the rest may import them only inside a function.
-HEAVY_PARTS = (
-    "genai_iface.build",
-    "genai_iface.cli",
-    "genai_iface.folder",
-    "genai_iface.graph",
-    "genai_iface.transform",
-)
+HEAVY_PARTS = tuple(f"genai_iface.{part}" for part in ("build", "cli", "folder", "graph", "transform"))
 
 MAX_LINES = 500
 LONG_FILES = {
@@ -90,7 +84,11 @@ def imports(tree: ast.AST, *, lazy: bool = True) -> Iterator[tuple[str, str | No
             yield from ((alias.name, None) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from ((node.module or "", alias.name) for alias in node.names)
-        elif lazy or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        elif lazy or not (
+            isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+            # What only the type checker reads is loaded by nobody.
+            or (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
+        ):
             yield from imports(node, lazy=lazy)
 
 

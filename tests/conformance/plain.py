@@ -27,7 +27,7 @@ from genai_iface import (
     LayerCacheSpec,
     ModelSpec,
 )
-from genai_iface.backend_kit.steps import check_batch_and_capacity, check_indices, check_lengths, check_rows, check_step
+from genai_iface.backend_kit import check_batch_and_capacity, check_indices, check_lengths, check_rows, check_step
 from tools.golden_models.plan import PLANS, Plan
 
 CAPABILITIES = frozenset(Capability) - {Capability.CACHE_SHARED, Capability.CACHE_CONCAT, Capability.SAVE}

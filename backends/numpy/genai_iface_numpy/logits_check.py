@@ -8,40 +8,57 @@ passed them on would have every other backend judged by them.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["are_equal", "are_not_finite", "bad_logits"]
+__all__ = ["Fault", "fault_of"]
 
 
-def bad_logits(logits: NDArray[Any]) -> str | None:
+@dataclass(frozen=True, slots=True)
+class Fault:
     """What is wrong with logits.
 
-    Args:
-        logits: (..., V), of any floating-point type.
+    Attributes:
+        description: In words.
+        shows_in: Whether a value on the way to the logits has it already.
+    """
 
-    Returns:
-        "not finite" or "all equal", for the first row that is bad; None if no row is. A single token may have
-        minus infinity: that is how models rule out tokens.
+    description: str
+    shows_in: Callable[[NDArray[Any]], bool]
+
+    def __str__(self) -> str:
+        return self.description
+
+
+def fault_of(logits: NDArray[Any]) -> Fault | None:
+    """The fault of the first row that has one.
+
+    Args:
+        logits: (..., V), of any floating-point type. A single token may have minus infinity: that is how models
+            rule out tokens.
     """
     if not logits.size:
         return None
     # NaN and infinity are both the largest of their row.
     largest = logits.max(axis=-1).astype(np.float64)
     if not np.isfinite(largest).all():
-        return "not finite"
+        return Fault("not finite", _is_not_finite)
     smallest = logits.min(axis=-1).astype(np.float64)
-    return "all equal" if logits.shape[-1] > 1 and (largest == smallest).any() else None
+    if logits.shape[-1] > 1 and (largest == smallest).any():
+        return Fault("all equal", _is_constant)
+    return None
 
 
-def are_not_finite(value: NDArray[Any]) -> bool:
+def _is_not_finite(value: NDArray[Any]) -> bool:
     """Whether a value holds NaN or infinity. Minus infinity is legal: masks are made of it."""
-    wide = value.astype(np.float32) if value.dtype.kind == "V" else value
+    wide = value.astype(np.float32)
     return bool(np.isnan(wide).any() or np.isposinf(wide).any())
 
 
-def are_equal(value: NDArray[Any]) -> bool:
-    """Whether some row of a value has the same number everywhere."""
+def _is_constant(value: NDArray[Any]) -> bool:
+    """Whether a row of a value has the same number everywhere."""
     return value.ndim > 0 and value.shape[-1] > 1 and bool((value.max(axis=-1) == value.min(axis=-1)).any())

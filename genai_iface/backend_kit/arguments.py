@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""What every backend checks before it runs a step or touches a cache.
+"""What every backend checks before it makes a cache, touches one or runs a step.
 
 Backends call these, so that the same bad input gives the same error on all of them. The functions
 look at arguments only; nothing here knows a runtime.
@@ -9,26 +9,30 @@ look at arguments only; nothing here knows a runtime.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genai_iface.errors import CacheOverflowError, InvalidInputError
-from genai_iface.types import LogitsMode
+from genai_iface.types import LogitsMode, ModelSpec
 
 __all__ = [
-    "RowGroup",
     "Step",
+    "capacity_bound",
     "check_batch_and_capacity",
     "check_indices",
     "check_lengths",
+    "check_loaded",
     "check_rows",
     "check_step",
-    "group_rows",
 ]
 
 _Int64 = NDArray[np.int64]
 _FEW = 64
+_UNBOUNDED = int(np.iinfo(np.int32).max)
+
+RuntimeT = TypeVar("RuntimeT")
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,66 +121,6 @@ def _is_plain(ids: _Int64, lengths: _Int64, width: int, capacity: int, vocab_siz
     return min(values) >= 0 and max(values) < vocab_size and max(lengths.tolist()) + width <= capacity
 
 
-@dataclass(frozen=True, slots=True)
-class RowGroup:
-    """Neighbouring rows of a step that run together, padded to one width.
-
-    Attributes:
-        begin: The first row.
-        stop: The row after the last.
-        width: Tokens of each row, padding included. Rows with more real tokens than that are idle in this
-            group: they run in a later one.
-    """
-
-    begin: int
-    stop: int
-    width: int
-
-
-def group_rows(counts: _Int64, /, *, run_cost: int) -> list[RowGroup]:
-    """Shares the rows of a ragged step out among runs, so that little is spent on padding and idle rows.
-
-    A step of a server has one prompt with many tokens beside answers with one each; padded to one width it would
-    cost as if all were prompts. Rows with one token come first and together: what a run writes behind the tokens
-    of an idle row is overwritten when that row's own turn comes. Idle rows at either end are left out.
-
-    Args:
-        counts: int64 (B,), real tokens of each row.
-        run_cost: What a run costs by itself, in tokens.
-
-    Returns:
-        Groups that hold every row with a token, to be run in this order; empty if there is none.
-    """
-    sizes: list[int] = counts.tolist()
-    active = [row for row, size in enumerate(sizes) if size]
-    if not active:
-        return []
-    whole = RowGroup(active[0], active[-1] + 1, max(sizes))
-    if whole.width == 1:
-        return [whole]
-    single = [row for row in active if sizes[row] == 1]
-    groups = [RowGroup(single[0], single[-1] + 1, 1)] if single else []
-    last: RowGroup | None = None
-    for row in active:
-        if sizes[row] == 1:
-            # What stands between two groups must not run twice.
-            last = None
-            continue
-        own = RowGroup(row, row + 1, sizes[row])
-        if last is not None:
-            joined = RowGroup(last.begin, own.stop, max(last.width, own.width))
-            if _cost(joined, run_cost) <= _cost(last, run_cost) + _cost(own, run_cost):
-                groups[-1] = last = joined
-                continue
-        groups.append(own)
-        last = own
-    return groups if sum(_cost(group, run_cost) for group in groups) < _cost(whole, run_cost) else [whole]
-
-
-def _cost(group: RowGroup, run_cost: int) -> int:
-    return (group.stop - group.begin) * group.width + run_cost
-
-
 def check_lengths(lengths: ArrayLike, current: _Int64, /) -> _Int64:
     """Checks the argument of ``KVCache.rewind_to``; a scalar stands for all rows.
 
@@ -242,13 +186,26 @@ def check_rows(rows: ArrayLike | None, batch_size: int, /) -> _Int64:
     return wanted
 
 
-def check_batch_and_capacity(batch_size: int, capacity: int | None, limit: int | None, /) -> None:
+def capacity_bound(spec: ModelSpec, /) -> int | None:
+    """The most tokens that a row of a model's cache may have: its context, or less where the graph fixes the buffers.
+
+    Returns:
+        The bound, or None where there is none.
+    """
+    bounds = [bound for bound in (spec.context_length, spec.cache.fixed_capacity) if bound is not None]
+    return min(bounds, default=None)
+
+
+def check_batch_and_capacity(batch_size: int, capacity: int | None, limit: int | None, /) -> int:
     """Checks the arguments of ``Model.create_cache``.
 
     Args:
         batch_size: B.
         capacity: C, or None.
-        limit: The largest legal capacity, or None.
+        limit: The largest legal capacity, or None; see ``capacity_bound``.
+
+    Returns:
+        The capacity that the cache is to have.
 
     Raises:
         InvalidInputError: A value is out of range.
@@ -256,7 +213,7 @@ def check_batch_and_capacity(batch_size: int, capacity: int | None, limit: int |
     if batch_size < 1:
         raise InvalidInputError(f"batch_size={batch_size} is not legal", remedy="Pass at least 1.")
     if capacity is None:
-        return
+        return _UNBOUNDED if limit is None else limit
     if capacity < 1:
         raise InvalidInputError(f"capacity={capacity} is not legal", remedy="Pass at least 1, or None.")
     if limit is not None and capacity > limit:
@@ -264,6 +221,18 @@ def check_batch_and_capacity(batch_size: int, capacity: int | None, limit: int |
             f"capacity={capacity} is beyond the {limit} tokens that the model allows",
             remedy=f"Pass at most {limit}, or None.",
         )
+    return capacity
+
+
+def check_loaded(runtime: RuntimeT | None, /) -> RuntimeT:
+    """Gives what a model runs on, which ``Model.close`` sets to None.
+
+    Raises:
+        InvalidInputError: The model is closed.
+    """
+    if runtime is None:
+        raise InvalidInputError("The model is closed", remedy="Load it again.")
+    return runtime
 
 
 def _integers(values: ArrayLike, name: str) -> _Int64:
