@@ -213,8 +213,9 @@ class NumpyModel:
             logits = np.take_along_axis(logits, asked[:, :, None], axis=1)
         fault = fault_of(logits[asked < run.counts[:, None]])
         if fault is not None:
+            origin = evaluator.trace(feeds, self._signature.logits, fault.shows_in)
             raise BackendError(
-                f"The logits are {fault}; it begins at {evaluator.trace(feeds, self._signature.logits, fault.shows_in)}",
+                f"The logits are {fault}; it begins at {origin}",
                 remedy="Check the weights, or build the model in a type with more range: bfloat16 or float32.",
             )
         if self._is_concat:
