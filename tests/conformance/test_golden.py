@@ -53,7 +53,7 @@ def test_every_greedy_step_has_its_margin(name: str) -> None:
     assert min(margins.values()) >= MARGIN
 
 
-@pytest.mark.parametrize("name", ["base", "ring", "partial"])
+@pytest.mark.parametrize("name", ["base", "ring", "rings", "partial"])
 def test_the_script_makes_the_same_again(name: str) -> None:
     plan = BY_NAME[name]
     weights = weights_of(plan)

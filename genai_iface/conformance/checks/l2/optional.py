@@ -179,6 +179,22 @@ def save_other_model(context: Context) -> None:
         raises(InvalidInputError, lambda: model.load_cache(file), "a file that was cut short")  # type: ignore[attr-defined]
 
 
+@check("L2.save.closed_model", requires=_SAVE, spec=["SupportsSave.save_cache.2"])
+def save_closed_model(context: Context) -> None:
+    """A closed model saves no cache, and the file that was there stays."""
+    subject = context.subject()
+    model: Any = context.load(subject.golden)
+    cache = context.keep(model.create_cache(capacity=8))
+    model.forward(subject.golden.tokens[:1, :4], cache, logits="none")
+    with tempfile.TemporaryDirectory() as path:
+        file = Path(path) / "cache.safetensors"
+        model.save_cache(cache, file)
+        before = file.read_bytes()
+        model.close()
+        raises(InvalidInputError, lambda: model.save_cache(cache, file), "saving a cache of a closed model")
+        expect(file.read_bytes() == before, "a save that was refused changed the file that was there")
+
+
 @check("L2.save.atomic", requires=_SAVE, spec=["SupportsSave.save_cache.1"])
 def save_atomic(context: Context) -> None:
     """A save that fails leaves no half-written file, and keeps the one that was there."""
