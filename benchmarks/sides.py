@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.checkpoint import Weights, build_for_genai, build_gguf, build_standard, make_checkpoint
+from genai_iface.build.network_cache import cache_keyword
 
 __all__ = ["SIDES", "Setting", "Side"]
 

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from genai_iface.build.network_cache import cache_keyword, cache_of
 from genai_iface.build.families import FAMILIES, tiny_model
+from genai_iface.build.network_cache import cache_keyword, cache_of
 
 __all__ = ["export", "export_apart", "split_case"]
 

@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from genai_iface.build.network_cache import cache_keyword, cache_of
 from genai_iface.build.families import VOCAB_SIZE, tiny_model
 from genai_iface.build.fusion.cases import Case, fingerprint
 from genai_iface.build.fusion.expected import observe
+from genai_iface.build.network_cache import cache_keyword, cache_of
 
 __all__ = ["export_case", "main"]
 

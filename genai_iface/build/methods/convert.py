@@ -15,12 +15,12 @@ import onnx_ir as ir
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from genai_iface.build.network_cache import cache_keyword, cache_of
 from genai_iface.build.checkpoint import quiet_transformers
 from genai_iface.build.methods.export import traced
 from genai_iface.build.methods.fuse_standard import fuse_standard
 from genai_iface.build.methods.rotary_context import fixed_rotary
 from genai_iface.build.methods.standard_attention import LayerShape
+from genai_iface.build.network_cache import cache_keyword, cache_of
 from genai_iface.errors import UnsupportedModelError
 from genai_iface.graph import derive_signature
 from genai_iface.transform.convert.mask_probe import window_sizes

@@ -18,12 +18,12 @@ import onnx_ir as ir
 import torch
 from transformers.cache_utils import Cache
 
-from genai_iface.build.network_cache import cache_keyword
 from genai_iface.build.methods.fuse_standard import fuse_standard
 from genai_iface.build.methods.names import name_parts
 from genai_iface.build.methods.rotary_context import fixed_rotary
 from genai_iface.build.methods.standard_attention import LayerShape, StandardAttention
 from genai_iface.build.methods.standard_cache import OPSET, NewTokensLayer
+from genai_iface.build.network_cache import cache_keyword
 from genai_iface.errors import GenAIError, UnsupportedModelError
 from genai_iface.graph import derive_signature
 from genai_iface.transform.rotary_tables import RotaryTables
@@ -105,7 +105,10 @@ def layer_shapes(network: Any, attention: StandardAttention) -> list[LayerShape]
     try:
         with torch.no_grad():
             network(
-                input_ids=torch.tensor([[1, 2]]), position_ids=positions, **cache_keyword(network, cache), use_cache=True
+                input_ids=torch.tensor([[1, 2]]),
+                position_ids=positions,
+                **cache_keyword(network, cache),
+                use_cache=True,
             )
     except (TypeError, AttributeError, RuntimeError, ValueError) as error:
         # Older network classes expect a mask, or take no positions.
