@@ -32,6 +32,7 @@ from genai_iface.protocols import (
     Pipeline,
     Prompt,
     SupportsFork,
+    SupportsGenerator,
     SupportsInspect,
     SupportsSave,
     Tokenizer,
@@ -42,6 +43,7 @@ from genai_iface.types import BackendInfo, CacheSpec, Device, LayerCacheSpec, Mo
 from genai_iface.version import INTERFACE_VERSION, SUPPORTED_INTERFACE_VERSIONS, negotiate_version
 
 if TYPE_CHECKING:
+    from genai_iface.generation.hooks import GenerationHooks
     from genai_iface.memory import estimate_cache_bytes
     from genai_iface.pipeline import TextGenerationPipeline
 
@@ -64,6 +66,7 @@ __all__ = [
     "FinishReason",
     "GenAIError",
     "GenerationConfig",
+    "GenerationHooks",
     "GenerationResult",
     "Generator",
     "InsufficientMemoryError",
@@ -79,6 +82,7 @@ __all__ = [
     "Prompt",
     "Score",
     "SupportsFork",
+    "SupportsGenerator",
     "SupportsInspect",
     "SupportsSave",
     "TextGenerationPipeline",
@@ -100,6 +104,10 @@ def __getattr__(name: str) -> object:
         from genai_iface.pipeline import TextGenerationPipeline  # noqa: PLC0415
 
         return TextGenerationPipeline
+    if name == "GenerationHooks":
+        from genai_iface.generation.hooks import GenerationHooks  # noqa: PLC0415
+
+        return GenerationHooks
     if name == "estimate_cache_bytes":
         from genai_iface.memory import estimate_cache_bytes  # noqa: PLC0415
 

@@ -3,19 +3,22 @@
 """Generation over the protocols: the loop, sampling, stopping and streaming, for every backend."""
 
 from genai_iface.generation.constraints import Constraint, TokenConstraint
+from genai_iface.generation.engine import Engine
 from genai_iface.generation.generator import ModelGenerator
+from genai_iface.generation.hooks import GenerationHooks, Streamer
 from genai_iface.generation.sampling.sampler import Sampler
 from genai_iface.generation.scheduling.request import ScheduledRequest
 from genai_iface.generation.scheduling.scheduler import Scheduler
 from genai_iface.generation.speculation.speculator import DraftModel, PromptLookup
 from genai_iface.generation.text.stopping import StopStrings
 from genai_iface.generation.text.stream import Detokenizer, TextStream
-from genai_iface.generation.text.streamer import Streamer
 
 __all__ = [
     "Constraint",
     "Detokenizer",
     "DraftModel",
+    "Engine",
+    "GenerationHooks",
     "ModelGenerator",
     "PromptLookup",
     "Sampler",
