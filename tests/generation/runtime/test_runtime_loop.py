@@ -24,8 +24,8 @@ from genai_iface import (
     UnsupportedCapabilityError,
 )
 from genai_iface.conformance import all_checks
-from genai_iface.conformance.context import Context
-from genai_iface.conformance.runner import run_check
+from genai_iface.conformance._context import Context
+from genai_iface.conformance._runner import run_check
 from genai_iface.generation import GenerationHooks, PromptLookup
 from tests.conformance.mutants_runtime import PlainRuntime
 from tests.conformance.plain import PlainAdapter

@@ -9,9 +9,9 @@ from typing import Any
 
 from genai_iface.capabilities import Capability
 from genai_iface.config import GenerationConfig
-from genai_iface.conformance.context import Context
-from genai_iface.conformance.failure import ConformanceFailure, equal, expect
-from genai_iface.conformance.golden import Golden
+from genai_iface.conformance._context import Context
+from genai_iface.conformance._failure import ConformanceFailure, equal, expect
+from genai_iface.conformance._golden import Golden
 from genai_iface.conformance.registry import check
 from genai_iface.errors import UnsupportedCapabilityError
 from genai_iface.protocols import Generator, SupportsGenerator
