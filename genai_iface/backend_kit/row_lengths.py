@@ -30,15 +30,15 @@ class RowLengths:
         batch_size: B.
         capacity: Most tokens per row.
         owner: The model that made the cache; it is not kept alive.
-        windows: Tokens that each circular layer keeps; empty for a linear cache.
+        windows: Tokens that each layer keeps if it is circular, None for a linear one.
     """
 
-    def __init__(self, batch_size: int, capacity: int, /, *, owner: object, windows: Iterable[int] = ()) -> None:
+    def __init__(self, batch_size: int, capacity: int, /, *, owner: object, windows: Iterable[int | None] = ()) -> None:
         self._lengths = np.zeros(batch_size, np.int64)
         self._capacity = capacity
         self._owner = weakref.ref(owner)
         # The layer that keeps least loses a token first, and nothing is lost later elsewhere that is not lost there.
-        self._window = min(windows, default=None)
+        self._window = min((window for window in windows if window is not None), default=None)
         self._is_open = True
 
     @property
@@ -68,7 +68,7 @@ class RowLengths:
 
     def belongs_to(self, model: object, /) -> bool:
         """Whether this model made the cache."""
-        return self._owner() is model
+        return model is not None and self._owner() is model
 
     def check_open(self) -> None:
         """Raises InvalidInputError if the cache is closed."""

@@ -126,10 +126,9 @@ class NumpyModel:
         check_loaded(self._evaluator)
         most = check_batch_and_capacity(batch_size, capacity, capacity_bound(self._spec))
         fixed = self._spec.cache.fixed_capacity
-        windows = {spec.window for spec in self._buffer_specs if spec.window is not None}
         return NumpyCache(
             self._buffer_specs,
-            RowLengths(batch_size, most, owner=self, windows=windows),
+            RowLengths(batch_size, most, owner=self, windows=[spec.window for spec in self._buffer_specs]),
             positions=fixed or capacity or min(most, _INITIAL_POSITIONS),
             bytes_per_token=self._spec.cache.bytes_per_token,
             update_mode="copied" if self._is_concat else "in_place",
