@@ -88,7 +88,9 @@ class TextGenerationPipeline:
         path = default_folder() if folder is None else folder
         opened = open_folder(path)
         model = load_model(path, backend=backend, device=device, options=options)
-        self._set_up(model, opened.tokenizer, opened.generation_config, prefill_chunk_size, on_prefill, memory_limit)
+        tokenizer = opened.tokenizer
+        self._set_up(model, tokenizer, opened.generation_config, prefill_chunk_size, on_prefill, memory_limit)
+        self._on_close = tokenizer.close
 
     @classmethod
     def from_parts(
@@ -127,6 +129,7 @@ class TextGenerationPipeline:
         self._on_prefill = on_prefill
         self._running: set[Call] = set()
         self._is_closed = False
+        self._on_close: Callable[[], None] | None = None
         self._sessions: WeakSet[ChatSession] = WeakSet()
         self._schedulers: WeakSet[Scheduler] = WeakSet()
         self._model_lock = nullcontext() if Capability.THREADS in model.capabilities else threading.RLock()
@@ -372,6 +375,8 @@ class TextGenerationPipeline:
         for scheduler in list(self._schedulers):
             scheduler.close()
         self._model.close()
+        if self._on_close is not None:
+            self._on_close()
 
     def __enter__(self) -> Self:
         return self
