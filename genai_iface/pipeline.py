@@ -70,6 +70,8 @@ class TextGenerationPipeline:
         GenAIError: The folder or the backend cannot be loaded.
     """
 
+    _on_close: Callable[[], None] | None = None
+
     def __init__(
         self,
         folder: str | PathLike[str] | None = None,
@@ -129,7 +131,6 @@ class TextGenerationPipeline:
         self._on_prefill = on_prefill
         self._running: set[Call] = set()
         self._is_closed = False
-        self._on_close: Callable[[], None] | None = None
         self._sessions: WeakSet[ChatSession] = WeakSet()
         self._schedulers: WeakSet[Scheduler] = WeakSet()
         self._model_lock = nullcontext() if Capability.THREADS in model.capabilities else threading.RLock()
