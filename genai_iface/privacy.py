@@ -2,13 +2,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Nothing leaves the machine: the libraries below report on their users unless they are told not to.
 
-They look at these variables when they are loaded; what is said to them later comes too late. So whoever is about to
-import one of them calls ``switch_off_telemetry`` first.
+They look when they are loaded; what is said to them later comes too late. So whoever is about to import one of them
+calls ``switch_off_telemetry`` first.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 
 __all__ = ["switch_off_telemetry"]
 
@@ -21,6 +22,12 @@ _SWITCHES = {
 
 
 def switch_off_telemetry() -> None:
-    """Sets the variables that the user has not set; a second call does nothing."""
+    """Sets what the user has not set otherwise, for this process and those that it starts; safe to call again.
+
+    The variables ``ORT_DISABLE_TELEMETRY`` and ``HF_HUB_DISABLE_TELEMETRY`` keep the values that they have.
+    ``openvino_telemetry`` has no variable, and reports that OpenVINO was imported; unless it is imported already it
+    cannot be from now on, which OpenVINO takes as "not installed".
+    """
     for name, value in _SWITCHES.items():
         os.environ.setdefault(name, value)
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

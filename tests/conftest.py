@@ -10,11 +10,6 @@ from importlib.util import find_spec
 
 import pytest
 
-from genai_iface.privacy import switch_off_telemetry
-
-# Tests import runtimes themselves.
-switch_off_telemetry()
-
 PARITY_MODULES = ("torch", "transformers", "mobius")
 
 

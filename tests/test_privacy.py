@@ -20,7 +20,7 @@ from genai_iface.privacy import switch_off_telemetry
 
 ROOT = Path(__file__).parents[1]
 SWITCHES = ("ORT_DISABLE_TELEMETRY", "HF_HUB_DISABLE_TELEMETRY")
-REPORTING = ("huggingface_hub", "onnxruntime", "onnxruntime_genai", "transformers")
+REPORTING = ("huggingface_hub", "onnxruntime", "onnxruntime_genai", "openvino", "transformers")
 
 
 def test_a_setting_of_the_users_own_wins(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -28,6 +28,17 @@ def test_a_setting_of_the_users_own_wins(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.delenv("HF_HUB_DISABLE_TELEMETRY")
     switch_off_telemetry()
     assert [os.environ[name] for name in SWITCHES] == ["0", "1"]
+
+
+def test_openvino_telemetry_counts_as_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "openvino_telemetry", raising=False)
+    switch_off_telemetry()
+    with pytest.raises(ImportError):
+        import openvino_telemetry  # noqa: F401
+    # Somebody wants it.
+    monkeypatch.setitem(sys.modules, "openvino_telemetry", ast)
+    switch_off_telemetry()
+    assert sys.modules["openvino_telemetry"] is ast
 
 
 def imports(path: Path) -> Iterator[str]:
@@ -41,7 +52,7 @@ def imports(path: Path) -> Iterator[str]:
 def test_every_way_to_a_library_that_reports_passes_the_switch() -> None:
     """It is in the file, or in the ``__init__`` of a package around it, which runs before the file."""
     open_ways, seen = [], 0
-    for folder in ("genai_iface", "backends", "benchmarks", "examples", "tools"):
+    for folder in ("genai_iface", "backends", "benchmarks", "examples", "tests", "tools"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             if not set(REPORTING) & set(imports(path)):
                 continue
