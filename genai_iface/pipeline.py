@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from os import PathLike
 from typing import Any, Self, TypeAlias
@@ -67,6 +67,8 @@ class TextGenerationPipeline:
         GenAIError: The folder or the backend cannot be loaded.
     """
 
+    _on_close: Callable[[], None] | None = None
+
     def __init__(
         self,
         folder: str | PathLike[str] | None = None,
@@ -89,11 +91,13 @@ class TextGenerationPipeline:
             tokenizer, config = open_texts(path)
             runtime = RuntimeEngines(chosen, path, tokenizer, device=device, options=options)
             self._set_up(runtime, tokenizer, config, settings)
+            self._on_close = tokenizer.close
             return
         opened = open_folder(path)
         model = chosen.load(path, device=device, options=options)
-        engines = ModelEngines(model, opened.tokenizer, settings)
-        self._set_up(engines, opened.tokenizer, opened.generation_config, settings)
+        tokenizer = opened.tokenizer
+        self._set_up(ModelEngines(model, tokenizer, settings), tokenizer, opened.generation_config, settings)
+        self._on_close = tokenizer.close
 
     @classmethod
     def from_parts(
@@ -410,6 +414,8 @@ class TextGenerationPipeline:
         for scheduler in list(self._schedulers):
             scheduler.close()
         self._engines.close()
+        if self._on_close is not None:
+            self._on_close()
 
     def __enter__(self) -> Self:
         return self
