@@ -17,8 +17,9 @@ __all__ = ["OPERATORS", "AttentionOperator", "AttentionUse", "Kind", "attention_
 
 Kind: TypeAlias = Literal["key", "value"]
 
-# repeat_kv, changes of layout and the scales of int8 caches, on the way from a cache to the attention that reads it.
-_ON_THE_WAY = SAME_ELEMENTS | {"DequantizeLinear", "Expand", "RotaryEmbedding"}
+# repeat_kv, changes of layout, the scales of int8 caches and one more key for a sink, on the way from a cache to the
+# attention that reads it.
+_ON_THE_WAY = SAME_ELEMENTS | {"DequantizeLinear", "Expand", "Pad", "RotaryEmbedding"}
 # What stands between the product of queries and keys and the Softmax: scale, softcap, mask.
 _SCORES = SAME_ELEMENTS | {"Mul", "Div", "Add", "Sub", "Where", "Tanh", "Min", "Max", "Clip", "Concat", "Slice"}
 # What stands between the Softmax and the product with the values.

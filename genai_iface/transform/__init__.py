@@ -16,6 +16,7 @@ from genai_iface.transform.rewrite import Note, Rewrite
 from genai_iface.transform.rotary_tables import RotaryTables
 from genai_iface.transform.select_logits import LOGITS_POSITIONS, SelectLogits
 from genai_iface.transform.standard import StandardResult, apply_standard
+from genai_iface.transform.standardize.standard_model import Standardized, standardize
 from genai_iface.transform.symbolic_capacity import SymbolicCapacity
 
 __all__ = [
@@ -35,6 +36,8 @@ __all__ = [
     "SelectLogits",
     "SeparateDequantization",
     "StandardResult",
+    "Standardized",
     "SymbolicCapacity",
     "apply_standard",
+    "standardize",
 ]

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from types import MappingProxyType
 from typing import Any
@@ -19,7 +19,7 @@ from genai_iface.capabilities import Capability
 from genai_iface.errors import BackendError, InvalidInputError
 from genai_iface.folder import ModelFolder, load_saved_cache, save_cache_file
 from genai_iface.graph import GraphSignature
-from genai_iface.transform import LOGITS_POSITIONS, SelectLogits
+from genai_iface.transform import LOGITS_POSITIONS, SelectLogits, standardize
 from genai_iface.types import Device, LogitsMode, ModelSpec, UpdateMode
 from genai_iface_numpy.cache import BufferSpec, NumpyCache
 from genai_iface_numpy.evaluator import Evaluator
@@ -72,12 +72,13 @@ class NumpyModel:
     """
 
     def __init__(self, folder: ModelFolder, /, *, device: Device) -> None:
-        self._signature = folder.signature
-        self._spec = folder.spec
+        # onnx.reference has no contrib operators: they, and the cache of GroupQueryAttention, become standard ones.
+        standard = standardize(folder.load_ir(), folder.signature)
+        graph, self._signature = standard.model, standard.signature
+        self._spec = replace(folder.spec, cache=standard.signature.cache) if standard.notes else folder.spec
         self._device = device
         self._folder = folder
         self._outputs = [self._signature.logits, *(tensor.present for tensor in self._signature.cache_tensors)]
-        graph = folder.load_ir()
         select = SelectLogits(self._signature)
         select(graph)
         self._selects_logits = select.note.applied
@@ -120,6 +121,8 @@ class NumpyModel:
             always |= {Capability.CACHE_SCATTER, Capability.IN_PLACE}
         else:
             always |= {Capability.CACHE_CONCAT}
+        if self._folder.spec.cache.style == "shared":
+            always |= {Capability.CACHE_SHARED}
         always |= {Capability.CACHE_CIRCULAR} if cache.is_circular else {Capability.REWIND}
         return frozenset(always)
 
