@@ -23,6 +23,8 @@ def type_outputs(node: ir.Node, opset: int) -> None:
     unknown = [output for output in node.outputs if output.dtype is None or output.shape is None]
     if op(node) == GROUPED and node.outputs[0].dtype is None and node.inputs[0] is not None:
         copy_type(node.inputs[0], node.outputs[0])
+    if is_op(node, "If"):
+        _from_branches(node, opset)
     if not unknown or node.domain not in ("", "ai.onnx") or _has_graph(node):
         return
     if is_op(node, "Constant"):
@@ -52,6 +54,23 @@ def type_outputs(node: ir.Node, opset: int) -> None:
             output.dtype = ir.DataType(given.tensor_type.elem_type)
         if output.shape is None and given.tensor_type.HasField("shape"):
             output.shape = ir.serde.deserialize_type_proto_for_shape(given)
+
+
+def _from_branches(node: ir.Node, opset: int) -> None:
+    """What both branches give; a size that differs stays open."""
+    branches = [node.attributes[name].as_graph() for name in ("then_branch", "else_branch")]
+    for output, one, other in zip(node.outputs, *(branch.outputs for branch in branches), strict=True):
+        for value in (one, other):
+            producer = value.producer()
+            if producer is not None:
+                type_outputs(producer, opset)
+        if output.dtype is None and one.dtype == other.dtype is not None:
+            copy_type(one, output)
+        if one.shape is None or other.shape is None or len(one.shape) != len(other.shape):
+            continue
+        known = output.shape
+        if known is None or not all(isinstance(size, int) for size in known):
+            output.shape = ir.Shape([a if a == b else None for a, b in zip(one.shape, other.shape, strict=True)])
 
 
 def _has_graph(node: ir.Node) -> bool:
