@@ -29,7 +29,7 @@ Checkpoint = Callable[[str], Path]
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Tiny random checkpoints, each made once."""
-    from genai_iface.build.families import make_checkpoint
+    from genai_iface.build._families import make_checkpoint
 
     made: dict[str, Path] = {}
 
@@ -43,7 +43,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 def built(source: Path, out: Path, **options: Any) -> Any:
-    from genai_iface.build.build import BuildOptions, build
+    from genai_iface.build._build import BuildOptions, build
 
     return build(source, out, BuildOptions(**options))
 
@@ -151,7 +151,7 @@ def test_quantized_weights_are_measured(checkpoint: Checkpoint, tmp_path: Path) 
 def test_large_weights_get_a_file_of_their_own(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from genai_iface.build import model_file
+    from genai_iface.build import _model_file as model_file
 
     monkeypatch.setattr(model_file, "_MOST_INLINE", 0)
     result = built(checkpoint("llama"), tmp_path / "out", via="export", quantize="int4", block_size=16)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from genai_iface.build.families import FAMILIES, tiny_model
+from genai_iface.build._families import FAMILIES, tiny_model
 
 __all__ = ["export", "export_apart", "split_case"]
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from genai_iface.build.families import VOCAB_SIZE, tiny_model
+from genai_iface.build._families import VOCAB_SIZE, tiny_model
 from genai_iface.build.fusion.cases import Case, fingerprint
 from genai_iface.build.fusion.expected import observe
 

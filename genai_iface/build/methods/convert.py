@@ -15,16 +15,16 @@ import onnx_ir as ir
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from genai_iface.build.checkpoint import quiet_transformers
+from genai_iface.build._checkpoint import quiet_transformers
 from genai_iface.build.methods.export import traced
 from genai_iface.build.methods.fuse_standard import fuse_standard
 from genai_iface.build.methods.rotary_context import fixed_rotary
 from genai_iface.build.methods.standard_attention import LayerShape
 from genai_iface.errors import UnsupportedModelError
 from genai_iface.graph import derive_signature
-from genai_iface.transform.convert.mask_probe import window_sizes
+from genai_iface.transform.convert._mask_probe import window_sizes
 from genai_iface.transform.convert.scatter_cache import to_scatter
-from genai_iface.transform.rotary_tables import RotaryTables
+from genai_iface.transform.fuse.rotary_tables import RotaryTables
 from genai_iface.types import CacheLayout
 
 __all__ = ["export_and_convert"]

@@ -25,7 +25,7 @@ from genai_iface.build.methods.standard_attention import LayerShape, StandardAtt
 from genai_iface.build.methods.standard_cache import OPSET, NewTokensLayer
 from genai_iface.errors import GenAIError, UnsupportedModelError
 from genai_iface.graph import derive_signature
-from genai_iface.transform.rotary_tables import RotaryTables
+from genai_iface.transform.fuse.rotary_tables import RotaryTables
 from genai_iface.types import CacheLayout
 
 __all__ = ["export_standard", "layer_shapes", "quiet_exporter", "traced"]

@@ -14,7 +14,7 @@ from genai_iface.cli.progress import Progress
 from genai_iface.errors import BackendNotFoundError
 
 if TYPE_CHECKING:
-    from genai_iface.build.build import BuildResult
+    from genai_iface.build._build import BuildResult
 
 __all__ = ["add_parser", "run"]
 
@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise BackendNotFoundError(
             f"Building needs {', '.join(missing)}, which is not installed", remedy="pip install 'genai-iface[build]'"
         )
-    from genai_iface.build.build import BuildOptions, build  # noqa: PLC0415 - loads torch
+    from genai_iface.build._build import BuildOptions, build  # noqa: PLC0415 - loads torch
 
     options = BuildOptions(
         via=arguments.via,

@@ -12,7 +12,7 @@ from genai_iface.cli.arguments import positive
 from genai_iface.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from genai_iface.transform.convert.cache_surgery import Converted
+    from genai_iface.transform.convert._cache_surgery import Converted
 
 __all__ = ["add_parser", "run"]
 
@@ -40,8 +40,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--to",
         choices=("scatter", "standard", "concat", "scatter-nd"),
         default="scatter",
-        help="TensorScatter (default); the same with contrib operators written in standard ones, packed weights with the "
-        "same integers; past/present tensors that grow; or ScatterND",
+        help="TensorScatter (default); the same with contrib operators written in standard ones, packed weights with "
+        "the same integers; past/present tensors that grow; or ScatterND",
     )
     parser.add_argument(
         "--primitive",

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genai_iface._tolerance import LOGIT_TOLERANCES, relative_difference
 from genai_iface.cli.arguments import folder_or_default, parse_options, positive
 from genai_iface.cli.progress import Progress
 from genai_iface.protocols import Model
 from genai_iface.registry import load_model
-from genai_iface.tolerance import LOGIT_TOLERANCES, relative_difference
 
 __all__ = ["StepDifference", "add_parser", "compare", "run"]
 

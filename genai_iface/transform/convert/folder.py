@@ -15,21 +15,22 @@ from genai_iface.folder import ModelFolder, open_folder
 from genai_iface.folder._files import read_json
 from genai_iface.graph._walk import attribute, is_op
 from genai_iface.registry import load_model
-from genai_iface.transform.convert.cache_surgery import Converted
+from genai_iface.transform._model_writer import copy_companions, new_folder, save_checked
+from genai_iface.transform.convert._cache_surgery import Converted
+from genai_iface.transform.convert._mask_probe import window_sizes
+from genai_iface.transform.convert._primitive_operators import PrimitiveOperators
+from genai_iface.transform.convert._same_logits import check_same_logits, check_same_step
 from genai_iface.transform.convert.concat_cache import to_concat
-from genai_iface.transform.convert.mask_probe import window_sizes
-from genai_iface.transform.convert.primitive_operators import PrimitiveOperators
 from genai_iface.transform.convert.scatter_cache import to_scatter
 from genai_iface.transform.convert.scatter_nd import to_scatter_nd
-from genai_iface.transform.model_writer import copy_companions, new_folder, save_checked
-from genai_iface.transform.same_logits import check_same_logits, check_same_step
+from genai_iface.transform.convert.standard_model import to_standard
 from genai_iface.transform.standardize.operators import has_foreign_nodes
-from genai_iface.transform.standardize.standard_model import to_standard
 from genai_iface.transform.standardize.types import GROUPED
 
-__all__ = ["Target", "convert_folder", "find_model"]
+__all__ = ["Target", "convert_folder"]
 
 Target = Literal["scatter", "standard", "concat", "scatter-nd"]
+"""How the converted graph keeps its cache."""
 
 _MODEL = "model.onnx"
 _SCATTERS = ("scatter", "standard")
@@ -55,7 +56,7 @@ def convert_folder(
         source: A folder with ``model.onnx`` or ``onnx/model.onnx`` in it, or that file.
         out: The new folder; it must not exist, or be empty.
         to: The way to keep the cache; "standard" is "scatter" with contrib operators written in standard ones.
-        capacity: Positions of the cache for "scatter" and "standard", None to leave them to the runtime.
+        capacity: Slots of the cache for "scatter" and "standard", None to leave them to the runtime.
         primitive: Spell out Attention, RotaryEmbedding and RMSNormalization in operators of opset 18.
         verify: Compare the result's logits with the source's before the folder appears.
         progress: Called with (what is done, how much of it, all of it).
@@ -76,7 +77,7 @@ def convert_folder(
             f'primitive=True does not go with to="{to}", which needs Attention of opset 24',
             remedy="Leave one of them.",
         )
-    folder, companions = find_model(Path(source))
+    folder, companions = _find_model(Path(source))
     with new_folder(Path(out)) as made:
         numbers = window_sizes(read_json(companions, "config.json") or {})
         done = _rewritten(folder, numbers, to, capacity, lambda count, total: say("reading the layers", count, total))
@@ -129,7 +130,7 @@ def _verified(done: Converted, source: Path, made: Path) -> Converted:
     return replace(done, unverified=f"no backend runs the source's own operators ({'; '.join(reasons)})")
 
 
-def find_model(source: Path) -> tuple[ModelFolder, Path]:
+def _find_model(source: Path) -> tuple[ModelFolder, Path]:
     """The folder of the graph, and that of the files beside it, which published models often keep one level up.
 
     Raises:

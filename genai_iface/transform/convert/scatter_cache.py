@@ -13,15 +13,15 @@ from genai_iface.graph._edit import copy_type, infer_shapes, replace_value
 from genai_iface.graph._walk import unsupported
 from genai_iface.graph.derive import derive_signature
 from genai_iface.graph.signature import GraphSignature
-from genai_iface.transform.convert.cache_surgery import CacheSurgery, Converted, finished, layer_notes
-from genai_iface.transform.convert.cached_attention import CacheLayer, read_cache_layers
-from genai_iface.transform.convert.graph_probe import GraphProbe
-from genai_iface.transform.convert.step_positions import StepValues, find_step_values
-from genai_iface.transform.raise_opset import check_age, raise_opset
+from genai_iface.transform._graph_probe import GraphProbe
+from genai_iface.transform._raise_opset import check_age, raise_opset
+from genai_iface.transform.convert._cache_surgery import CacheSurgery, Converted, LayerNote, finished, layer_notes
+from genai_iface.transform.convert._cached_attention import CacheLayer, read_cache_layers
+from genai_iface.transform.convert._step_positions import StepValues, find_step_values
 from genai_iface.transform.standardize.operators import ATTENTION_OPERATORS, StandardOperators
 from genai_iface.transform.standardize.shared_cache import SharedCache
 
-__all__ = ["to_scatter"]
+__all__ = ["replace_shared_cache", "to_scatter"]
 
 _OPSET = 24
 _CAPACITY = "cache_capacity"
@@ -65,14 +65,33 @@ def to_scatter(
     if signature.cache.style == "shared":
         StandardOperators(ATTENTION_OPERATORS)(model)
         raise_opset(model, _OPSET)
-        shared = SharedCache(signature, capacity, progress)
-        shared(model)
-        return finished(model, shared.layers, nodes_before, source)
+        notes = replace_shared_cache(model, signature, capacity, progress)
+        return finished(model, notes, nodes_before, source)
     probe = GraphProbe(model, signature)
     layers = read_cache_layers(model, signature, probe, numbers, progress)
     _ToScatter(model, signature, find_step_values(probe), capacity).run(layers)
     raise_opset(model, _OPSET)
     return finished(model, layer_notes(layers), nodes_before, source)
+
+
+def replace_shared_cache(
+    model: ir.Model, signature: GraphSignature, capacity: int | None, progress: Callable[[int, int], None] | None
+) -> tuple[LayerNote, ...]:
+    """Writes every GroupQueryAttention and its buffer in standard operators; says what each layer was.
+
+    Args:
+        model: The model of opset 24, changed in place.
+        signature: Its signature, cache style "shared".
+        capacity: Positions of the cache, None to leave them symbolic.
+        progress: Called with (layers replaced, all layers).
+
+    Raises:
+        UnsupportedModelError: A node has something that the standard operators lack.
+    """
+    shared = SharedCache(signature, capacity, progress)
+    shared(model)
+    masks = [f"window {window}" if window else "causal" for window in shared.windows]
+    return tuple(LayerNote(index, "GroupQueryAttention", mask) for index, mask in enumerate(masks))
 
 
 class _ToScatter(CacheSurgery):

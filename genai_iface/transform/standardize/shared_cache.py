@@ -13,8 +13,7 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from genai_iface.graph._edit import Editor
 from genai_iface.graph._walk import describe, input_at, is_op, unsupported
 from genai_iface.graph.signature import GraphSignature, InputRole
-from genai_iface.transform.convert.cache_surgery import LayerNote
-from genai_iface.transform.convert.graph_probe import GraphProbe
+from genai_iface.transform._graph_probe import GraphProbe
 from genai_iface.transform.rewrite import Note, Rewrite
 from genai_iface.transform.standardize.mappings.grouped_query import StepInputs, grouped_query
 from genai_iface.transform.standardize.operators import OPSET
@@ -38,7 +37,7 @@ class SharedCache(Rewrite):
         progress: Called with (layers replaced, all layers).
 
     Attributes:
-        layers: What was found, by layer.
+        windows: Positions that each layer sees, None for all.
     """
 
     name = "shared-cache"
@@ -52,7 +51,7 @@ class SharedCache(Rewrite):
         super().__init__()
         self._signature, self._capacity = signature, capacity
         self._progress = progress or (lambda done, total: None)
-        self.layers: tuple[LayerNote, ...] = ()
+        self.windows: tuple[int | None, ...] = ()
 
     def rewrite(self, model: ir.Model) -> Note:
         """Replaces in place. The caller declares the opset.
@@ -69,7 +68,7 @@ class SharedCache(Rewrite):
         step = self._step_inputs(graph, values, scope)
         pairs = list(zip(signature.cache_tensors[0::2], signature.cache_tensors[1::2], strict=True))
         by_past = {str(past.name): node for node in nodes if (past := input_at(node, 3)) is not None}
-        notes = []
+        windows = []
         for key, value in pairs:
             node, layer = by_past[key.past], signature.cache.layers[key.layer]
             for tensor, size in ((key, layer.key_head_dim), (value, layer.value_head_dim)):
@@ -81,12 +80,12 @@ class SharedCache(Rewrite):
             *written, window = grouped_query(site, layer, step)
             for slot, cache in enumerate(written, start=1):
                 site.give(cache, slot)
-            notes.append(LayerNote(key.layer, "GroupQueryAttention", f"window {window}" if window else "causal"))
-            self._progress(len(notes), len(pairs))
+            windows.append(window)
+            self._progress(len(windows), len(pairs))
         RemoveUnusedNodesPass()(model)
         self._drop_inputs(graph, values)
-        self.layers = tuple(notes)
-        return self.said(len(notes), f"{len(notes)} layers")
+        self.windows = tuple(windows)
+        return self.said(len(windows), f"{len(windows)} layers")
 
     def _check(self, model: ir.Model, nodes: list[ir.Node]) -> None:
         """Every node has a cache, its lengths mean what they seem to, and nothing else reads a buffer."""

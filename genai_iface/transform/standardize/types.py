@@ -10,7 +10,7 @@ from onnx.shape_inference import InferenceError
 
 from genai_iface.graph._edit import constant_tensor, copy_type
 from genai_iface.graph._walk import is_op, op
-from genai_iface.transform.weights import sizes
+from genai_iface.transform._weights import sizes
 
 __all__ = ["GROUPED", "type_outputs"]
 

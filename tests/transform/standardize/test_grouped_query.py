@@ -14,7 +14,7 @@ import pytest
 
 from genai_iface.errors import UnsupportedModelError
 from genai_iface.graph import derive_signature
-from genai_iface.transform.standardize.standard_model import standardize
+from genai_iface.transform.standardize.standardize import standardize
 from tests.transform.convert.drive import Drive, load, on_ort, on_reference
 from tests.transform.standardize.one_layer import VOCABULARY, Layer, one_layer
 

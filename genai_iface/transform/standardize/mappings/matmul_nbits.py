@@ -13,6 +13,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from genai_iface.graph._edit import Lazy, constant_tensor
+from genai_iface.transform._weights import sizes
 from genai_iface.transform.standardize.mappings.packed import (
     PackedTensor,
     packed_tensor,
@@ -22,7 +23,6 @@ from genai_iface.transform.standardize.mappings.packed import (
     unsigned,
 )
 from genai_iface.transform.standardize.site import Site
-from genai_iface.transform.weights import sizes
 
 __all__ = ["Blocked", "blocked_matrix", "matmul_nbits", "table_key"]
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from genai_iface.graph._edit import constant_tensor
 from genai_iface.graph._walk import constant_ints, input_at, is_op
-from genai_iface.transform.weights import sizes
+from genai_iface.transform._weights import sizes
 
 __all__ = ["PackedTensor", "packed_tensor", "signed", "storage", "unpack", "unsigned"]
 

@@ -1,0 +1,95 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Writes a changed model beside the other files of its folder: all of it or nothing."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import onnx
+import onnx_ir as ir
+
+from genai_iface.errors import BackendError, InvalidInputError
+from genai_iface.folder._files import find_inside
+
+__all__ = ["copy_companions", "new_folder", "save_checked"]
+
+_COPIED = frozenset({".json", ".jinja", ".txt", ".model", ".md"})
+# It describes the graph that was, for another stack.
+_LEFT_OUT = frozenset({"genai_config.json"})
+_DATA = "model.onnx.data"
+
+
+@contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder beside ``out`` that takes its name when the block ends well, and is removed otherwise.
+
+    Raises:
+        InvalidInputError: ``out`` exists and holds something, or cannot be made.
+    """
+    # The last part of "." is not a name.
+    given, out = str(out), Path(os.path.realpath(out))
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise InvalidInputError(f"{given!r} exists already", remedy="Give a new folder, or remove that one first.")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        made = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+    except OSError as error:
+        raise InvalidInputError(
+            f"{given!r} cannot be made: {error.strerror}", remedy="Give a folder that you may write to."
+        ) from error
+    try:
+        yield made
+        mask = os.umask(0)
+        os.umask(mask)
+        made.chmod(0o777 & ~mask)
+        if out.is_dir():
+            out.rmdir()
+        made.replace(out)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def copy_companions(root: Path, made: Path) -> list[str]:
+    """Copies tokenizer, templates, configurations and licences; returns their names.
+
+    Raises:
+        InvalidInputError: A file is a link that leads out of the folder.
+    """
+    copied = []
+    for path in sorted(root.iterdir()):
+        is_text = path.suffix in _COPIED or path.name.upper().startswith(("LICENSE", "NOTICE"))
+        if not is_text or path.name in _LEFT_OUT or path.is_dir():
+            continue
+        real = find_inside(root, path.name)
+        if real is not None:
+            shutil.copyfile(real, made / path.name)
+            copied.append(path.name)
+    return copied
+
+
+def save_checked(model: ir.Model, made: Path, *, external: bool) -> None:
+    """Saves ``model.onnx`` and looks at it with onnx.checker.
+
+    Args:
+        model: The model.
+        made: The folder.
+        external: Weights go to a file of their own.
+
+    Raises:
+        BackendError: onnx.checker refuses it, or it is too large for one file.
+    """
+    path = made / "model.onnx"
+    try:
+        ir.save(model, path, external_data=_DATA if external else None)
+        onnx.checker.check_model(path)
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise BackendError(
+            f"The converted model is not legal: {str(error)[:300]}",
+            remedy="This is a fault of the conversion; please report it with the source model.",
+        ) from error
