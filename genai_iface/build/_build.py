@@ -4,8 +4,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
@@ -13,6 +15,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import onnx_ir as ir
 
+from genai_iface._tolerance import LOGIT_TOLERANCES
 from genai_iface.build._checkpoint import Checkpoint, open_checkpoint
 from genai_iface.build._expressible import check_expressible
 from genai_iface.build._folder_files import write_folder_files
@@ -39,6 +42,10 @@ METHODS: tuple[Method, ...] = get_args(Method)
 _BITS: dict[str, Literal[4, 8]] = {"int4": 4, "int8": 8}
 _STEPS = 32
 _SHORTEST_PROMPT, _LONGEST_PROMPT = 16, 160
+# Differences that are as large to this part come from one cause.
+_SAME = 1e-2
+# A result that is further from torch than so many tolerances is wrong, not inexact.
+_NEARLY = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +60,7 @@ class BuildOptions:
         quantize: Weights as "int8" or "int4" in blocks, None to leave them.
         block_size: Rows of a matrix that share a scale.
         unverified: Keep a result that differs from torch; it is marked in the file.
-        backend: The backend that verifies.
+        verify_on: Name of the backend that runs the result to compare it with torch.
     """
 
     via: Method | Literal["auto"] = "auto"
@@ -63,7 +70,7 @@ class BuildOptions:
     quantize: Literal["int4", "int8"] | None = None
     block_size: int = 32
     unverified: bool = False
-    backend: str = "numpy"
+    verify_on: str = "numpy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,13 +202,24 @@ class _Job:
             if self._options.unverified:
                 return (*attempts, Attempt(method, comparison, problem)), model
             attempts.append(Attempt(method, comparison, problem))
+            if any(_is_same(comparison, attempt.comparison) for attempt in attempts[:-1]):
+                # Two graphs that were made in different ways do not share a fault.
+                break
+        raise self._refusal(attempts)
+
+    def _refusal(self, attempts: Sequence[Attempt]) -> UnsupportedModelError:
+        """Why no method was good enough, and what can be done about it."""
         reasons = "; ".join(f"{attempt.method}: {attempt.problem}" for attempt in attempts)
-        remedy = (
-            "--unverified keeps a result that differs, and marks it."
-            if any(attempt.comparison is not None for attempt in attempts)
-            else "Nothing was written."
-        )
-        raise UnsupportedModelError(
+        found = [attempt.comparison for attempt in attempts if attempt.comparison is not None]
+        nearest = min((comparison.difference for comparison in found), default=float("inf"))
+        if any(_is_same(one, other) for one, other in itertools.combinations(found, 2)):
+            other_backend = "ort" if self._options.verify_on == "numpy" else "numpy"
+            remedy = f"Two methods give the same difference, so look at what ran them: try --verify-on {other_backend}."
+        elif nearest <= _NEARLY * LOGIT_TOLERANCES[self._options.dtype]:
+            remedy = "--unverified keeps a result that differs, and marks it."
+        else:
+            remedy = "Nothing was written."
+        return UnsupportedModelError(
             f"No method leads from {self._checkpoint.name!r} to a standard model ({reasons})", remedy=remedy
         )
 
@@ -240,11 +258,18 @@ class _Job:
         return model, self._compared()
 
     def _compared(self) -> Comparison:
-        model = load_model(self._folder, backend=self._options.backend)
+        model = load_model(self._folder, backend=self._options.verify_on)
         try:
             return compare(model, self._reference)
         finally:
             model.close()
+
+
+def _is_same(one: Comparison, other: Comparison | None) -> bool:
+    """Whether two results are as far from torch, in the same place."""
+    if other is None or (one.row, one.step) != (other.row, other.step):
+        return False
+    return math.isclose(one.difference, other.difference, rel_tol=_SAME)
 
 
 def _context(network: Any, options: BuildOptions) -> int | None:

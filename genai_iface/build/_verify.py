@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from genai_iface._tolerance import LOGIT_TOLERANCES, relative_difference
+from genai_iface.build._network_cache import cache_keyword, cache_of
 from genai_iface.protocols import Model
 
 __all__ = ["Comparison", "Reference", "compare", "torch_reference"]
@@ -90,8 +91,8 @@ def torch_reference(
         for row, prompt in enumerate(prompts):
             ids, cache = torch.from_numpy(prompt)[None], None
             for step in range(steps + 1):
-                output = network(input_ids=ids, past_key_values=cache, use_cache=True)
-                cache = output.past_key_values
+                output = network(input_ids=ids, **cache_keyword(network, cache), use_cache=True)
+                cache = cache_of(output)
                 logits[row, step] = output.logits[0, -1].float().numpy()[:vocabulary]
                 if step < steps:
                     tokens[row, step] = logits[row, step].argmax()

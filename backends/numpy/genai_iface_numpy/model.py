@@ -40,6 +40,7 @@ from genai_iface.transform import LOGITS_POSITIONS, SelectLogits, standardize
 from genai_iface.types import Device, LogitsMode, ModelSpec, UpdateMode
 from genai_iface_numpy.cache import BufferSpec, NumpyCache
 from genai_iface_numpy.evaluator import Evaluator
+from genai_iface_numpy.logits_check import fault_of
 
 __all__ = ["NumpyModel"]
 
@@ -215,6 +216,13 @@ class NumpyModel:
             ) from error
         if not self._selects_logits:
             logits = np.take_along_axis(logits, asked[:, :, None], axis=1)
+        fault = fault_of(logits[asked < run.counts[:, None]])
+        if fault is not None:
+            origin = evaluator.trace(feeds, self._signature.logits, fault.shows_in)
+            raise BackendError(
+                f"The logits are {fault}; it begins at {origin}",
+                remedy="Check the weights, or build the model in a type with more range: bfloat16 or float32.",
+            )
         if self._is_concat:
             for spec, buffer, new in zip(self._buffer_specs, cache.buffers, present, strict=True):
                 buffer[spec.at(run.rows, begin, end)] = new[spec.at(every, begin, end)]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,8 @@ class TransformersModel:
 
     def __init__(self, network: Any, /, *, device: Device) -> None:
         self._network = network
+        # Transformers 5.24 renamed it; 5.40 will drop the old name.
+        self._cache_name = "cache" if "cache" in inspect.signature(network.forward).parameters else "past_key_values"
         self._device = device
         self._config = network.config
         self._spec = _spec(network.config)
@@ -119,7 +122,7 @@ class TransformersModel:
     def _run(self, network: Any, ids: torch.Tensor, row: Any, num_kept: int) -> NDArray[np.float32]:
         try:
             with torch.inference_mode():
-                output = network(input_ids=ids, past_key_values=row, use_cache=True, logits_to_keep=num_kept)
+                output = network(input_ids=ids, use_cache=True, logits_to_keep=num_kept, **{self._cache_name: row})
         except (RuntimeError, ValueError, IndexError) as error:
             raise BackendError(
                 f"Transformers failed in a step of {ids.shape[1]} tokens: {error}",
