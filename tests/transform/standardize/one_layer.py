@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import onnx
@@ -32,7 +32,7 @@ class Layer:
         positions: An input for positions goes into the operator.
         mask: Lengths come from an attention mask, otherwise they are inputs.
         sink: One for each head.
-        norms: Weights for norms of queries and keys.
+        norms: Weights for norms of queries and keys: inside the operator, or in nodes before it.
         bias: A bias on the scores, computed from the keys' places.
         dtype, cache: Element types.
         per_channel: Scales of an int8 cache for each channel, otherwise one.
@@ -48,7 +48,7 @@ class Layer:
     positions: bool = False
     mask: bool = True
     sink: bool = False
-    norms: bool = False
+    norms: Literal["", "inside", "outside"] = ""
     bias: bool = False
     dtype: str = "float32"
     cache: str = ""
@@ -136,7 +136,14 @@ def one_layer(layer: Layer, *, seed: int = 0) -> onnx.ModelProto:
         kind = "PER_CHANNEL" if layer.per_channel else "PER_TENSOR"
         attributes |= {"k_quant_type": kind, "v_quant_type": kind, "kv_cache_bit_width": 8}
     if layer.norms:
-        given[14], given[15] = draw("q_norm", layer.size), draw("k_norm", layer.size)
+        for slot, name in ((14, "q"), (15, "k")):
+            weight = draw(f"{name}_norm", layer.size)
+            if layer.norms == "inside":
+                given[slot] = weight
+                continue
+            split = op("Reshape", [name, const(f"{name}_apart", [0, 0, -1, layer.size])], f"{name}_split")
+            normed = op("SimplifiedLayerNormalization", [split, weight], f"{name}_normed", axis=-1, epsilon=1e-6)
+            given[slot - 14] = op("Reshape", [normed, const(f"{name}_flat", [0, 0, -1])], f"{name}_joined")
     while not given[-1]:
         given.pop()
     shape = ["B", layer.kv_heads, "C", layer.size]

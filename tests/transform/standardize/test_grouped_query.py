@@ -23,11 +23,11 @@ pytestmark = pytest.mark.filterwarnings("ignore:.*in-place optimization.*")
 STEPS = ((5, (5, 2)), (1, (1, 1)), (3, (3, 2)), (1, (1, 0)), (1, (1, 1)), (4, (1, 4)))
 
 
-def assert_same(layer: Layer, *, tolerance: float = 1e-5) -> ir.Model:
+def assert_same(layer: Layer, *, tolerance: float = 1e-5, source: Layer | None = None) -> ir.Model:
     """A ragged batch of the standard graph gives what single rows give on ONNX Runtime's own kernel."""
     proto = one_layer(layer)
-    source, signature = load(proto)
-    rows = [Drive(on_ort(source), signature) for _ in range(2)]
+    before, signature = load(one_layer(source or layer))
+    rows = [Drive(on_ort(before), signature) for _ in range(2)]
     model, own = load(proto)
     done = standardize(model, own)
     for run in (on_ort(done.model), on_reference(done.model)):
@@ -96,6 +96,11 @@ def test_a_bias_on_the_scores(sink: bool, window: int) -> None:
 
 def test_half_precision() -> None:
     assert_same(Layer(rotary=16, dtype="float16"), tolerance=5e-3)
+
+
+def test_norms_inside() -> None:
+    """ONNX Runtime's kernel for the processor refuses them: they equal nodes before the operator."""
+    assert_same(Layer(rotary=16, norms="inside"), source=Layer(rotary=16, norms="outside"))
 
 
 @pytest.mark.parametrize("per_channel", [False, True])

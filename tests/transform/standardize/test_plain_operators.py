@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from genai_iface.errors import UnsupportedModelError
-from tests.transform.standardize.one_node import one_node, same, standard
+from tests.transform.standardize.one_node import on_ort, one_node, same, standard
 
 RANDOM = np.random.default_rng(0)
 TOLERANCES = {np.float32: 1e-5, np.float16: 4e-3}
@@ -78,7 +78,6 @@ def test_statistics_are_refused() -> None:
 # Activations.
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize(
     ("kind", "inputs", "attributes"),
     [
@@ -90,12 +89,32 @@ def test_statistics_are_refused() -> None:
         ("BiasGelu", ["x", "b"], {}),
     ],
 )
-def test_activations(kind: str, inputs: list[str], attributes: dict[str, float], dtype: Any) -> None:
-    if dtype == np.float16 and kind in ("QuickGelu", "Gelu", "BiasGelu", "FastGelu"):
-        pytest.skip("ONNX Runtime has this kernel for float32 only on the processor")
-    feeds = {"x": 3 * draw(2, 5, 16, dtype=dtype)}
-    weights = {"b": draw(16, dtype=dtype)} if "b" in inputs else {}
-    same(one_node(kind, inputs, feeds, weights, **attributes), feeds, tolerance=TOLERANCES[dtype])
+def test_activations(kind: str, inputs: list[str], attributes: dict[str, float]) -> None:
+    feeds = {"x": 3 * draw(2, 5, 16)}
+    weights = {"b": draw(16)} if "b" in inputs else {}
+    same(one_node(kind, inputs, feeds, weights, **attributes), feeds)
+
+
+def test_activations_in_half_precision_get_constants_of_their_type() -> None:
+    feeds = {"x": 3 * draw(2, 5, 16, dtype=np.float16)}
+    (got,) = on_ort(standard(one_node("QuickGelu", ["x"], feeds)), feeds)
+    wide = feeds["x"].astype(np.float64)
+    assert got.dtype == np.float16
+    assert np.abs(got - wide / (1 + np.exp(-1.702 * wide))).max() < 2e-2
+
+
+@pytest.mark.parametrize("limit", [0.0, 0.7])
+@pytest.mark.parametrize("apart", [False, True])
+def test_swiglu(apart: bool, limit: float) -> None:
+    feeds = {"gate": draw(2, 8), "up": draw(2, 8)} if apart else {"gate": draw(2, 16)}
+    attributes = {"activation_alpha": 1.702, "activation_beta": 1.0, "limit": limit}
+    # ONNX Runtime has no kernel for the processor: the operator's text is what it is compared with.
+    (got,) = on_ort(standard(one_node("SwiGLU", list(feeds), feeds, **attributes)), feeds)
+    both = np.concatenate(list(feeds.values()), axis=-1).astype(np.float64)
+    gate, up = np.split(both, 2, axis=-1)
+    if limit:
+        gate, up = np.minimum(gate, limit), np.clip(up, -limit, limit)
+    assert np.abs(got - gate / (1 + np.exp(-1.702 * gate)) * (up + 1)).max() < 1e-5
 
 
 # Rotations.

@@ -179,7 +179,7 @@ def _sink(site: Site, query: ir.Value, heads: int) -> ir.Value | None:
     given = site.input(11)
     if given is not None:
         return site.add("Reshape", given, site.ints(1, heads, 1, 1))
-    if not site.integer("smooth_softmax"):
+    if site.integer("smooth_softmax") != 1:
         return None
     return site.add("Reshape", site.scalar(0.0, query), site.ints(1, 1, 1, 1))
 
