@@ -132,3 +132,12 @@ def test_experts_that_are_refused(change: dict[str, Any], message: str) -> None:
         model.graph[0].attributes[name] = attribute
     with pytest.raises(UnsupportedModelError, match=rf"QMoE node 'the_node'.*{message}"):
         standard(model)
+
+
+def test_an_expert_that_was_not_chosen_may_overflow() -> None:
+    feeds = given()
+    feeds["router"][:, 0] = -100
+    weights = {"w1": draw(EXPERTS, INNER, HIDDEN), "w2": draw(EXPERTS, HIDDEN, INNER)}
+    for name in ("w1", "w2"):
+        weights[name][0] *= 1e30
+    same(one_node("MoE", ["x", "router", "w1", "", "w2"], feeds, weights, k=2, activation_type="relu"), feeds)
