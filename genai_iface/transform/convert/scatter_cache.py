@@ -15,13 +15,13 @@ from genai_iface.graph.derive import derive_signature
 from genai_iface.graph.signature import GraphSignature
 from genai_iface.transform._graph_probe import GraphProbe
 from genai_iface.transform._raise_opset import check_age, raise_opset
-from genai_iface.transform.convert._cache_surgery import CacheSurgery, Converted, LayerNote, finished, layer_notes
+from genai_iface.transform.convert._cache_surgery import CacheSurgery, Converted, finished, layer_notes
 from genai_iface.transform.convert._cached_attention import CacheLayer, read_cache_layers
+from genai_iface.transform.convert._replace_shared import replace_shared_cache
 from genai_iface.transform.convert._step_positions import StepValues, find_step_values
 from genai_iface.transform.standardize.operators import ATTENTION_OPERATORS, StandardOperators
-from genai_iface.transform.standardize.shared_cache import SharedCache
 
-__all__ = ["replace_shared_cache", "to_scatter"]
+__all__ = ["to_scatter"]
 
 _OPSET = 24
 _CAPACITY = "cache_capacity"
@@ -72,26 +72,6 @@ def to_scatter(
     _ToScatter(model, signature, find_step_values(probe), capacity).run(layers)
     raise_opset(model, _OPSET)
     return finished(model, layer_notes(layers), nodes_before, source)
-
-
-def replace_shared_cache(
-    model: ir.Model, signature: GraphSignature, capacity: int | None, progress: Callable[[int, int], None] | None
-) -> tuple[LayerNote, ...]:
-    """Writes every GroupQueryAttention and its buffer in standard operators; says what each layer was.
-
-    Args:
-        model: The model of opset 24, changed in place.
-        signature: Its signature, cache style "shared".
-        capacity: Positions of the cache, None to leave them symbolic.
-        progress: Called with (layers replaced, all layers).
-
-    Raises:
-        UnsupportedModelError: A node has something that the standard operators lack.
-    """
-    shared = SharedCache(signature, capacity, progress)
-    shared(model)
-    masks = [f"window {window}" if window else "causal" for window in shared.windows]
-    return tuple(LayerNote(index, "GroupQueryAttention", mask) for index, mask in enumerate(masks))
 
 
 class _ToScatter(CacheSurgery):
