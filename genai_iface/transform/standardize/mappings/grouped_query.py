@@ -44,14 +44,13 @@ def grouped_query(site: Site, layer: LayerCacheSpec, step: StepInputs) -> tuple[
     heads, kv_heads = site.integer("num_heads"), site.integer("kv_num_heads")
     query, key, value = _projections(site, heads, kv_heads, layer.key_head_dim)
     query, key = _prepared(site, query, heads, layer, step, 14), _prepared(site, key, kv_heads, layer, step, 15)
+    value = _apart(site, value, kv_heads, layer.value_head_dim)
     caches: list[tuple[ir.Value, ir.Value | None]] = []
-    for slot, new in ((3, key), (4, value)):
-        update = _apart(site, new, kv_heads, layer.key_head_dim)
+    for slot, update in ((3, key), (4, value)):
         scale = _scale(site, slot + 9, layer)
-        if scale is not None:
-            update = _rounded(site, update, scale)
+        new = update if scale is None else _rounded(site, update, scale)
         past = site.required(slot)
-        cache = site.add("TensorScatter", past, update, step.write_indices, axis=2, mode="linear")
+        cache = site.add("TensorScatter", past, new, step.write_indices, axis=2, mode="linear")
         copy_type(past, cache)
         cache.shape = past.shape
         caches.append((cache, scale))
@@ -70,8 +69,7 @@ def grouped_query(site: Site, layer: LayerCacheSpec, step: StepInputs) -> tuple[
         attributes["scale"] = site.real("scale")
     if site.real("softcap") > 0:
         attributes["softcap"] = site.real("softcap")
-    apart = _apart(site, query, heads, layer.key_head_dim)
-    mixed = site.add("Attention", apart, keys, values, mask, None, None, nonpad, **attributes)
+    mixed = site.add("Attention", query, keys, values, mask, None, None, nonpad, **attributes)
     mixed = site.add("Transpose", mixed, perm=[0, 2, 1, 3])
     result = site.add("Reshape", mixed, site.ints(0, 0, heads * layer.value_head_dim))
     result.shape = site.node.outputs[0].shape
@@ -102,14 +100,13 @@ def _projections(site: Site, heads: int, kv_heads: int, size: int) -> tuple[ir.V
 
 
 def _prepared(site: Site, x: ir.Value, heads: int, layer: LayerCacheSpec, step: StepInputs, norm_slot: int) -> ir.Value:
-    """(B, S, heads * D), normalized head by head and rotated, where the operator does so."""
+    """(B, heads, S, D), normalized head by head and rotated, where the operator does so."""
     weight, size = site.input(norm_slot), layer.key_head_dim
+    x = _apart(site, x, heads, size)
     if weight is not None:
         name = "q_norm_epsilon" if norm_slot == 14 else "k_norm_epsilon"
         epsilon = site.real(name) or site.real("qk_norm_epsilon", 1e-6)
-        split = site.add("Reshape", x, site.ints(0, 0, heads, size))
-        normed = site.add("RMSNormalization", split, weight, axis=-1, epsilon=epsilon)
-        x = site.add("Reshape", normed, site.ints(0, 0, heads * size))
+        x = site.add("RMSNormalization", x, weight, axis=-1, epsilon=epsilon)
     if not site.integer("do_rotary"):
         return x
     cos, sin = site.required(7), site.required(8)
@@ -122,7 +119,7 @@ def _prepared(site: Site, x: ir.Value, heads: int, layer: LayerCacheSpec, step: 
         cos,
         sin,
         site.input(9) or step.positions,
-        heads=heads,
+        heads=0,
         partial=2 * columns if 2 * columns < size else 0,
         interleaved=site.integer("rotary_interleaved"),
     )
@@ -202,7 +199,7 @@ def _mask(
         return site.add("Where", visible, bias, site.scalar(-np.inf, query))
     # ONNX Runtime's Attention wants a row of the mask for each query.
     ones = site.ints(1, 1)
-    return site.add("Expand", bias, site.add("Concat", ones, site.length(query, 1), site.ints(1), axis=0))
+    return site.add("Expand", bias, site.add("Concat", ones, site.length(query, 2), site.ints(1), axis=0))
 
 
 def _window(site: Site, past: ir.Value, step: StepInputs, window: int, *, extra: bool) -> ir.Value:
