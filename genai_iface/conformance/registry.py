@@ -39,6 +39,7 @@ _MODULES = (
     "l4.sampling",
     "l4.pipeline",
     "l4.tokenizer",
+    "l4.runtime",
 )
 _ID = re.compile(r"L[0-4](\.[a-z0-9_]+){2,}")
 

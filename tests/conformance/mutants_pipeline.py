@@ -10,6 +10,7 @@ from collections.abc import Callable
 import numpy as np
 
 from genai_iface.conformance._sampling_reference import law, uniform
+from tests.conformance import mutants_runtime  # noqa: F401 - registers its mutants
 from tests.conformance.mutants import MUTANTS, Mutant
 from tests.conformance.plain_pipeline import PlainPipeline, PlainStack
 

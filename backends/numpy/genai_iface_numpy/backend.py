@@ -34,7 +34,7 @@ class NumpyBackend:
             runtime="onnx.reference",
             runtime_version=onnx.__version__,
             interface_versions=frozenset({1}),
-            capabilities=frozenset(Capability),
+            capabilities=frozenset(Capability) - {Capability.GENERATOR},
             dtypes=frozenset({"float32", "float16", "bfloat16", "int8"}),
         )
 

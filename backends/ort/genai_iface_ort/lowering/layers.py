@@ -106,7 +106,7 @@ def read_layers(model: ir.Model, signature: GraphSignature) -> list[Layer]:
         if spec.key_head_dim != spec.value_head_dim:
             raise Refused(f"layer {key.layer} has keys of size {spec.key_head_dim}, values of {spec.value_head_dim}")
         if spec.key_head_dim % 8:
-            raise Refused(f"the head size {spec.key_head_dim} is no multiple of 8")
+            raise Refused(f"the head size {spec.key_head_dim} is not a multiple of 8")
         ends = (values[key.past], values[key.present], values[value.past], values[value.present])
         layers.append(reader.read(ends, spec.num_kv_heads, spec.key_head_dim))
     return layers

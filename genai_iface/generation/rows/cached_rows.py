@@ -10,14 +10,15 @@ appending, choosing and rewinding are changes to the sequence alone.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Generic
+from typing import Any, Generic, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genai_iface.capabilities import Capability
-from genai_iface.generation.sequence import TokenSequence
-from genai_iface.generation.step import OBSERVED_CHUNK_SIZE, Observer, run_step
+from genai_iface.errors import InvalidInputError
+from genai_iface.generation.rows.step import OBSERVED_CHUNK_SIZE, Observer, run_step
+from genai_iface.generation.rows.token_sequence import TokenSequence
 from genai_iface.protocols import CacheT, KVCache, Model
 
 __all__ = ["DEFAULT_PREFILL_CHUNK_SIZE", "CachedRows", "runs_together"]
@@ -33,7 +34,7 @@ class CachedRows(Generic[CacheT]):
     """The caches of N sequences: one with N rows where the model takes ragged steps, else N with one.
 
     A model with circular layers gets a cache per sequence too, because such a cache cannot absorb
-    the padding of a ragged step.
+    the padding of a ragged step. The caches are made by the first step, or by ``open``.
 
     Args:
         model: Runs the steps.
@@ -42,8 +43,9 @@ class CachedRows(Generic[CacheT]):
         chunk_size: Most tokens of a row in one step.
         drops_idle: Whether rows that are idle may be dropped from the cache, so that they cost nothing.
             A sequence that goes on after that runs again from its beginning.
-        caches: Caches that exist already, with the rows that are needed: one for all sequences where
-            ``runs_together`` says so, otherwise one for each. None are made then.
+
+    Attributes:
+        ran: Tokens of which each row holds a beginning, from before its present sequence.
     """
 
     def __init__(
@@ -54,36 +56,53 @@ class CachedRows(Generic[CacheT]):
         chunk_size: int,
         *,
         drops_idle: bool = False,
-        caches: Sequence[CacheT] = (),
     ) -> None:
+        self.ran: Sequence[int] = ()
         self._model = model
+        self._num_sequences = num_sequences
+        self._capacity = capacity
         self._chunk_size = chunk_size
         can = model.capabilities
         self._drops_idle = drops_idle and Capability.REORDER in can
         self._gives_all = Capability.LOGITS_ALL in can
         self._can_chunk = Capability.CHUNKED_PREFILL in can
-        rows = [list(range(num_sequences))] if runs_together(model) else [[index] for index in range(num_sequences)]
+        self._is_closed = False
         self._groups: list[tuple[CacheT, list[int]]] = []
-        if caches:
-            self._groups = list(zip(caches, rows, strict=True))
-            return
+
+    def open(self, make: Callable[[int], CacheT] | None = None) -> Self:
+        """Makes the caches, if there are none yet.
+
+        Args:
+            make: Gives a cache with so many rows; None for an empty one of the model.
+
+        Raises:
+            InvalidInputError: They were closed.
+        """
+        if self._is_closed:
+            raise InvalidInputError("The caches are closed", remedy="Make a new call.")
+        if self._groups:
+            return self
+        every = range(self._num_sequences)
         try:
-            for members in rows:
-                self._groups.append((model.create_cache(batch_size=len(members), capacity=capacity), members))
+            for members in [list(every)] if runs_together(self._model) else [[index] for index in every]:
+                size = len(members)
+                cache = make(size) if make else self._model.create_cache(batch_size=size, capacity=self._capacity)
+                self._groups.append((cache, members))
         except BaseException:
             # What was made before the failure must not stay allocated.
             self.close()
             raise
+        return self
 
     @property
     def capacity(self) -> int:
         """Tokens that a row can hold."""
-        return self._groups[0][0].capacity
+        return self.open()._groups[0][0].capacity if self._capacity is None else self._capacity
 
     @property
     def cache(self) -> CacheT:
         """The first cache, which is the only one if there is one sequence."""
-        return self._groups[0][0]
+        return self.open()._groups[0][0]
 
     @property
     def nbytes(self) -> int:
@@ -113,6 +132,7 @@ class CachedRows(Generic[CacheT]):
             False if it was interrupted; what has run stays in the caches.
         """
         done = 0
+        self.open()
         for cache, members in self._groups:
             self._take_in(cache, members, active)
             if self._drops_idle:
@@ -194,25 +214,24 @@ class CachedRows(Generic[CacheT]):
                     wanted[row] = min(lengths[row], max(len(sequences[index]) - 1, 0))
             self._shorten(cache, lengths, wanted)
 
-    def keep_common(self, cached: Sequence[int], wanted: Sequence[Sequence[int]]) -> list[int]:
-        """Shortens each row, all of which hold ``cached`` or its beginning, to what its new sequence shares with it.
+    def keep_common(self, wanted: Sequence[Sequence[int] | NDArray[np.int64]]) -> int:
+        """Shortens each row, all of which hold ``ran`` or its beginning, to what its new sequence shares with it.
 
         At least the last token of each new sequence is left to run.
 
         Returns:
-            How many tokens each row holds then.
+            How many tokens need not run, over all rows.
         """
-        kept = [0] * len(wanted)
+        kept, ran = 0, np.asarray(self.ran, dtype=np.int64)
         for cache, members in self._groups:
             lengths = cache.lengths
             target = lengths.copy()
             for row, index in enumerate(members):
-                known, new = cached[: lengths[row]], wanted[index]
-                most = min(len(known), len(new) - 1)
-                target[row] = next((at for at in range(most) if known[at] != new[at]), max(most, 0))
+                most = max(min(len(ran), int(lengths[row]), len(wanted[index]) - 1), 0)
+                differ = np.flatnonzero(ran[:most] != wanted[index][:most])
+                target[row] = differ[0] if len(differ) else most
             self._shorten(cache, lengths, target)
-            for row, index in enumerate(members):
-                kept[index] = int(cache.lengths[row])
+            kept += int(cache.lengths.sum())
         return kept
 
     def _shorten(self, cache: CacheT, lengths: NDArray[np.int64], wanted: NDArray[np.int64]) -> None:
@@ -236,7 +255,8 @@ class CachedRows(Generic[CacheT]):
             members[:] = range(len(indices))
 
     def close(self) -> None:
-        """Frees the caches."""
+        """Frees the caches. A second call does nothing."""
+        self._is_closed = True
         for cache, _ in self._groups:
             cache.close()
 

@@ -16,10 +16,13 @@ class Stopwatch:
 
     The first call of ``generate_next_token`` that gives a token ends the prefill; every later one is
     decoding. The time that a caller spends between the calls is not counted.
+
+    Args:
+        started: When the call began, by ``time.perf_counter``; None for now.
     """
 
-    def __init__(self) -> None:
-        self._started = time.perf_counter()
+    def __init__(self, started: float | None = None) -> None:
+        self._started = time.perf_counter() if started is None else started
         self._prefill_seconds = 0.0
         self._decode_seconds = 0.0
         self._first_token_seconds = 0.0
@@ -29,7 +32,7 @@ class Stopwatch:
 
     @property
     def elapsed(self) -> float:
-        """Seconds since it was made."""
+        """Seconds since the call began."""
         return time.perf_counter() - self._started
 
     def add(self, seconds: float, num_tokens: int) -> None:

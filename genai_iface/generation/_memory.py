@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""Whether the cache of a call has room in memory; asked before it is made."""
+"""Whether the cache of a request has room in memory; asked before it is made."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 from genai_iface.capabilities import Capability
 from genai_iface.errors import InvalidInputError
-from genai_iface.generation.call import Call
+from genai_iface.generation._request import GenerationRequest
 from genai_iface.memory import available_memory, check_cache_fits
 from genai_iface.protocols import Model
 
-__all__ = ["check_call_fits", "check_memory_limit", "check_rows_fit", "tokens_to_hold"]
+__all__ = ["check_memory_limit", "check_request_fits", "check_rows_fit", "tokens_to_hold"]
 
 
 def check_memory_limit(limit: int | None) -> None:
@@ -25,19 +25,16 @@ def check_memory_limit(limit: int | None) -> None:
         raise InvalidInputError(f"memory_limit={limit} is not legal", remedy="Pass a number of bytes, or None.")
 
 
-def check_call_fits(model: Model[Any], call: Call, limit: int | None) -> None:
-    """Refuses a call whose cache needs more memory than there is.
+def check_request_fits(model: Model[Any], request: GenerationRequest, limit: int | None) -> None:
+    """Refuses a request whose cache needs more memory than there is.
 
     Raises:
         InsufficientMemoryError: The message shows the arithmetic.
     """
-    rows = index = 0
-    while index < len(call.configs):
-        config = call.configs[index]
-        # The sequences of one beam search share its rows.
-        rows += config.num_beams
-        index += config.num_return_sequences if config.num_beams > 1 else 1
-    check_rows_fit(model, rows, tokens_to_hold(model, call), limit)
+    # The sequences of one beam search share its rows.
+    length = tokens_to_hold(model, request)
+    rows = sum(one.num_beams if one.num_beams > 1 else one.num_return_sequences for one in request.configs)
+    check_rows_fit(model, rows, length, limit)
 
 
 def check_rows_fit(model: Model[Any], rows: int, length: int, limit: int | None, *, held: int = 0) -> None:
@@ -54,18 +51,18 @@ def check_rows_fit(model: Model[Any], rows: int, length: int, limit: int | None,
     Raises:
         InsufficientMemoryError: The message shows the arithmetic.
     """
-    if limit is not None:
-        check_cache_fits(model.spec.cache, rows, length, available=limit)
-    elif model.device.kind == "cpu":
-        check_cache_fits(model.spec.cache, rows, length, available=available_memory(), held=held)
+    available = limit
+    if limit is None and model.device.kind == "cpu":
+        available = available_memory()
+    # A limit is for the whole cache; the system has what it has beside the part that is there already.
+    check_cache_fits(model.spec.cache, rows, length, available=available, held=held if limit is None else 0)
 
 
-def tokens_to_hold(model: Model[Any], call: Call) -> int:
-    """The tokens per row that a call is sure to need room for, or has asked for.
+def tokens_to_hold(model: Model[Any], request: GenerationRequest) -> int:
+    """The tokens per row that a request is sure to need room for, or has asked for.
 
     A cache that grows takes no more than its tokens; an answer that nobody limits may end long before the context does.
     """
-    is_bounded = all(config.max_new_tokens is not None or config.max_length is not None for config in call.configs)
-    if is_bounded or Capability.GROWTH not in model.capabilities:
-        return call.capacity
-    return min(call.capacity, max(map(len, call.prompts)) + 1)
+    if request.is_bounded or Capability.GROWTH not in model.capabilities:
+        return request.capacity
+    return min(request.capacity, max(map(len, request.prompts)) + 1)

@@ -19,12 +19,12 @@ from typing import Any
 
 from genai_iface.capabilities import Capability
 from genai_iface.errors import InvalidInputError, UnsupportedCapabilityError
-from genai_iface.generation.cached_rows import CachedRows, runs_together
-from genai_iface.generation.sequence import TokenSequence
-from genai_iface.generation.token_ids import as_ids
+from genai_iface.generation._token_ids import as_ids
+from genai_iface.generation.rows.cached_rows import CachedRows
+from genai_iface.generation.rows.token_sequence import TokenSequence
 from genai_iface.protocols import Model, SupportsSave
 
-__all__ = ["load_prefix", "rows_from_prefix", "save_prefix"]
+__all__ = ["load_prefix", "open_with_prefix", "save_prefix"]
 
 _METADATA, _TOKENS = "__metadata__", "tokens"
 # A header beyond this is no header; the format itself allows 100 MB.
@@ -55,44 +55,32 @@ def save_prefix(model: Model[Any], token_ids: Sequence[int], path: str | PathLik
         temporary.unlink(missing_ok=True)
 
 
-def rows_from_prefix(
-    model: Model[Any],
-    path: str | PathLike[str],
-    prompts: Sequence[Sequence[int]],
-    capacity: int,
-    chunk_size: int,
-) -> tuple[CachedRows[Any], int]:
-    """Caches that begin with what each prompt shares with a saved one.
-
-    Returns:
-        The caches, and the tokens that need not run, over all prompts.
+def open_with_prefix(rows: CachedRows[Any], model: Model[Any], path: str | PathLike[str]) -> None:
+    """Makes the caches of rows from a saved prompt, with which each row begins then.
 
     Raises:
         UnsupportedCapabilityError: The model cannot load caches, or not copy a row for several prompts.
         InvalidInputError: The file is missing or broken, or belongs to another model.
     """
-    count = len(prompts)
-    is_shared = runs_together(model)
-    if is_shared and count > 1 and Capability.REORDER not in model.capabilities:
-        raise UnsupportedCapabilityError(
-            "A saved prompt serves one prompt of this model only",
-            capability=Capability.REORDER,
-            remedy="Make a call for each.",
-        )
-    caches: list[Any] = []
-    try:
-        for _ in range(1 if is_shared else count):
-            cache, tokens = load_prefix(model, path, capacity=capacity)
-            caches.append(cache)
-        if is_shared and count > 1:
-            caches[0].reorder([0] * count)
-        rows = CachedRows(model, count, capacity, chunk_size, drops_idle=True, caches=caches)
-        return rows, sum(rows.keep_common(tokens, prompts))
-    except BaseException:
-        # What was loaded before the failure must not stay allocated.
-        for cache in caches:
+
+    def make(num_rows: int) -> Any:
+        if num_rows > 1 and Capability.REORDER not in model.capabilities:
+            raise UnsupportedCapabilityError(
+                "A saved prompt serves one prompt of this model only",
+                capability=Capability.REORDER,
+                remedy="Make a call for each.",
+            )
+        cache, rows.ran = load_prefix(model, path, capacity=rows.capacity)
+        try:
+            if num_rows > 1:
+                cache.reorder([0] * num_rows)
+        except BaseException:
+            # What was loaded before the failure must not stay allocated.
             cache.close()
-        raise
+            raise
+        return cache
+
+    rows.open(make)
 
 
 def load_prefix(model: Model[Any], path: str | PathLike[str], *, capacity: int) -> tuple[Any, list[int]]:

@@ -12,11 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genai_iface.errors import CacheOverflowError, InvalidInputError
-from genai_iface.generation.cached_rows import DEFAULT_PREFILL_CHUNK_SIZE, CachedRows
-from genai_iface.generation.call import context_of
+from genai_iface.generation._request import context_of
+from genai_iface.generation._token_ids import as_ids
+from genai_iface.generation.rows.cached_rows import DEFAULT_PREFILL_CHUNK_SIZE, CachedRows
+from genai_iface.generation.rows.token_sequence import TokenSequence
 from genai_iface.generation.sampling.sampler import log_probability
-from genai_iface.generation.sequence import TokenSequence
-from genai_iface.generation.token_ids import as_ids
 from genai_iface.protocols import Model, Tokenizer
 from genai_iface.results import Score, TokenLogprob
 

@@ -10,7 +10,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from genai_iface.generation.sequence import TokenSequence
+from genai_iface.generation.rows.token_sequence import TokenSequence
 from genai_iface.protocols import CacheT, Model
 
 __all__ = ["OBSERVED_CHUNK_SIZE", "Observer", "run_step"]

@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from genai_iface.config import GenerationConfig
 from genai_iface.errors import InvalidInputError, UnsupportedCapabilityError
+from genai_iface.generation.hooks import GenerationHooks
 
-__all__ = ["check_supported", "check_together"]
+__all__ = ["check_supported", "check_together", "check_token_by_token"]
 
 _NEEDS_BEAMS = ("diversity_penalty", "length_penalty", "early_stopping")
 _NEUTRAL = GenerationConfig()
@@ -47,7 +47,30 @@ def check_supported(config: GenerationConfig, /) -> None:
         raise UnsupportedCapabilityError("echo=True is not supported with num_beams", remedy="Set echo=False.")
 
 
-def check_together(configs: Sequence[GenerationConfig], extras: Mapping[str, Any], /) -> None:
+def check_token_by_token(configs: Sequence[GenerationConfig], *, has_text: bool) -> None:
+    """Refuses what a loop that goes token by token cannot do.
+
+    Args:
+        configs: Of its sequences.
+        has_text: Whether there is a tokenizer.
+
+    Raises:
+        InvalidInputError: As ``check_supported``; or there are stop strings and no text.
+        UnsupportedCapabilityError: Beam search is asked for.
+    """
+    for config in configs:
+        check_supported(config)
+        if config.num_beams > 1:
+            raise UnsupportedCapabilityError(
+                "num_beams above 1 is not supported token by token", remedy="Use a pipeline, which searches beams."
+            )
+        if config.stop_strings and not has_text:
+            raise InvalidInputError(
+                "stop_strings need text, and there is no tokenizer", remedy="Give one, or use stop_token_ids."
+            )
+
+
+def check_together(configs: Sequence[GenerationConfig], hooks: GenerationHooks, /) -> None:
     """Refuses configurations that cannot run in one call.
 
     Raises:
@@ -56,9 +79,9 @@ def check_together(configs: Sequence[GenerationConfig], extras: Mapping[str, Any
     """
     if len({config.num_beams > 1 for config in configs}) > 1:
         raise InvalidInputError("Some prompts ask for beam search and others do not", remedy="Use two calls.")
-    if extras.get("prefix") is not None and any(config.num_beams > 1 or config.echo for config in configs):
+    if hooks.prefix is not None and any(config.num_beams > 1 or config.echo for config in configs):
         raise UnsupportedCapabilityError(
             "prefix is not supported with num_beams or echo", remedy="Leave prefix or these fields alone."
         )
-    if extras.get("speculation") is not None and any(config.num_beams > 1 for config in configs):
+    if hooks.speculation is not None and any(config.num_beams > 1 for config in configs):
         raise UnsupportedCapabilityError("speculation is not supported with num_beams", remedy="Use one of them.")
