@@ -10,6 +10,7 @@ from genai_iface.transform.rewrite import Note, Rewrite
 from genai_iface.transform.select_logits import LOGITS_POSITIONS, SelectLogits
 from genai_iface.transform.separate_dequantization import SeparateDequantization
 from genai_iface.transform.standard import StandardResult, apply_standard
+from genai_iface.transform.standardize.standardize import Standardized, standardize
 from genai_iface.transform.symbolic_capacity import SymbolicCapacity
 
 __all__ = [
@@ -23,6 +24,8 @@ __all__ = [
     "SelectLogits",
     "SeparateDequantization",
     "StandardResult",
+    "Standardized",
     "SymbolicCapacity",
     "apply_standard",
+    "standardize",
 ]

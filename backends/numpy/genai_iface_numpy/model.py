@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from os import PathLike
 from types import MappingProxyType
 from typing import Any
@@ -34,7 +35,8 @@ from genai_iface.backend_kit import (
 from genai_iface.capabilities import Capability
 from genai_iface.errors import BackendError
 from genai_iface.folder import ModelFolder
-from genai_iface.transform import LOGITS_POSITIONS, SelectLogits
+from genai_iface.graph import GraphSignature
+from genai_iface.transform import LOGITS_POSITIONS, SelectLogits, standardize
 from genai_iface.types import Device, LogitsMode, ModelSpec, UpdateMode
 from genai_iface_numpy.cache import BufferSpec, NumpyCache
 from genai_iface_numpy.evaluator import Evaluator
@@ -86,13 +88,15 @@ class NumpyModel:
     """
 
     def __init__(self, folder: ModelFolder, /, *, device: Device) -> None:
-        signature = self._signature = folder.signature
-        self._folder, self._spec, self._device = folder, folder.spec, device
+        # onnx.reference has no contrib operators: they, and the cache of GroupQueryAttention, become standard ones.
+        standard = standardize(folder.load_ir(), folder.signature)
+        graph, signature = standard.model, standard.signature
+        self._folder, self._signature, self._device = folder, signature, device
+        self._spec = replace(folder.spec, cache=signature.cache) if standard.notes else folder.spec
         self._inputs = GraphInputs(signature, context_length=self._spec.context_length)
         self._outputs = [signature.logits, *(tensor.present for tensor in signature.cache_tensors)]
-        self._buffer_specs = _buffer_specs(folder)
+        self._buffer_specs = _buffer_specs(signature)
         self._is_concat = self._spec.cache.style == "concat"
-        graph = folder.load_ir()
         select = SelectLogits(signature)
         select(graph)
         self._selects_logits = select.note.applied
@@ -118,6 +122,8 @@ class NumpyModel:
     def capabilities(self) -> frozenset[str]:
         """What this model can do here; what depends on the cache is left out where it is absent."""
         style = {Capability.CACHE_CONCAT} if self._is_concat else {Capability.CACHE_SCATTER, Capability.IN_PLACE}
+        if self._folder.spec.cache.style == "shared":
+            style = {Capability.CACHE_SHARED, Capability.IN_PLACE}
         return (
             _CAPABILITIES | style | {Capability.CACHE_CIRCULAR if self._spec.cache.is_circular else Capability.REWIND}
         )
@@ -229,9 +235,9 @@ class NumpyModel:
         return logits, mode
 
 
-def _buffer_specs(folder: ModelFolder) -> tuple[BufferSpec, ...]:
-    cache, specs = folder.spec.cache, []
-    for tensor in folder.signature.cache_tensors:
+def _buffer_specs(signature: GraphSignature) -> tuple[BufferSpec, ...]:
+    cache, specs = signature.cache, []
+    for tensor in signature.cache_tensors:
         layer = cache.layers[tensor.layer]
         specs.append(
             BufferSpec(
