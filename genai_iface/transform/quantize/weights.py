@@ -110,8 +110,16 @@ class QuantizeWeights(Rewrite):
             )
         self.kept = {}
         work = _Work(model.graph)
-        head = self._head(model.graph)
         nodes = list(model.graph)
+        # Products first: a token table may share the integers of the LM head.
+        self._products(work, nodes, self._head(model.graph))
+        self._lookups(work, nodes)
+        self._check_patterns(work.names)
+        if work.count:
+            model.ir_version = max(model.ir_version, _MIN_IR_VERSION)
+        return self.said(work.count, self._reason(work))
+
+    def _products(self, work: _Work, nodes: Sequence[ir.Node], head: ir.Node | None) -> None:
         for node in nodes:
             if is_op(node, "MatMul"):
                 self._product(work, node, is_head=node is head)
@@ -119,20 +127,22 @@ class QuantizeWeights(Rewrite):
                 self._keep("runtimes fuse no Gemm", str(node.name))
             elif is_op(node, "com.microsoft.MatMulNBits"):
                 self._keep(_DONE, str(node.name))
+
+    def _lookups(self, work: _Work, nodes: Sequence[ir.Node]) -> None:
         for node in nodes:
             if is_op(node, "Gather"):
                 self._lookup(work, node)
             elif is_op(node, "DequantizeLinear"):
                 _renew_lookup(work, node)
+
+    def _check_patterns(self, names: Sequence[str]) -> None:
+        """Refuses patterns that match nothing: a typing mistake would quantize what was to stay."""
         for pattern in (*self._exclude, *self._eight_bits):
-            if not any(fnmatchcase(name, pattern) for name in work.names):
+            if not _matches(names, [pattern]):
                 raise InvalidInputError(
                     f"No matrix has a name like {pattern!r}",
-                    remedy=f"Names in this graph: {', '.join(dict.fromkeys(work.names[:12]))}, ...",
+                    remedy=f"Names in this graph: {', '.join(dict.fromkeys(names[:12]))}, ...",
                 )
-        if work.count:
-            model.ir_version = max(model.ir_version, _MIN_IR_VERSION)
-        return self.said(work.count, self._reason(work))
 
     def _reason(self, work: _Work) -> str:
         kind = "" if self._symmetric else "u"
