@@ -51,7 +51,13 @@ ALLOWED_IMPORTS = {
 }
 
 # Parts of genai_iface that load more than the interface; the rest may import them only inside a function.
-HEAVY_PARTS = ("genai_iface.build", "genai_iface.cli", "genai_iface.folder", "genai_iface.graph", "genai_iface.transform")
+HEAVY_PARTS = (
+    "genai_iface.build",
+    "genai_iface.cli",
+    "genai_iface.folder",
+    "genai_iface.graph",
+    "genai_iface.transform",
+)
 
 MAX_LINES = 500
 LONG_FILES = {

@@ -32,16 +32,16 @@ def new_folder(out: Path) -> Iterator[Path]:
     Raises:
         InvalidInputError: ``out`` exists and holds something, or cannot be made.
     """
-    # The last part of "." is no name.
-    out = Path(os.path.realpath(out))
+    # The last part of "." is not a name.
+    given, out = str(out), Path(os.path.realpath(out))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InvalidInputError(f"{str(out)!r} exists already", remedy="Give a new folder, or remove that one first.")
+        raise InvalidInputError(f"{given!r} exists already", remedy="Give a new folder, or remove that one first.")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        made = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
     except OSError as error:
         raise InvalidInputError(
-            f"{str(out)!r} cannot be made: {error.strerror}", remedy="Give a folder that you may write to."
+            f"{given!r} cannot be made: {error.strerror}", remedy="Give a folder that you may write to."
         ) from error
     try:
         yield made

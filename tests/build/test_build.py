@@ -187,7 +187,7 @@ def test_a_context_is_written_down(checkpoint: Checkpoint, tmp_path: Path) -> No
 @pytest.fixture
 def forgotten_window(monkeypatch: pytest.MonkeyPatch) -> None:
     """The method "export" with the bug that mobius-onnx has: sliding windows are left out."""
-    from genai_iface.build import standard_attention
+    from genai_iface.build.methods import standard_attention
 
     monkeypatch.setattr(standard_attention, "explicit_mask", lambda *_: None)
 

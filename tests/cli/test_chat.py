@@ -78,7 +78,7 @@ def test_help_lists_the_commands(folder: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="a process cannot be sent Ctrl-C alone")
 def test_ctrl_c_stops_one_answer_and_the_conversation_goes_on() -> None:
     code = """
-from genai_iface.cli import chat
+from genai_iface.cli.commands import chat
 from genai_iface import TextGenerationPipeline
 from tests.fakes import ByteTokenizer, FakeModel, speaks
 import time

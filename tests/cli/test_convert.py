@@ -16,7 +16,7 @@ from genai_iface import load_model
 from genai_iface.cli.main import main
 from genai_iface.errors import BackendError
 from genai_iface.folder import open_folder
-from genai_iface.transform import convert_folder as module
+from genai_iface.transform.convert import folder as module
 from tests.models import ModelOptions, build_model, write_folder
 
 

@@ -185,11 +185,14 @@ def values_of(graph: onnx.GraphProto) -> list[onnx.ValueInfoProto]:
 
 
 def drop_input(graph: onnx.GraphProto, at: int, _: Any) -> None:
-    del graph.input[at % len(graph.input)]
+    # An earlier change may have taken the last one.
+    if graph.input:
+        del graph.input[at % len(graph.input)]
 
 
 def drop_output(graph: onnx.GraphProto, at: int, _: Any) -> None:
-    del graph.output[at % len(graph.output)]
+    if graph.output:
+        del graph.output[at % len(graph.output)]
 
 
 def rename_value(graph: onnx.GraphProto, at: int, value: Any) -> None:

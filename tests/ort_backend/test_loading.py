@@ -25,7 +25,8 @@ from genai_iface import (
     load_backend,
     load_model,
 )
-from genai_iface_ort import prepare, session
+from genai_iface_ort import session
+from genai_iface_ort.lowering import prepare
 from tests.ort_backend.cases import close, numpy_model, ort_model, write
 
 
@@ -77,7 +78,7 @@ def test_unknown_devices_are_refused(folder: Path, device: str) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"optimize": "none"},
+        {"optimise": "none"},
         {"optimize": "all"},
         {"optimize": None},
         {"num_threads": -1},

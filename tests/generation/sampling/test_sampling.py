@@ -10,7 +10,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genai_iface import BackendError, GenerationConfig, InvalidInputError
-from genai_iface.generation import Sampler, filters, sampling
+from genai_iface.generation import Sampler
+from genai_iface.generation.sampling import filters
+from genai_iface.generation.sampling import sampler as sampling
 
 # A busy machine is slow; that is no finding.
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])

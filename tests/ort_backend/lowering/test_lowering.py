@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 
 from genai_iface.transform import LOGITS_POSITIONS
-from genai_iface_ort import lowering
+from genai_iface_ort.lowering import lower as lowering
 from genai_iface_ort.lowering.lower import lower
 from tests.models import ModelOptions, build_model
 from tests.transform.convert.drive import Drive, count_ops, load, on_ort, on_reference, same_steps

@@ -18,7 +18,7 @@ import pytest
 from genai_iface import load_model
 from genai_iface.errors import InvalidInputError
 from genai_iface.folder import open_folder
-from genai_iface.transform import quantize_source
+from genai_iface.transform.quantize import source as quantize_source
 from genai_iface.transform.quantize.blocks import dequantize_blocks, quantize_blocks
 from genai_iface.transform.quantize.weights import QuantizeWeights
 from tests.models import write_folder
