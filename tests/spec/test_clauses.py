@@ -27,7 +27,7 @@ from genai_iface.generation import ModelGenerator
 from tests.conformance.plain import PlainBackend
 from tests.models import write_folder
 from tools.conformance_pages.__main__ import checks_page
-from tools.spec.clauses import CONTRACT, PAGE_CLAUSE, ROOT, all_clauses, methods, spec_pages
+from tools.spec.clauses import CONTRACT, PAGE_CLAUSE, ROOT, all_clauses, members, methods, spec_pages
 from tools.spec.render import render_page
 from tools.spec.tables import TABLES
 
@@ -39,6 +39,28 @@ RENDERED = {page: render_page(page, text) for page, text in PAGES.items()}
 def test_every_member_of_the_protocols_is_shown_once() -> None:
     shown = [f"{protocol}.{name}" for text in PAGES.values() for protocol, name in CONTRACT.findall(text)]
     assert sorted(shown) == sorted(methods())
+
+
+def test_members_have_the_labels_of_the_module_or_their_own() -> None:
+    assert {method.stability for method in methods().values()} <= {"preview", "stable", "deprecated"}
+    assert all(1 <= int(method.since) <= INTERFACE_VERSION for method in methods().values())
+    source = '''"""A module.\n\nSince: 1\nStability: preview\n"""
+class Old:
+    """A class."""
+    def first(self): """A member."""
+    def second(self): """A member.\n\nStability: stable\n"""
+class New:
+    """A class.\n\nSince: 2\n"""
+    def third(self): """A member."""
+'''
+    found = {name: (method.since, method.stability, method.has_own_label) for name, method in members(source).items()}
+    assert found == {
+        "Old.first": ("1", "preview", False),
+        "Old.second": ("1", "stable", True),
+        "New.third": ("2", "preview", True),
+    }
+    with pytest.raises(ValueError, match=r"Old.first has the labels \['Stability'\]"):
+        members(source.replace("Since: 1", ""))
 
 
 def test_every_check_names_a_clause_that_there_is() -> None:
