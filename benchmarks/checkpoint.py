@@ -110,7 +110,7 @@ def build_standard(checkpoint: Path, weights: Weights) -> Path:
     def quantize(path: Path) -> None:
         import onnx_ir as ir
 
-        from genai_iface.transform.quantize.weights import QuantizeWeights
+        from genai_iface.transform.quantize._weights import QuantizeWeights
 
         shutil.copytree(plain, path, ignore=shutil.ignore_patterns("model.onnx*"))
         model = ir.load(plain / "model.onnx")

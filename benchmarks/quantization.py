@@ -23,8 +23,8 @@ import numpy as np
 from genai_iface import load_model
 from genai_iface.folder import open_folder
 from genai_iface.models import default_folder
-from genai_iface.transform.quantize.calibrate import calibrate, default_text, windows_of
-from genai_iface.transform.quantize.folder import quantize_folder
+from genai_iface.transform.quantize._folder import quantize_folder
+from genai_iface.transform.quantize.calibration import calibrate, default_text, windows_of
 from tools.train_embedded import onnx_docs
 
 _WINDOW = 512

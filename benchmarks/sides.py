@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.checkpoint import Weights, build_for_genai, build_gguf, build_standard, make_checkpoint
+from genai_iface.build._network_cache import cache_keyword
 
 __all__ = ["SIDES", "Setting", "Side"]
 
@@ -107,7 +108,7 @@ class TransformersSide:
         self._cache = transformers.DynamicCache(config=self._model.config)
         begin = time.perf_counter()
         with torch.inference_mode():
-            self._model(self._prompt, past_key_values=self._cache, logits_to_keep=1)
+            self._model(self._prompt, **cache_keyword(self._model, self._cache), logits_to_keep=1)
         return time.perf_counter() - begin
 
     def decode(self) -> float:
@@ -119,9 +120,10 @@ class TransformersSide:
             self._cache.crop(-extra)
         token = self._prompt[:, -1:]
         begin = time.perf_counter()
+        named = cache_keyword(self._model, self._cache)
         with torch.inference_mode():
             for _ in range(self._setting.tokens):
-                token = self._model(token, past_key_values=self._cache).logits[:, -1].argmax(-1)[:, None]
+                token = self._model(token, **named).logits[:, -1].argmax(-1)[:, None]
         return (time.perf_counter() - begin) / self._setting.tokens
 
 

@@ -38,11 +38,23 @@ from genai_iface.protocols import (
 )
 from genai_iface.registry import list_backends, load_backend, load_model
 from genai_iface.results import Chunk, FinishReason, GenerationResult, PerfMetrics, Score, TokenLogprob
-from genai_iface.types import BackendInfo, CacheSpec, Device, LayerCacheSpec, ModelSpec
+from genai_iface.types import (
+    BackendInfo,
+    CacheLayout,
+    CacheMode,
+    CacheSpec,
+    CacheStyle,
+    Device,
+    DType,
+    LayerCacheSpec,
+    LogitsMode,
+    ModelSpec,
+    UpdateMode,
+)
 from genai_iface.version import INTERFACE_VERSION, SUPPORTED_INTERFACE_VERSIONS, negotiate_version
 
 if TYPE_CHECKING:
-    from genai_iface.memory import estimate_cache_bytes
+    from genai_iface.memory import available_memory, check_cache_fits, estimate_cache_bytes
     from genai_iface.pipeline import TextGenerationPipeline
 
 __version__ = "0.1.0"
@@ -55,11 +67,15 @@ __all__ = [
     "BackendError",
     "BackendInfo",
     "BackendNotFoundError",
+    "CacheLayout",
+    "CacheMode",
     "CacheOverflowError",
     "CacheRewindError",
     "CacheSpec",
+    "CacheStyle",
     "Capability",
     "Chunk",
+    "DType",
     "Device",
     "FinishReason",
     "GenAIError",
@@ -71,6 +87,7 @@ __all__ = [
     "InvalidInputError",
     "KVCache",
     "LayerCacheSpec",
+    "LogitsMode",
     "Message",
     "Model",
     "ModelSpec",
@@ -86,6 +103,9 @@ __all__ = [
     "Tokenizer",
     "UnsupportedCapabilityError",
     "UnsupportedModelError",
+    "UpdateMode",
+    "available_memory",
+    "check_cache_fits",
     "estimate_cache_bytes",
     "list_backends",
     "load_backend",
@@ -100,10 +120,10 @@ def __getattr__(name: str) -> object:
         from genai_iface.pipeline import TextGenerationPipeline  # noqa: PLC0415
 
         return TextGenerationPipeline
-    if name == "estimate_cache_bytes":
-        from genai_iface.memory import estimate_cache_bytes  # noqa: PLC0415
+    if name in ("available_memory", "check_cache_fits", "estimate_cache_bytes"):
+        from genai_iface import memory  # noqa: PLC0415
 
-        return estimate_cache_bytes
+        return getattr(memory, name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

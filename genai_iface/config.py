@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from genai_iface.errors import InvalidInputError
 
-__all__ = ["ALIASES", "GenerationConfig", "legal_values"]
+__all__ = ["GenerationConfig"]
 
 ALIASES: Mapping[str, str] = MappingProxyType(
     {

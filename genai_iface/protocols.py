@@ -157,6 +157,7 @@ class KVCache(Protocol):
             1. After it, any continuation MUST give what it would have given had the forgotten
                tokens never been appended.
             2. On an error nothing MUST have changed.
+            3. MUST be refused if any circular layer has overwritten what the shorter row needs, not only the first.
         """
         ...
 
@@ -199,6 +200,8 @@ class KVCache(Protocol):
         Contract:
             1. A later ``forward`` with this cache MUST raise InvalidInputError.
             2. A second call MUST do nothing.
+            3. Every method but ``close`` MUST raise InvalidInputError, those of ``Supports*`` protocols too.
+            4. Properties MUST stay readable.
         """
         ...
 
@@ -641,6 +644,7 @@ class SupportsSave(Protocol[CacheT]):
 
         Contract:
             1. An interrupted call MUST NOT leave a half-written file under ``path``.
+            2. After ``Model.close`` it MUST raise InvalidInputError and leave ``path`` as it is.
         """
         ...
 

@@ -24,7 +24,7 @@ from genai_iface.version import negotiate_version
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["ENTRY_POINT_GROUP", "list_backends", "load_backend", "load_model"]
+__all__ = ["list_backends", "load_backend", "load_model"]
 
 ENTRY_POINT_GROUP = "genai_iface.backends"
 

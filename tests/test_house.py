@@ -11,8 +11,6 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
-from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -20,8 +18,8 @@ import pytest
 
 import genai_iface
 from genai_iface.capabilities import Capability
+from tests.house.sources import ROOT, imports, name_of, parsed, python_files
 
-ROOT = Path(__file__).parents[1]
 CODE_FOLDERS = ("genai_iface", "backends", "benchmarks", "docs", "examples", "tests", "tools")
 
 # What each part may import besides the standard library and genai_iface. The longest prefix counts.
@@ -51,13 +49,7 @@ ALLOWED_IMPORTS = {
 }
 
 # Parts of genai_iface that load more than the interface; the rest may import them only inside a function.
-HEAVY_PARTS = (
-    "genai_iface.build",
-    "genai_iface.cli",
-    "genai_iface.folder",
-    "genai_iface.graph",
-    "genai_iface.transform",
-)
+HEAVY_PARTS = tuple(f"genai_iface.{part}" for part in ("build", "cli", "folder", "graph", "transform"))
 
 MAX_LINES = 500
 LONG_FILES = {
@@ -68,30 +60,6 @@ LONG_FILES = {
 }
 
 PARTS = [path for path in ALLOWED_IMPORTS if (ROOT / path).is_dir()]
-
-
-def python_files(folder: str) -> list[Path]:
-    return sorted((ROOT / folder).rglob("*.py"))
-
-
-def name_of(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
-
-
-@cache
-def parsed(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"), name_of(path))
-
-
-def imports(tree: ast.AST, *, lazy: bool = True) -> Iterator[tuple[str, str | None]]:
-    """Every import as (module, name), name None for "import module"; without those in functions on request."""
-    for node in ast.iter_child_nodes(tree):
-        if isinstance(node, ast.Import):
-            yield from ((alias.name, None) for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            yield from ((node.module or "", alias.name) for alias in node.names)
-        elif lazy or not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            yield from imports(node, lazy=lazy)
 
 
 def files_of_part(part: str) -> list[Path]:
@@ -129,28 +97,6 @@ def test_every_backend_has_a_wall() -> None:
     folders = {f"backends/{path.parents[1].name}" for path in (ROOT / "backends").glob("*/*/__init__.py")}
     assert folders
     assert folders <= ALLOWED_IMPORTS.keys()
-
-
-@pytest.mark.parametrize("part", [part for part in PARTS if part.startswith("backends/")])
-def test_backends_import_public_names_only(part: str) -> None:
-    bad = []
-    for path in python_files(part):
-        for module, name in imports(parsed(path)):
-            if module.partition(".")[0] != "genai_iface":
-                continue
-            if name is None or name not in public_names(module):
-                bad.append(f"{name_of(path)}: {name or module} of {module}")
-    assert not bad
-
-
-@cache
-def public_names(module: str) -> frozenset[str]:
-    path = ROOT / module.replace(".", "/")
-    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-    for node in parsed(file).body:
-        if isinstance(node, ast.Assign) and any(isinstance(t, ast.Name) and t.id == "__all__" for t in node.targets):
-            return frozenset(ast.literal_eval(node.value))
-    return frozenset()
 
 
 def test_no_module_imports_a_private_name_of_another() -> None:

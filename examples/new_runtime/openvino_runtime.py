@@ -9,6 +9,7 @@ OpenVINO 2026.4 has no TensorScatter, so this drives models whose cache grows (p
 one length for all rows: each row keeps tensors of its own, and rows run one after the other. Nothing is padded.
 """
 
+import copy
 import importlib.metadata
 from typing import Any
 
@@ -18,7 +19,7 @@ import openvino
 from numpy.typing import ArrayLike, NDArray
 
 from genai_iface import BackendError, BackendInfo, Capability, Device, InvalidInputError, UnsupportedModelError
-from genai_iface.backend_kit import check_batch_and_capacity, check_indices, check_lengths, check_rows, check_step
+from genai_iface import backend_kit as kit
 from genai_iface.folder import ModelFolder, open_folder
 from genai_iface.transform import LOGITS_POSITIONS, SelectLogits
 from genai_iface.types import LogitsMode, UpdateMode
@@ -46,69 +47,62 @@ class OpenVinoCache:
 
     update_mode: UpdateMode = "copied"
 
-    def __init__(self, model: "OpenVinoModel", batch_size: int, capacity: int) -> None:
-        self.model = model
-        self.capacity = capacity
-        self.rows = [model.empty_row() for _ in range(batch_size)]
-        self._lengths = np.zeros(batch_size, np.int64)
-        self.is_closed = False
+    def __init__(self, model: "OpenVinoModel", rows: kit.RowLengths) -> None:
+        self.model, self.rows = model, rows
+        self.bytes_per_token = model.spec.cache.bytes_per_token
+        self.tensors = [model.empty_row() for _ in range(rows.batch_size)]
 
     @property
     def batch_size(self) -> int:
-        return len(self._lengths)
+        return self.rows.batch_size
+
+    @property
+    def capacity(self) -> int:
+        return self.rows.capacity
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        return self._lengths.copy()
+        return self.rows.lengths
 
     @property
     def nbytes(self) -> int:
-        return sum(tensor.nbytes for row in self.rows for tensor in row)
-
-    @property
-    def bytes_per_token(self) -> int:
-        return self.model.spec.cache.bytes_per_token
+        return sum(tensor.nbytes for row in self.tensors for tensor in row)
 
     def can_rewind_to(self, lengths: ArrayLike, /) -> bool:
-        check_lengths(lengths, self._lengths)
-        return True
+        return self.rows.can_rewind_to(lengths)
 
     def rewind_to(self, lengths: ArrayLike, /) -> None:
-        wanted = check_lengths(lengths, self._lengths)
+        wanted = self.rows.check_rewind(lengths)
         # A copy, so that the forgotten tokens take no memory.
-        self.rows = [
-            [tensor[:, :, :length].copy() for tensor in row] for row, length in zip(self.rows, wanted, strict=True)
+        self.tensors = [
+            [tensor[:, :, :length].copy() for tensor in row] for row, length in zip(self.tensors, wanted, strict=True)
         ]
-        self._lengths = wanted
+        self.rows.rewind_to(wanted)
 
     def reorder(self, indices: ArrayLike, /) -> None:
-        wanted = check_indices(indices, self.batch_size)
+        wanted = self.rows.check_reorder(indices)
         # Steps make new tensors and never write to old ones: rows may share them.
-        self.rows = [list(self.rows[index]) for index in wanted]
-        self._lengths = self._lengths[wanted]
+        self.tensors = [list(self.tensors[index]) for index in wanted]
+        self.rows.reorder(wanted)
 
     def reset(self, rows: ArrayLike | None = None, /) -> None:
-        for row in check_rows(rows, self.batch_size):
-            self.rows[row] = self.model.empty_row()
-            self._lengths[row] = 0
+        for row in self.rows.check_reset(rows):
+            self.tensors[row] = self.model.empty_row()
+        self.rows.reset(rows)
 
     def close(self) -> None:
-        self.rows = []
-        self.is_closed = True
+        self.rows.close()
+        self.tensors = []
 
     def fork(self) -> "OpenVinoCache":
-        fork = OpenVinoCache(self.model, 0, self.capacity)
-        fork.rows, fork._lengths = [list(row) for row in self.rows], self.lengths
-        return fork
+        twin = copy.copy(self)
+        twin.rows, twin.tensors = self.rows.fork(), [list(row) for row in self.tensors]
+        return twin
 
     def read(self, layer: int, row: int, /) -> tuple[Array, Array]:
-        if not 0 <= row < self.batch_size:
-            raise InvalidInputError(f"Row {row} is not in a cache of {self.batch_size} rows", remedy="Count from 0.")
-        key, value = self.rows[row][2 * layer : 2 * layer + 2]
+        self.rows.check_read(layer, row, len(self.model.spec.cache.layers))
+        key, value = self.tensors[row][2 * layer : 2 * layer + 2]
         return key[0].copy(), value[0].copy()
-
-    def advance(self, counts: NDArray[np.int64]) -> None:
-        self._lengths = self._lengths + counts
 
 
 class OpenVinoModel:
@@ -118,6 +112,7 @@ class OpenVinoModel:
 
     def __init__(self, folder: ModelFolder, device: Device) -> None:
         self.signature, self.spec, self.device = folder.signature, folder.spec, device
+        self._inputs = kit.GraphInputs(self.signature, context_length=self.spec.context_length)
         graph = folder.load_ir()
         # A lowering of the SDK: logits only where they are asked for.
         select = SelectLogits(self.signature)
@@ -140,9 +135,9 @@ class OpenVinoModel:
         return [np.zeros((1, heads, 0, size), np.float32) for heads, *sizes in shapes for size in sizes]
 
     def create_cache(self, *, batch_size: int = 1, capacity: int | None = None) -> OpenVinoCache:
-        limit = self.spec.context_length
-        check_batch_and_capacity(batch_size, capacity, limit)
-        return OpenVinoCache(self, batch_size, capacity or limit or 2**31 - 1)
+        kit.check_loaded(self._request)
+        most = kit.check_batch_and_capacity(batch_size, capacity, kit.capacity_bound(self.spec))
+        return OpenVinoCache(self, kit.RowLengths(batch_size, most, owner=self))
 
     def forward(
         self,
@@ -153,52 +148,40 @@ class OpenVinoModel:
         counts: ArrayLike | None = None,
         logits: LogitsMode = "last",
     ) -> NDArray[np.float32]:
-        if self._request is None or cache.is_closed or cache.model is not self:
-            raise InvalidInputError("The model or the cache is closed, or of another model", remedy="Make a new one.")
-        lengths, vocab_size = cache.lengths, self.spec.vocab_size
-        step = check_step(input_ids, counts, logits, lengths=lengths, capacity=cache.capacity, vocab_size=vocab_size)
-        batch_size, width = step.input_ids.shape
-        num_kept = {"last": 1, "all": width, "none": 0}[step.logits]
-        result = np.zeros((batch_size, num_kept, vocab_size), np.float32)
-        rows = list(cache.rows)
+        kit.check_loaded(self._request)
+        rows, size = kit.check_cache(cache, self), self.spec.vocab_size
+        step = kit.check_step(input_ids, counts, logits, lengths=rows.lengths, capacity=rows.capacity, vocab_size=size)
+        result = kit.empty_logits(step, size)
+        tensors = list(cache.tensors)
         for row in np.flatnonzero(step.counts):
-            count = int(step.counts[row])
-            positions = np.arange(count) if step.logits == "all" else np.array([count - 1][:num_kept], np.int64)
-            ids = step.input_ids[row : row + 1, :count]
-            got, rows[row] = self._run(ids, int(lengths[row]), cache.rows[row], positions)
-            result[row, : len(positions)] = got
+            # One row from its length on, without padding.
+            alone, count = slice(row, row + 1), int(step.counts[row])
+            run = kit.GraphRun(alone, slice(0, count), rows.lengths[alone], step.counts[alone])
+            values, tensors[row] = self._run(step, run, tensors[row])
+            kit.store_logits(result, values, step, run)
         # Only now: a failed run leaves the cache as it was.
-        cache.rows = rows
-        cache.advance(step.counts)
+        cache.tensors = tensors
+        rows.advance(step.counts)
         return result
 
     def close(self) -> None:
         self._request = None
 
-    def _run(self, ids: Array, begin: int, past: list[Array], positions: Array) -> tuple[Array, list[Array]]:
-        """One row from its length on: logits (K, V) at the asked positions, and the row's new tensors."""
-        end = begin + ids.shape[1]
-        by_role = {
-            "input_ids": ids,
-            "position_ids": np.arange(begin, end)[None],
-            "attention_mask": np.ones((1, end), np.int64),
-        }
-        signature = self.signature
-        feeds = {
-            name: by_role[role].astype(signature.input_dtypes[role], copy=False)
-            for role, name in signature.inputs.items()
-        }
+    def _run(self, step: kit.Step, run: kit.GraphRun, past: list[Array]) -> tuple[Array, list[Array]]:
+        """Logits (1, K, V) of the columns that are asked for, and the row's new tensors."""
+        signature, asked = self.signature, kit.asked_columns(step, run)
+        feeds: dict[str, Any] = self._inputs.feeds(step, run)
         feeds |= {tensor.past: array for tensor, array in zip(signature.cache_tensors, past, strict=True)}
         if self._selects:
-            feeds[LOGITS_POSITIONS] = positions[None]
+            feeds[LOGITS_POSITIONS] = asked
         try:
             outputs = self._request.infer(feeds)
         except RuntimeError as error:
             raise BackendError(f"OpenVINO failed: {str(error)[:200]}", remedy="Use another backend.") from error
         # The request reuses its buffers: what is kept must be copied.
         present = [outputs[tensor.present].copy() for tensor in signature.cache_tensors]
-        logits = outputs[signature.logits][0]
-        return (logits if self._selects else logits[positions]), present
+        logits = outputs[signature.logits]
+        return (logits if self._selects else logits[:, asked[0]]), present
 
 
 class OpenVinoBackend:

@@ -1,25 +1,57 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""What every backend would write again: argument checks, row lengths, step planning, graph inputs."""
+"""What every backend would write again, as parts to use, none to inherit from.
 
-from genai_iface.backend_kit.steps import (
-    RowGroup,
+Argument checks, the lengths of a cache's rows, the plan from a step to runs of the graph, the values of the graph's
+inputs, where logits go, and caches on disk.
+"""
+
+from genai_iface.backend_kit.arguments import (
     Step,
+    capacity_bound,
     check_batch_and_capacity,
     check_indices,
     check_lengths,
+    check_loaded,
     check_rows,
     check_step,
-    group_rows,
 )
+from genai_iface.backend_kit.inputs import GraphInputs
+from genai_iface.backend_kit.logits import asked_columns, empty_logits, store_logits
+from genai_iface.backend_kit.planning import (
+    GraphRun,
+    RowGroup,
+    RunRules,
+    group_rows,
+    plan_concat,
+    plan_in_place,
+)
+from genai_iface.backend_kit.row_lengths import RowLengths, check_cache, stored_positions
+from genai_iface.backend_kit.saving import RestorableCache, load_cache, save_cache
 
 __all__ = [
+    "GraphInputs",
+    "GraphRun",
+    "RestorableCache",
     "RowGroup",
+    "RowLengths",
+    "RunRules",
     "Step",
+    "asked_columns",
+    "capacity_bound",
     "check_batch_and_capacity",
+    "check_cache",
     "check_indices",
     "check_lengths",
+    "check_loaded",
     "check_rows",
     "check_step",
+    "empty_logits",
     "group_rows",
+    "load_cache",
+    "plan_concat",
+    "plan_in_place",
+    "save_cache",
+    "store_logits",
+    "stored_positions",
 ]

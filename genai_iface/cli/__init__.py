@@ -1,3 +1,3 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""The command line; one file per command."""
+"""Internal: the command line; one file per command."""

@@ -14,6 +14,11 @@ or in a test suite of the vendor's own:
         run()
 """
 
+from genai_iface.conformance._failure import ConformanceFailure, NotApplicable
+from genai_iface.conformance._golden import GOLDEN
+from genai_iface.conformance._report import as_html, as_json, as_markdown, write_report
+from genai_iface.conformance._results import LevelVerdict, Outcome, Run
+from genai_iface.conformance._runner import run_checks
 from genai_iface.conformance.adapter import (
     Adapter,
     BackendAdapter,
@@ -23,14 +28,11 @@ from genai_iface.conformance.adapter import (
     load_adapter,
 )
 from genai_iface.conformance.deviations import Deviation, read_deviations
-from genai_iface.conformance.failure import ConformanceFailure, NotApplicable
 from genai_iface.conformance.pytest_entry import parametrize_checks
 from genai_iface.conformance.registry import LEVELS, Check, all_checks, check
-from genai_iface.conformance.report import as_html, as_json, as_markdown, write_report
-from genai_iface.conformance.results import LevelVerdict, Outcome, Run
-from genai_iface.conformance.runner import run_checks
 
 __all__ = [
+    "GOLDEN",
     "LEVELS",
     "Adapter",
     "BackendAdapter",

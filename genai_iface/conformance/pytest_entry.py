@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from os import PathLike
 from typing import Any
 
+from genai_iface.conformance._context import Context
+from genai_iface.conformance._failure import ConformanceFailure
+from genai_iface.conformance._results import Outcome
+from genai_iface.conformance._runner import run_check
 from genai_iface.conformance.adapter import Adapter
-from genai_iface.conformance.context import Context
 from genai_iface.conformance.deviations import read_deviations
-from genai_iface.conformance.failure import ConformanceFailure
 from genai_iface.conformance.registry import Check, all_checks
-from genai_iface.conformance.results import Outcome
-from genai_iface.conformance.runner import run_check
 
 __all__ = ["parametrize_checks"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
 
 if TYPE_CHECKING:
-    from genai_iface.conformance.context import Context
+    from genai_iface.conformance._context import Context
 
 __all__ = ["LEVELS", "Check", "all_checks", "check"]
 

@@ -11,11 +11,11 @@ from onnx_ir.passes.common import IdentityEliminationPass
 
 from genai_iface.graph._edit import infer_shapes
 from genai_iface.graph.signature import GraphSignature
-from genai_iface.transform.fuse.pack_projections import PackProjections
-from genai_iface.transform.quantize.gather_quantized import GatherQuantized
-from genai_iface.transform.quantize.separate_dequantization import SeparateDequantization
+from genai_iface.transform.gather_quantized import GatherQuantized
+from genai_iface.transform.pack_projections import PackProjections
 from genai_iface.transform.rewrite import Note, Rewrite
 from genai_iface.transform.select_logits import LOGITS_POSITIONS, SelectLogits
+from genai_iface.transform.separate_dequantization import SeparateDequantization
 
 __all__ = ["StandardResult", "apply_standard"]
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections import Counter
@@ -29,7 +30,7 @@ Checkpoint = Callable[[str], Path]
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Tiny random checkpoints, each made once."""
-    from genai_iface.build.families import make_checkpoint
+    from genai_iface.build._families import make_checkpoint
 
     made: dict[str, Path] = {}
 
@@ -43,7 +44,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 def built(source: Path, out: Path, **options: Any) -> Any:
-    from genai_iface.build.build import BuildOptions, build
+    from genai_iface.build._build import BuildOptions, build
 
     return build(source, out, BuildOptions(**options))
 
@@ -114,6 +115,44 @@ def test_the_graph_is_standard_and_says_how_it_was_made(checkpoint: Checkpoint, 
     assert set(folder.signature.inputs) == {"input_ids", "write_indices"}
 
 
+@pytest.mark.parametrize("backend", ["numpy", "ort"])
+@pytest.mark.parametrize("factor", [100, 500])
+def test_squares_beyond_float16_do_not_matter(
+    factor: int, backend: str, checkpoint: Checkpoint, tmp_path: Path
+) -> None:
+    """Hidden values of some hundreds, as real models have them: their squares overflow in float16."""
+    import torch
+    import transformers
+
+    network = transformers.AutoModelForCausalLM.from_pretrained(checkpoint("llama"), dtype=torch.float32)
+    network.model.embed_tokens.weight.data.mul_(factor / network.model.embed_tokens.weight.abs().max())
+    shutil.copytree(checkpoint("llama"), tmp_path / "large")
+    network.save_pretrained(tmp_path / "large")
+    result = built(tmp_path / "large", tmp_path / "out", dtype="float16", via="export", verify_on=backend)
+    assert result.verified
+    assert result.attempts[-1].comparison.difference < 1e-2
+
+
+def test_two_methods_with_one_difference_are_enough(
+    checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A fault of what runs the results, here of the reference, is not looked for in a third method."""
+    from genai_iface.build import _build as module
+
+    def shifted(*arguments: Any, **options: Any) -> Any:
+        reference = module_reference(*arguments, **options)
+        return dataclasses.replace(reference, logits=-reference.logits)
+
+    module_reference = module.torch_reference
+    monkeypatch.setattr(module, "torch_reference", shifted)
+    with pytest.raises(UnsupportedModelError) as caught:
+        built(checkpoint("qwen3"), tmp_path / "out")
+    assert "mobius: differs" in caught.value.what
+    assert "convert:" not in caught.value.what
+    assert "--verify-on ort" in caught.value.remedy
+    assert "--unverified" not in caught.value.remedy
+
+
 def test_rank_three_caches_on_request(checkpoint: Checkpoint, tmp_path: Path) -> None:
     assert built(checkpoint("llama"), tmp_path / "out", layout="bsh", via="export").verified
     assert open_folder(tmp_path / "out").signature.cache.layout == "bsh"
@@ -151,7 +190,7 @@ def test_quantized_weights_are_measured(checkpoint: Checkpoint, tmp_path: Path) 
 def test_large_weights_get_a_file_of_their_own(
     checkpoint: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from genai_iface.build import model_file
+    from genai_iface.build import _model_file as model_file
 
     monkeypatch.setattr(model_file, "_MOST_INLINE", 0)
     result = built(checkpoint("llama"), tmp_path / "out", via="export", quantize="int4", block_size=16)

@@ -9,7 +9,7 @@ from functools import cache
 
 import pytest
 
-from genai_iface.build.families import FAMILIES, family_of, make_checkpoint, tiny_model
+from genai_iface.build._families import FAMILIES, family_of, make_checkpoint, tiny_model
 from genai_iface.build.fusion.cases import Case, cases_of
 from genai_iface.cli.main import main
 from genai_iface.errors import InvalidInputError

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -300,6 +301,23 @@ class RingRewinds(PlainCache):
         return None
 
 
+@cache("a rewind looks at the first circular layer only", "L2.circular.every_window")
+class FirstWindowOnly(PlainCache):
+    def lost_row(self, wanted):
+        window = self.plan.window_of(0)
+        lost = np.flatnonzero((self._lengths > (window or self._capacity)) & (wanted < self._lengths))
+        return int(lost[0]) if lost.size else None
+
+
+@model("all rings are as large as the smallest", "L2.circular.two_windows")
+class OneWindowForAll(PlainModel):
+    def slot(self, position, slots):
+        return position % (self.plan.window or slots)
+
+    def nonpad(self, lengths, counts, width):
+        return np.minimum(super().nonpad(lengths, counts, width), self.plan.window or self.plan.context_length)
+
+
 @cache("a fork shares its buffers", "L2.fork.independent")
 class SharedFork(PlainCache):
     def fork(self):
@@ -422,6 +440,19 @@ class CloseKeepsBytes(PlainCache):
     @property
     def nbytes(self):
         return int(self.data.nbytes)
+
+
+@cache("a closed cache says what it could be rewound to", "L2.close.methods")
+class AnswersClosed(PlainCache):
+    def can_rewind_to(self, lengths, /):
+        return self.is_closed or super().can_rewind_to(lengths)
+
+
+@cache("a closed cache has no rows", "L2.close.properties")
+class CloseForgetsRows(PlainCache):
+    def close(self):
+        super().close()
+        self._lengths = self._lengths[:0]
 
 
 @cache('"in_place" is declared, but steps copy', "L2.memory.update_mode")
@@ -597,8 +628,20 @@ def _saves_in_place(model: Any) -> None:
     model.save_cache = save_cache
 
 
+def _saves_closed(model: Any) -> None:
+    save, close = model.save_cache, model.close
+
+    def close_later() -> None:
+        # Weights of a closed model are not needed to write a cache.
+        model.save_cache = lambda cache, path, /: Path(path).write_bytes(b"saved")
+        close()
+
+    model.save_cache, model.close = save, close_later
+
+
 for _name, _bug, _check, _change in (
     ("LoadsEmpty", "a loaded cache is empty", "L2.save.round_trip", _loads_empty),
+    ("SavesClosed", "a closed model saves caches", "L2.save.closed_model", _saves_closed),
     ("SavesInPlace", "a save that fails leaves half a file", "L2.save.atomic", _saves_in_place),
 ):
     MUTANTS.append(Mutant(_name, _bug, _check, partial(_SavingAdapter, _name, _change)))

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from genai_iface.conformance.sampling_reference import law, uniform
+from genai_iface.conformance._sampling_reference import law, uniform
 from tests.conformance.mutants import MUTANTS, Mutant
 from tests.conformance.plain_pipeline import PlainPipeline, PlainStack
 

@@ -27,7 +27,7 @@ from genai_iface import (
     LayerCacheSpec,
     ModelSpec,
 )
-from genai_iface.backend_kit.steps import check_batch_and_capacity, check_indices, check_lengths, check_rows, check_step
+from genai_iface.backend_kit import check_batch_and_capacity, check_indices, check_lengths, check_rows, check_step
 from tools.golden_models.plan import PLANS, Plan
 
 CAPABILITIES = frozenset(Capability) - {Capability.CACHE_SHARED, Capability.CACHE_CONCAT, Capability.SAVE}
@@ -43,7 +43,7 @@ class PlainCache:
         self._capacity = capacity
         self._lengths = np.zeros(batch_size, np.int64)
         self.is_closed = False
-        slots = self.plan.window or min(capacity, 16)
+        slots = max(self.plan.windows, default=self.plan.window or min(capacity, 16))
         self.data = np.zeros(
             (self.plan.layers, 2, batch_size, self.plan.num_kv_heads, slots, self.plan.head_dim), np.float32
         )
@@ -73,9 +73,11 @@ class PlainCache:
         return "in_place"
 
     def can_rewind_to(self, lengths: Any, /) -> bool:
+        self.check_open()
         return self.lost_row(check_lengths(lengths, self._lengths)) is None
 
     def rewind_to(self, lengths: Any, /) -> None:
+        self.check_open()
         wanted = check_lengths(lengths, self._lengths)
         row = self.lost_row(wanted)
         if row is not None:
@@ -89,28 +91,37 @@ class PlainCache:
         lost = np.flatnonzero((self._lengths > window) & (wanted < self._lengths))
         return int(lost[0]) if lost.size else None
 
+    def check_open(self) -> None:
+        if self.is_closed:
+            raise InvalidInputError("the cache is closed", remedy="Make a new one.")
+
     def reorder(self, indices: Any, /) -> None:
+        self.check_open()
         wanted = check_indices(indices, self.batch_size)
         self.data, self._lengths = self.data[:, :, wanted], self._lengths[wanted]
 
     def reset(self, rows: Any = None, /) -> None:
+        self.check_open()
         self._lengths[check_rows(rows, self.batch_size)] = 0
 
     def close(self) -> None:
         self.is_closed = True
 
     def fork(self) -> PlainCache:
+        self.check_open()
         copy = type(self).__new__(type(self))
         copy.__dict__.update(self.__dict__)
         copy.data, copy._lengths = self.data.copy(), self._lengths.copy()
         return copy
 
     def read(self, layer: int, row: int, /) -> tuple[np.ndarray, np.ndarray]:
+        self.check_open()
         if not 0 <= row < self.batch_size:
             raise InvalidInputError(f"row {row} is not in the cache", remedy="Count from 0.")
         places = np.arange(self._lengths[row])
-        if self.plan.window:
-            places = places[-self.plan.window :] % self.plan.window
+        window = self.plan.window_of(layer)
+        if window:
+            places = places[-window:] % window
         keys, values = self.data[layer, :, row][:, :, places]
         return keys, values
 
@@ -138,15 +149,18 @@ class PlainModel:
         self.plan = self.find_plan(folder, graph.name, vocab_size)
         self.weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
         self.is_closed = False
-        layer = LayerCacheSpec(
-            self.plan.num_kv_heads,
-            self.plan.head_dim,
-            self.plan.head_dim,
-            "float32",
-            "circular" if self.plan.window else "linear",
-            self.plan.fixed_capacity,
+        layers = tuple(
+            LayerCacheSpec(
+                self.plan.num_kv_heads,
+                self.plan.head_dim,
+                self.plan.head_dim,
+                "float32",
+                "circular" if self.plan.window else "linear",
+                self.plan.window_of(index) or self.plan.fixed_capacity,
+            )
+            for index in range(self.plan.layers)
         )
-        cache = CacheSpec("scatter", "bnsh", (layer,) * self.plan.layers)
+        cache = CacheSpec("scatter", "bnsh", layers)
         self._spec = ModelSpec(vocab_size, self.plan.context_length, cache)
 
     def find_plan(self, folder: Path, name: str, vocab_size: int) -> Plan:
@@ -257,7 +271,8 @@ class PlainModel:
             x = self.norm(hidden, f"{layer}.norm1")
             q, k, v = (self.heads(self.matmul(x, weights[f"{layer}.{name}"])) for name in "qkv")
             q, k = self.rotate(q, positions), self.rotate(k, positions)
-            mixed = self.attend(q, k, v, cache.data[layer, :, rows], lengths, counts)
+            data = cache.data[layer, :, rows, :, : self.plan.window_of(layer)]
+            mixed = self.attend(q, k, v, data, lengths, counts)
             hidden = hidden + self.matmul(mixed, weights[f"{layer}.o"])
             x = self.norm(hidden, f"{layer}.norm2")
             gate = self.matmul(x, weights[f"{layer}.gate"])

@@ -20,7 +20,7 @@ from genai_iface import (
     PerfMetrics,
     TokenLogprob,
 )
-from genai_iface.conformance.sampling_reference import Settings, law, uniform
+from genai_iface.conformance._sampling_reference import Settings, law, uniform
 from genai_iface.folder import open_folder
 from tests.conformance.plain import PlainAdapter, PlainBackend, PlainModel
 

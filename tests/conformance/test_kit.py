@@ -23,16 +23,16 @@ from genai_iface.conformance import (
     read_deviations,
     run_checks,
 )
+from genai_iface.conformance._context import Context
+from genai_iface.conformance._coverage import UNTESTABLE, checks_by_contract
+from genai_iface.conformance._failure import close, raises, same_bits
+from genai_iface.conformance._golden import manifest
+from genai_iface.conformance._results import judge
+from genai_iface.conformance._runner import run_check
+from genai_iface.conformance._tolerance import relative_tolerance
 from genai_iface.conformance.checks.l1.operators import CASES
-from genai_iface.conformance.context import Context
-from genai_iface.conformance.coverage import UNTESTABLE, checks_by_contract
 from genai_iface.conformance.deviations import Deviation
-from genai_iface.conformance.failure import close, raises, same_bits
-from genai_iface.conformance.golden import manifest
 from genai_iface.conformance.registry import Check
-from genai_iface.conformance.results import judge
-from genai_iface.conformance.runner import run_check
-from genai_iface.conformance.tolerance import relative_tolerance
 from tests.conformance.mutants import IndexOffByOne
 from tests.conformance.plain import PlainAdapter, PlainBackend
 from tests.conformance.plain_pipeline import PlainStack
@@ -305,7 +305,7 @@ def test_the_list_names_every_check(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jsonschema = pytest.importorskip("jsonschema")
-    from genai_iface.conformance.report import SCHEMA
+    from genai_iface.conformance._report import SCHEMA
 
     assert main(["conformance", "tests.conformance.mutants:BROKEN", "--level", "2", "--report", str(tmp_path)]) == 1
     printed = capsys.readouterr().out

@@ -7,8 +7,8 @@ from __future__ import annotations
 import pytest
 
 from genai_iface.conformance import all_checks
-from genai_iface.conformance.context import Context
-from genai_iface.conformance.runner import run_check
+from genai_iface.conformance._context import Context
+from genai_iface.conformance._runner import run_check
 from tests.conformance.mutants import Mutant
 from tests.conformance.mutants_pipeline import ALL_MUTANTS
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from genai_iface.conformance import all_checks
-from genai_iface.conformance.golden import manifest_digest
-from genai_iface.conformance.report import SCHEMA
+from genai_iface.conformance._golden import manifest_digest
+from genai_iface.conformance._report import SCHEMA
 from tests.conformance.mutants_pipeline import ALL_MUTANTS
 from tools.conformance_pages.__main__ import checks_page, matrix_page
 

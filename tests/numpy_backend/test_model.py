@@ -165,7 +165,7 @@ def test_a_full_row_may_idle_while_others_go_on(name: str, load: Any) -> None:
 
 def test_growth_keeps_everything(load: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model, oracle = load("scatter")
-    monkeypatch.setattr("genai_iface_numpy.model._INITIAL_SLOTS", 2)
+    monkeypatch.setattr("genai_iface_numpy.model._INITIAL_POSITIONS", 2)
     cache = model.create_cache(batch_size=2)
     sizes = set()
     tokens = [5, 77, 23, 9, 111, 4, 60, 61, 62]
@@ -182,7 +182,7 @@ def test_failed_growth_leaves_the_cache_usable(load: Any, monkeypatch: pytest.Mo
     from genai_iface_numpy.cache import BufferSpec
 
     model, oracle = load("scatter")
-    monkeypatch.setattr("genai_iface_numpy.model._INITIAL_SLOTS", 4)
+    monkeypatch.setattr("genai_iface_numpy.model._INITIAL_POSITIONS", 4)
     cache = model.create_cache()
     model.forward([[5, 77, 23]], cache, logits="none")
     calls = []

@@ -16,7 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from genai_iface.build.families import FAMILIES, tiny_model
+from genai_iface.build._families import FAMILIES, tiny_model
+from genai_iface.build._network_cache import cache_keyword, cache_of
 
 __all__ = ["export", "export_apart", "split_case"]
 
@@ -60,9 +61,13 @@ def export(family: str, opset: int, out: Path, *, eager: bool = False) -> None:
                 cache.update(key, value, layer)
             more = {"position_ids": position_ids} if takes_positions else {}
             result = self.model(
-                input_ids=input_ids, attention_mask=attention_mask, past_key_values=cache, use_cache=True, **more
+                input_ids=input_ids,
+                attention_mask=attention_mask,
+                use_cache=True,
+                **cache_keyword(self.model, cache),
+                **more,
             )
-            layers = result.past_key_values.layers
+            layers = cache_of(result).layers
             return (result.logits, *(tensor for layer in layers for tensor in (layer.keys, layer.values)))
 
     options: dict[str, Any] = {"attn_implementation": "eager"} if eager else {}
@@ -72,7 +77,7 @@ def export(family: str, opset: int, out: Path, *, eager: bool = False) -> None:
     takes_positions = "position_ids" in inspect.signature(model.forward).parameters
     ids = torch.randint(3, 100, (_BATCH, _NEW))
     with torch.no_grad():
-        layers = model(ids, use_cache=True).past_key_values.layers
+        layers = cache_of(model(ids, use_cache=True)).layers
 
     def past_of(tensor: Any) -> Any:
         return torch.randn(_BATCH, tensor.shape[1], _PAST, tensor.shape[3])

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from genai_iface import load_model
-from genai_iface.build.families import VOCAB_SIZE, tiny_model
+from genai_iface.build._families import VOCAB_SIZE, tiny_model
 from genai_iface.errors import UnsupportedModelError
 from genai_iface.transform.convert.folder import convert_folder
 from tests.parity.concat_exports import split_case

@@ -22,7 +22,7 @@ from genai_iface import (
     registry,
 )
 from genai_iface.conformance import all_checks
-from genai_iface.conformance.coverage import UNTESTABLE
+from genai_iface.conformance._coverage import UNTESTABLE
 from genai_iface.generation import ModelGenerator
 from tests.conformance.plain import PlainBackend
 from tests.models import write_folder

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from genai_iface.errors import UnsupportedModelError
-from genai_iface.transform.raise_opset import raise_opset
+from genai_iface.transform._raise_opset import raise_opset
 
 
 def model(nodes: list[onnx.NodeProto], opset: int) -> onnx.ModelProto:

@@ -7,13 +7,14 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from genai_iface import CacheRewindError, InvalidInputError, UnsupportedModelError, load_model
+from genai_iface import BackendError, CacheRewindError, InvalidInputError, UnsupportedModelError, load_model
 from genai_iface.conformance import load_adapter, run_checks
-from genai_iface.conformance.golden import GOLDEN
+from genai_iface.conformance._golden import GOLDEN
 
 pytestmark = pytest.mark.parity
 
@@ -97,3 +98,25 @@ def test_sliding_windows(folder: Path) -> None:
     with pytest.raises(CacheRewindError):
         cache.rewind_to(12)
     np.testing.assert_allclose(model.forward(tokens[:, 16:17], cache)[0, 0], expected[16], atol=2e-5)
+
+
+def test_a_step_that_fails_in_one_row_leaves_no_trace(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = load_model(folder, backend="transformers")
+    cache = model.create_cache(batch_size=2, capacity=8)
+    model.forward([[1, 2], [3, 4]], cache, logits="none")
+    run, calls = model._run, []
+
+    def fails_later(*arguments: Any) -> Any:
+        calls.append(1)
+        if len(calls) == 2:
+            raise BackendError("broken")
+        return run(*arguments)
+
+    monkeypatch.setattr(model, "_run", fails_later)
+    with pytest.raises(BackendError, match="broken"):
+        model.forward([[5], [6]], cache)
+    assert cache.lengths.tolist() == [2, 2]
+    got = model.forward([[7], [8]], cache)
+    for row, tokens in enumerate(([1, 2, 7], [3, 4, 8])):
+        alone = model.forward([tokens], model.create_cache())
+        np.testing.assert_allclose(got[row], alone[0], rtol=0, atol=2e-5)

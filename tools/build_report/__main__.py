@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
 
-from genai_iface.build.build import METHODS, Method
-from genai_iface.build.families import FAMILIES
+from genai_iface.build._build import METHODS, Method
+from genai_iface.build._families import FAMILIES
 from genai_iface.types import DType
 from tools.build_report.case import Outcome, run_case
 from tools.build_report.page import page

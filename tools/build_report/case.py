@@ -13,9 +13,9 @@ from typing import Any
 import onnx
 
 from genai_iface import load_model
-from genai_iface.build.build import BuildOptions, Method, build
-from genai_iface.build.families import make_checkpoint
-from genai_iface.build.verify import compare
+from genai_iface.build._build import BuildOptions, Method, build
+from genai_iface.build._families import make_checkpoint
+from genai_iface.build._verify import compare
 from genai_iface.errors import GenAIError
 from genai_iface.types import DType
 

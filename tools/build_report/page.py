@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from genai_iface.build.build import METHODS
-from genai_iface.build.families import FAMILIES
+from genai_iface.build._build import METHODS
+from genai_iface.build._families import FAMILIES
 from tools.build_report.case import Outcome
 
 __all__ = ["page"]

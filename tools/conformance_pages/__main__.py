@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from genai_iface.conformance import all_checks, load_adapter, run_checks, write_report
-from genai_iface.conformance.context import Context
+from genai_iface.conformance._context import Context
+from genai_iface.conformance._report import verdict_in_words
+from genai_iface.conformance._results import Outcome
+from genai_iface.conformance._runner import run_check
 from genai_iface.conformance.registry import LEVELS
-from genai_iface.conformance.report import verdict_in_words
-from genai_iface.conformance.results import Outcome
-from genai_iface.conformance.runner import run_check
 from tests.conformance.mutants_pipeline import ALL_MUTANTS
 from tools.spec.clauses import all_clauses
 from tools.spec.render import clause_link

@@ -16,7 +16,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from genai_iface.conformance.tolerance import relative_tolerance
+from genai_iface.conformance._tolerance import relative_tolerance
 from tools.golden_models.builder import Builder
 from tools.golden_models.files import write_checkpoint, write_config, write_tokenizer
 from tools.golden_models.operators import operator_cases

@@ -18,9 +18,10 @@ class Plan:
     Attributes:
         name: Name of its folders.
         rotary_dim: Rotated part of each head; None for all of it.
-        window: Slots of a circular cache; None for a linear one.
+        window: Positions of a circular cache, of the smallest one where they differ; None for a linear one.
+        windows: Those of each layer, where they differ.
         layout: "bnsh" or "bsh", of the scatter form.
-        fixed_capacity: Slots that the scatter graph names; None for any number.
+        fixed_capacity: Positions that the scatter graph names; None for any number.
         attention_scale: Multiplies the query and key weights; above 1 makes attention sharper.
         num_tokens: Tokens of the teacher-forced sequence.
         num_rows: How many such sequences.
@@ -44,6 +45,7 @@ class Plan:
     rotary_dim: int | None = None
     softcap: float = 0.0
     window: int | None = None
+    windows: tuple[int, ...] = ()
     layout: str = "bnsh"
     fixed_capacity: int | None = None
     attention_scale: float = 1.0
@@ -56,10 +58,15 @@ class Plan:
     checkpoint: str = "llama"
     seed: int = 0
 
+    def window_of(self, layer: int) -> int | None:
+        """Positions of a layer's circular cache; None for a linear one."""
+        return self.windows[layer] if self.windows else self.window
+
     @property
     def reduction_length(self) -> int:
         """Terms that are summed on the longest way from a token to a logit; see the kit's tolerance.py."""
-        keys = min(self.num_tokens + self.num_greedy, self.window or self.num_tokens + self.num_greedy)
+        longest = self.num_tokens + self.num_greedy
+        keys = min(longest, max(self.windows, default=self.window or longest))
         attention = self.hidden + self.head_dim + keys + self.num_heads * self.head_dim
         return self.layers * (attention + self.hidden + self.intermediate) + self.hidden
 
@@ -127,6 +134,21 @@ PLANS: tuple[Plan, ...] = (
     Plan(name="partial", seed=137, head_dim=16, rotary_dim=8, checkpoint="phi3"),
     Plan(name="softcap", seed=916, softcap=1.5, attention_scale=3.0, checkpoint=""),
     Plan(name="ring", num_rows=3, seed=21367, layers=2, window=8, fixed_capacity=8, checkpoint="", has_concat=False),
+    Plan(
+        name="rings",
+        seed=7,
+        layers=2,
+        hidden=8,
+        intermediate=16,
+        vocab_size=32,
+        context_length=24,
+        num_tokens=16,
+        num_greedy=3,
+        window=6,
+        windows=(10, 6),
+        checkpoint="",
+        has_concat=False,
+    ),
     Plan(
         name="long",
         seed=14,

@@ -37,7 +37,7 @@ def logits_of(
     for layer in range(plan.layers):
         x = _norm(hidden, weights[f"{layer}.norm1"])
         q, k, v = (_heads(x @ weights[f"{layer}.{name}"], plan.head_dim) for name in "qkv")
-        mixed = _attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v, plan)
+        mixed = _attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v, plan, plan.window_of(layer))
         hidden = hidden + mixed @ weights[f"{layer}.o"]
         x = _norm(hidden, weights[f"{layer}.norm2"])
         gate = x @ weights[f"{layer}.gate"]
@@ -80,7 +80,7 @@ def _rotate(x: _Array, cos: _Array, sin: _Array) -> _Array:
     return np.concatenate((first * cos - second * sin, second * cos + first * sin, rest), axis=-1)
 
 
-def _attention(q: _Array, k: _Array, v: _Array, plan: Plan) -> _Array:
+def _attention(q: _Array, k: _Array, v: _Array, plan: Plan, window: int | None) -> _Array:
     """(T, H * D): query i sees the keys up to i, within the window where there is one."""
     num_tokens = q.shape[1]
     group = plan.num_heads // plan.num_kv_heads
@@ -88,7 +88,7 @@ def _attention(q: _Array, k: _Array, v: _Array, plan: Plan) -> _Array:
     for begin in range(0, num_tokens, _BLOCK):
         queries = np.arange(begin, min(begin + _BLOCK, num_tokens))
         distance = queries[:, None] - np.arange(num_tokens)
-        hidden = (distance < 0) | (distance >= (plan.window or num_tokens))
+        hidden = (distance < 0) | (distance >= (window or num_tokens))
         for head in range(plan.num_heads):
             scores = q[head, queries] @ k[head // group].T * plan.head_dim**-0.5
             if plan.softcap:

@@ -22,17 +22,25 @@ class ScatterBuilder(Builder):
         plan = self.plan
         self.write_indices = self.input("write_indices", TensorProto.INT64, ["batch"])
         nonpad = self.input("nonpad_kv_seqlen", TensorProto.INT64, ["batch"])
-        slots = plan.fixed_capacity or "capacity"
-        shape: list[str | int] = ["batch", plan.num_kv_heads, slots, plan.head_dim]
-        if plan.layout == "bsh":
-            shape = ["batch", slots, plan.num_kv_heads * plan.head_dim]
+        shapes = [self._cache_shape(plan.window_of(layer)) for layer in range(plan.layers)]
         self.pasts = [
-            [self.cache_tensor(layer, kind, shape, shape) for kind in ("key", "value")] for layer in range(plan.layers)
+            [self.cache_tensor(layer, kind, shape, shape) for kind in ("key", "value")]
+            for layer, shape in enumerate(shapes)
         ]
         # A ring that has wrapped is valid everywhere.
-        self.nonpad = self.op("Min", [nonpad, self.ints(plan.window)]) if plan.window else nonpad
+        self.nonpad = {
+            window: self.op("Min", [nonpad, self.ints(window)]) if window else nonpad
+            for window in dict.fromkeys(plan.window_of(layer) for layer in range(plan.layers))
+        }
         steps = self.op("Range", [self.number(0), self.length(ids, 1), self.number(1)])
         self.positions = self.op("Add", [self.op("Unsqueeze", [self.write_indices, self.ints(1)]), steps])
+
+    def _cache_shape(self, window: int | None) -> list[str | int]:
+        plan = self.plan
+        positions = window or plan.fixed_capacity or "capacity"
+        if plan.layout == "bsh":
+            return ["batch", positions, plan.num_kv_heads * plan.head_dim]
+        return ["batch", plan.num_kv_heads, positions, plan.head_dim]
 
     def norm(self, name: str, x: str) -> str:
         """RMSNormalization."""
@@ -61,7 +69,7 @@ class ScatterBuilder(Builder):
             attributes["softcap"] = plan.softcap
         if plan.layout == "bsh":
             attributes |= {"q_num_heads": plan.num_heads, "kv_num_heads": plan.num_kv_heads}
-        mixed = self.op("Attention", [q, keys, values, "", "", "", self.nonpad], **attributes)
+        mixed = self.op("Attention", [q, keys, values, "", "", "", self.nonpad[plan.window_of(layer)]], **attributes)
         return self.merge(mixed) if plan.layout == "bnsh" else mixed
 
     def _rotate(self, x: str, heads: int) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
-from genai_iface.conformance.tolerance import relative_tolerance
+from genai_iface.conformance._tolerance import relative_tolerance
 from tools.golden_models.plan import DTYPES, PLANS, Plan
 from tools.golden_models.reference import greedy, logits_of
 from tools.golden_models.weights import TEXT_TOKENS, weights_of

@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from genai_iface.conformance.coverage import UNTESTABLE, checks_by_contract
+from genai_iface.conformance._coverage import UNTESTABLE, checks_by_contract
 
 __all__ = ["CONTRACT", "PAGE_CLAUSE", "Clause", "Method", "all_clauses", "members", "methods", "spec_pages"]
 

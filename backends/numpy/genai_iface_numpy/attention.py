@@ -178,44 +178,34 @@ def _attend(
 ) -> tuple[_Array, _Array]:
     """One row: query (H, S, D), key (Hkv, K, D), value (Hkv, K, Dv) -> output (H, S, Dv), scores (H, S, K).
 
-    Every intermediate result has the element type of the query, as in the operator's definition.
+    Half precision is what queries, keys and values are stored in: between them and the output everything is float32,
+    as in the runtimes' kernels, so that no score overflows and no long sum loses its last digits.
     """
     num_heads, num_queries, head_dim = query.shape
     num_kv_heads, num_keys, _ = key.shape
     dtype = query.dtype
+    if dtype.itemsize < 4:
+        query, key, value = (each.astype(np.float32) for each in (query, key, value))
+    computed = query.dtype
     # Query heads that share a key head form one block of rows for the matrix product.
     grouped = (num_kv_heads, num_heads // num_kv_heads * num_queries)
 
-    if dtype.itemsize >= 4:
-        query = query * dtype.type(scale)
-    else:
-        # Half the factor on either side, so that the product does not overflow.
-        root = dtype.type(np.sqrt(scale))
-        query, key = query * root, key * root
-    scores = _matmul(query.reshape(*grouped, head_dim), key.swapaxes(1, 2))
+    query = query * computed.type(scale)
+    scores = query.reshape(*grouped, head_dim) @ key.swapaxes(1, 2)
     scores = scores.reshape(num_heads, num_queries, num_keys)
     shown = scores
     if softcap > 0:
-        scores = np.tanh(scores / dtype.type(softcap)) * dtype.type(softcap)
+        scores = np.tanh(scores / computed.type(softcap)) * computed.type(softcap)
         shown = scores if shown_mode == 1 else shown
     if bias is not None:
-        scores = scores + bias.astype(dtype, copy=False)
+        scores = scores + bias.astype(computed, copy=False)
     shown = scores if shown_mode == 2 else shown
 
-    precision = dtype if softmax_precision is None else tensor_dtype_to_np_dtype(softmax_precision)
-    weights = _softmax(scores.astype(precision, copy=False), bias).astype(dtype, copy=False)
+    precision = computed if softmax_precision is None else tensor_dtype_to_np_dtype(softmax_precision)
+    weights = _softmax(scores.astype(precision, copy=False), bias).astype(computed, copy=False)
     shown = weights if shown_mode == 3 else shown
-    output = _matmul(weights.reshape(*grouped, num_keys), value)
-    return output.reshape(num_heads, num_queries, -1), shown
-
-
-def _matmul(left: _Array, right: _Array) -> _Array:
-    """A product whose sums are kept in float32 at least; the result has the type of the factors."""
-    if left.dtype.itemsize >= 4:
-        product: _Array = left @ right
-    else:
-        product = (left.astype(np.float32) @ right.astype(np.float32)).astype(left.dtype)
-    return product
+    output = weights.reshape(*grouped, num_keys) @ value
+    return output.reshape(num_heads, num_queries, -1).astype(dtype, copy=False), shown.astype(dtype, copy=False)
 
 
 def _softmax(scores: _Array, bias: _Array | None) -> _Array:

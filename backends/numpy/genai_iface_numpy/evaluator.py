@@ -8,8 +8,8 @@ on an input, runs the rest in order and forgets each value after its last use.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,10 +21,13 @@ from onnx.reference.op_run import OpRun
 
 from genai_iface.transform import GatherElements
 from genai_iface_numpy.attention import Attention
+from genai_iface_numpy.half_precision import WIDENED_OPERATORS, narrowed, widened
+from genai_iface_numpy.normalization import LayerNormalization, RMSNormalization
 from genai_iface_numpy.tensor_scatter import TensorScatter
 
 __all__ = ["Evaluator"]
 
+_OWN_OPERATORS = [Attention, GatherElements, LayerNormalization, RMSNormalization, TensorScatter]
 _RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
@@ -39,6 +42,7 @@ class _Instruction:
         inputs: Names of its inputs; "" where an optional one is absent.
         outputs: Names of its outputs.
         attributes: Keyword arguments of ``_run``, or None to go through ``run``.
+        is_widened: Whether half precision is computed in float32.
         dead: Names whose last use this is.
     """
 
@@ -46,21 +50,30 @@ class _Instruction:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     attributes: Mapping[str, Any] | None
+    is_widened: bool
     dead: tuple[str, ...] = ()
 
     def run(self, values: dict[str, Any]) -> None:
+        """Adds the outputs to the values, and drops what nobody needs any more."""
+        self.compute(values)
+        for name in self.dead:
+            del values[name]
+
+    def compute(self, values: dict[str, Any]) -> None:
+        """Adds the outputs to the values."""
         arguments = [values[name] for name in self.inputs]
+        dtype = None
+        if self.is_widened:
+            arguments, dtype = widened(arguments)
         if self.attributes is not None:
             results = self.operator._run(*arguments, **self.attributes)  # type: ignore[no-untyped-call]
         elif self.operator.need_context():
             results = self.operator.run(*arguments, context=values)  # type: ignore[no-untyped-call]
         else:
             results = self.operator.run(*arguments)  # type: ignore[no-untyped-call]
-        for name, result in zip(self.outputs, results, strict=False):
+        for name, result in zip(self.outputs, narrowed(results, dtype), strict=False):
             # NumPy reductions give scalars where ONNX has tensors of rank 0.
             values[name] = np.asarray(result) if np.isscalar(result) else result
-        for name in self.dead:
-            del values[name]
 
 
 class Evaluator:
@@ -74,7 +87,7 @@ class Evaluator:
 
     def __init__(self, model: ir.Model, /, *, keep: Collection[str]) -> None:
         constants = {"": None, **_take_weights(model.graph)}
-        reference = ReferenceEvaluator(ir.to_proto(model), new_ops=[Attention, GatherElements, TensorScatter])
+        reference = ReferenceEvaluator(ir.to_proto(model), new_ops=_OWN_OPERATORS)
         program: list[_Instruction] = []
         for operator in reference.rt_nodes_:
             instruction = _instruction(operator)
@@ -105,6 +118,40 @@ class Evaluator:
                 instruction.run(values)
         return [values[name] for name in outputs]
 
+    def trace(self, feeds: Mapping[str, NDArray[Any]], output: str, is_bad: Callable[[NDArray[Any]], bool], /) -> str:
+        """Runs the graph once more and follows a bad value back to where it begins.
+
+        Args:
+            feeds: As for ``run``. Caches that a kernel writes to get the same content again.
+            output: The name of a value that is bad.
+            is_bad: Says whether a floating-point value is bad.
+
+        Returns:
+            The node that made the first bad value on the way to the output, in words.
+        """
+        values = {**self._constants, **feeds}
+        makers: dict[str, _Instruction] = {}
+        with np.errstate(all="ignore"):
+            for instruction in self._program:
+                instruction.compute(values)
+                makers |= dict.fromkeys(filter(None, instruction.outputs), instruction)
+        name = output
+        while True:
+            bad = (
+                each
+                for each in makers[name].inputs
+                if each in makers and _is_floating(values[each]) and is_bad(values[each])
+            )
+            earlier = next(bad, None)
+            if earlier is None:
+                node = makers[name].operator.onnx_node
+                return f"the {node.op_type} node {node.name!r}, which makes {name!r}"
+            name = earlier
+
+
+def _is_floating(value: Any) -> bool:
+    return isinstance(value, np.ndarray) and value.dtype.kind in "fV"
+
 
 def _take_weights(graph: ir.Graph) -> dict[str, Any]:
     """Removes the initializers from a graph and returns them as arrays."""
@@ -122,7 +169,8 @@ def _instruction(operator: OpRun) -> _Instruction:
     is_plain = type(operator).run is OpRun.run and not operator.has_linked_attribute and not operator.has_subgraph
     is_plain = is_plain and not operator.need_context()
     attributes = {name: getattr(operator, name) for name in operator.attributes_names_} if is_plain else None
-    return _Instruction(operator, tuple(operator.input), tuple(operator.output), attributes)
+    is_widened = operator.onnx_node.domain in ("", "ai.onnx") and operator.op_type in WIDENED_OPERATORS
+    return _Instruction(operator, tuple(operator.input), tuple(operator.output), attributes, is_widened)
 
 
 def _reads(instruction: _Instruction) -> list[str]:
@@ -158,7 +206,5 @@ def _with_last_uses(program: list[_Instruction], keep: Collection[str]) -> list[
         touched = {*_reads(instruction), *instruction.outputs}
         dead = tuple(sorted(name for name in touched if name in produced and name not in alive))
         alive |= touched
-        marked.append(
-            _Instruction(instruction.operator, instruction.inputs, instruction.outputs, instruction.attributes, dead)
-        )
+        marked.append(replace(instruction, dead=dead))
     return marked[::-1]

@@ -4,8 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from os import PathLike
 from types import MappingProxyType
 from typing import Any
@@ -14,15 +13,32 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from genai_iface.backend_kit import RowGroup, Step, check_batch_and_capacity, check_step, group_rows
+from genai_iface.backend_kit import (
+    GraphInputs,
+    GraphRun,
+    RowLengths,
+    Step,
+    asked_columns,
+    capacity_bound,
+    check_batch_and_capacity,
+    check_cache,
+    check_loaded,
+    check_step,
+    empty_logits,
+    load_cache,
+    plan_concat,
+    plan_in_place,
+    save_cache,
+    store_logits,
+)
 from genai_iface.capabilities import Capability
-from genai_iface.errors import BackendError, InvalidInputError
-from genai_iface.folder import ModelFolder, load_saved_cache, save_cache_file
-from genai_iface.graph import GraphSignature
+from genai_iface.errors import BackendError
+from genai_iface.folder import ModelFolder
 from genai_iface.transform import LOGITS_POSITIONS, SelectLogits
 from genai_iface.types import Device, LogitsMode, ModelSpec, UpdateMode
 from genai_iface_numpy.cache import BufferSpec, NumpyCache
 from genai_iface_numpy.evaluator import Evaluator
+from genai_iface_numpy.logits_check import fault_of
 
 __all__ = ["NumpyModel"]
 
@@ -30,9 +46,22 @@ _DTYPES: Mapping[str, Any] = MappingProxyType(
     {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "int8": np.int8}
 )
 
-_INITIAL_SLOTS = 256
-# What a run of the graph costs by itself, in tokens of a prompt; see ``group_rows``.
-_RUN_COST = 16
+_CAPABILITIES = frozenset(
+    {
+        Capability.BATCH,
+        Capability.RAGGED,
+        Capability.CHUNKED_PREFILL,
+        Capability.LOGITS_ALL,
+        Capability.REORDER,
+        Capability.GROWTH,
+        Capability.THREADS,
+        Capability.FORK,
+        Capability.INSPECT,
+        Capability.SAVE,
+    }
+)
+
+_INITIAL_POSITIONS = 256
 
 # What NumPy and onnx.reference raise when a graph asks for the impossible.
 _RUNTIME_ERRORS = (
@@ -48,23 +77,8 @@ _RUNTIME_ERRORS = (
 )
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """One run of the graph: some rows, some columns of the step.
-
-    Attributes:
-        rows: Which rows; a slice, so that buffers are viewed and not copied.
-        columns: Which columns of input_ids.
-        starts: int64 (rows,), the position of each row's first token in this run.
-    """
-
-    rows: slice
-    columns: slice
-    starts: NDArray[np.int64]
-
-
 class NumpyModel:
-    """Implements ``Model[NumpyCache]``.
+    """Implements ``Model[NumpyCache]`` and ``SupportsSave``.
 
     Args:
         folder: The opened folder.
@@ -72,13 +86,14 @@ class NumpyModel:
     """
 
     def __init__(self, folder: ModelFolder, /, *, device: Device) -> None:
-        self._signature = folder.signature
-        self._spec = folder.spec
-        self._device = device
-        self._folder = folder
-        self._outputs = [self._signature.logits, *(tensor.present for tensor in self._signature.cache_tensors)]
+        signature = self._signature = folder.signature
+        self._folder, self._spec, self._device = folder, folder.spec, device
+        self._inputs = GraphInputs(signature, context_length=self._spec.context_length)
+        self._outputs = [signature.logits, *(tensor.present for tensor in signature.cache_tensors)]
+        self._buffer_specs = _buffer_specs(folder)
+        self._is_concat = self._spec.cache.style == "concat"
         graph = folder.load_ir()
-        select = SelectLogits(self._signature)
+        select = SelectLogits(signature)
         select(graph)
         self._selects_logits = select.note.applied
         try:
@@ -88,7 +103,6 @@ class NumpyModel:
                 f"onnx.reference cannot load {folder.path}: {error}",
                 remedy="Check the model with onnx.checker, or use another backend.",
             ) from error
-        self._buffer_specs = _buffer_specs(self._signature, self._spec)
 
     @property
     def spec(self) -> ModelSpec:
@@ -102,42 +116,23 @@ class NumpyModel:
 
     @property
     def capabilities(self) -> frozenset[str]:
-        """What this model can do here; what depends on the cache style is left out where it is absent."""
-        always = {
-            Capability.BATCH,
-            Capability.RAGGED,
-            Capability.CHUNKED_PREFILL,
-            Capability.LOGITS_ALL,
-            Capability.REORDER,
-            Capability.GROWTH,
-            Capability.THREADS,
-            Capability.FORK,
-            Capability.INSPECT,
-            Capability.SAVE,
-        }
-        cache = self._spec.cache
-        if cache.style == "scatter":
-            always |= {Capability.CACHE_SCATTER, Capability.IN_PLACE}
-        else:
-            always |= {Capability.CACHE_CONCAT}
-        always |= {Capability.CACHE_CIRCULAR} if cache.is_circular else {Capability.REWIND}
-        return frozenset(always)
+        """What this model can do here; what depends on the cache is left out where it is absent."""
+        style = {Capability.CACHE_CONCAT} if self._is_concat else {Capability.CACHE_SCATTER, Capability.IN_PLACE}
+        return (
+            _CAPABILITIES | style | {Capability.CACHE_CIRCULAR if self._spec.cache.is_circular else Capability.REWIND}
+        )
 
     def create_cache(self, *, batch_size: int = 1, capacity: int | None = None) -> NumpyCache:
         """Makes an empty cache. With a capacity it is reserved at once, without one it grows."""
-        self._loaded()
-        bounds = [bound for bound in (self._spec.context_length, self._spec.cache.fixed_capacity) if bound is not None]
-        check_batch_and_capacity(batch_size, capacity, min(bounds, default=None))
-        most = min(bounds, default=np.iinfo(np.int32).max) if capacity is None else capacity
+        check_loaded(self._evaluator)
+        most = check_batch_and_capacity(batch_size, capacity, capacity_bound(self._spec))
         fixed = self._spec.cache.fixed_capacity
-        slots = fixed if fixed is not None else capacity if capacity is not None else min(most, _INITIAL_SLOTS)
         return NumpyCache(
             self._buffer_specs,
-            batch_size=batch_size,
-            capacity=most,
-            slots=slots,
+            RowLengths(batch_size, most, owner=self, windows=[spec.window for spec in self._buffer_specs]),
+            positions=fixed or capacity or min(most, _INITIAL_POSITIONS),
             bytes_per_token=self._spec.cache.bytes_per_token,
-            update_mode="in_place" if self._spec.cache.style == "scatter" else "copied",
+            update_mode="copied" if self._is_concat else "in_place",
         )
 
     def forward(
@@ -150,207 +145,105 @@ class NumpyModel:
         logits: LogitsMode = "last",
     ) -> NDArray[np.float32]:
         """Appends tokens to the rows of a cache and returns logits."""
-        self._loaded()
-        self._check_cache(cache)
-        lengths = cache.lengths
+        evaluator = check_loaded(self._evaluator)
+        rows = check_cache(cache, self)
+        vocab_size = self._spec.vocab_size
         step = check_step(
-            input_ids,
-            counts,
-            logits,
-            lengths=lengths,
-            capacity=cache.capacity,
-            vocab_size=self._spec.vocab_size,
+            input_ids, counts, logits, lengths=rows.lengths, capacity=rows.capacity, vocab_size=vocab_size
         )
-        batch_size, width = step.input_ids.shape
-        shape = {"last": 1, "all": width, "none": 0}[step.logits]
-        result = np.zeros((batch_size, shape, self._spec.vocab_size), np.float32)
+        result = empty_logits(step, vocab_size)
         mode: UpdateMode = cache.update_mode
-        for run in self._plan(step, cache, lengths):
-            values, mode = self._execute(run, step, cache)
-            _store_logits(result, values, run, step)
-        cache.advance(step.counts, mode)
+        for run in self._plan(step, cache):
+            values, mode = self._execute(evaluator, step, run, cache)
+            store_logits(result, values, step, run)
+        rows.advance(step.counts)
+        cache.update_mode = mode
         return result
 
     def save_cache(self, cache: NumpyCache, path: str | PathLike[str], /) -> None:
         """Writes the valid content of a cache to a safetensors file."""
-        self._check_cache(cache)
-        save_cache_file(path, folder=self._folder, lengths=cache.lengths, read=cache.read)
+        check_loaded(self._evaluator)
+        check_cache(cache, self)
+        save_cache(cache, path, folder=self._folder)
 
     def load_cache(self, path: str | PathLike[str], /, *, capacity: int | None = None) -> NumpyCache:
         """Makes a cache from such a file; any backend may have written it."""
-        with load_saved_cache(path, folder=self._folder) as saved:
-            cache = self.create_cache(batch_size=len(saved.lengths), capacity=capacity)
-            longest = int(saved.lengths.max())
-            if longest > cache.capacity:
-                raise InvalidInputError(
-                    f"The saved cache has a row of {longest} tokens, capacity={cache.capacity} is too small",
-                    remedy=f"Pass at least {longest}.",
-                )
-            cache.grow_to(longest)
-            for row, length in enumerate(saved.lengths.tolist()):
-                cache.restore(row, length, saved.row(row))
-        return cache
+        return load_cache(
+            path, self.create_cache, folder=self._folder, capacity=capacity, make_room=NumpyCache.make_room
+        )
 
     def close(self) -> None:
         """Frees the weights."""
         self._evaluator = None
 
-    def _loaded(self) -> Evaluator:
-        if self._evaluator is None:
-            raise InvalidInputError("The model is closed", remedy="Load it again.")
-        return self._evaluator
+    def _plan(self, step: Step, cache: NumpyCache) -> Iterable[GraphRun[Any]]:
+        lengths = cache.lengths
+        if not self._is_concat:
+            return plan_in_place(step, lengths, self._inputs.rules, make_room=cache.make_room)
+        cache.make_room(int((lengths + step.counts).max()))
+        return plan_concat(step, lengths)
 
-    def _check_cache(self, cache: NumpyCache) -> None:
-        if getattr(cache, "specs", None) is not self._buffer_specs:
-            raise InvalidInputError("The cache was not made by this model", remedy="Use this model's create_cache().")
-        cache.check_open()
+    def _execute(
+        self, evaluator: Evaluator, step: Step, run: GraphRun[Any], cache: NumpyCache
+    ) -> tuple[NDArray[Any], UpdateMode]:
+        """Runs the graph.
 
-    def _plan(self, step: Step, cache: NumpyCache, lengths: NDArray[np.int64]) -> Iterator[_Run]:
-        """The runs of the graph that make up a step: groups of rows where padding does no harm, else row by row."""
-        batch_size, width = step.input_ids.shape
-        whole = [RowGroup(0, batch_size, width)]
-        groups = group_rows(step.counts, run_cost=_RUN_COST) if step.is_ragged else whole
-        fitting = [self._allows_one_run(step, group, lengths) for group in groups]
-        ends = [
-            int(lengths[group.begin : group.stop].max()) + group.width
-            for group, fits in zip(groups, fitting, strict=True)
-            if fits
+        Returns:
+            The logits of the asked columns, and whether the new tokens were written into the buffers.
+        """
+        begin, end, every = int(run.starts[0]), int(run.starts[0]) + run.width, slice(None)
+        past = [
+            buffer[spec.at(run.rows, 0, begin) if self._is_concat else run.rows]
+            for spec, buffer in zip(self._buffer_specs, cache.buffers, strict=True)
         ]
-        # All at once: growing later would lose what the first runs of the step have written.
-        needed = max([int((lengths + step.counts).max()), *ends])
-        cache.grow_to(min(needed, cache.capacity))
-        for group, fits in zip(groups, fitting, strict=True):
-            rows = slice(group.begin, group.stop)
-            if fits and int(lengths[rows].max()) + group.width <= cache.slots:
-                yield _Run(rows, slice(0, group.width), lengths[rows])
-                continue
-            for row in range(group.begin, group.stop):
-                begin, count = int(lengths[row]), int(step.counts[row])
-                if count > group.width:
-                    continue
-                for columns in self._row_pieces(begin, count):
-                    yield _Run(slice(row, row + 1), columns, lengths[row : row + 1] + columns.start)
-
-    def _allows_one_run(self, step: Step, group: RowGroup, lengths: NDArray[np.int64]) -> bool:
-        rows = slice(group.begin, group.stop)
-        end = int(lengths[rows].max()) + group.width
-        is_padded = bool((step.counts[rows] != group.width).any())
-        spec, positions = self._spec.cache, self._spec.context_length
-        if spec.style == "concat":
-            # Past tensors have one length for all rows; padding at the end is cut off afterwards.
-            allows = bool((lengths[rows] == lengths[group.begin]).all())
-        elif spec.is_circular:
-            # Padding would overwrite the oldest tokens, and a block that wraps has no causal order.
-            window = min(buffer.window for buffer in self._buffer_specs if buffer.window is not None)
-            allows = not is_padded and (group.width == 1 or end <= window)
-        else:
-            allows = True
-        return allows and not (is_padded and positions is not None and end > positions)
-
-    def _row_pieces(self, begin: int, count: int) -> Iterator[slice]:
-        """A row's tokens in one piece, or from where a circular layer wraps on one by one."""
-        windows = [buffer.window for buffer in self._buffer_specs if buffer.window is not None]
-        whole = count if not windows else min(count, max(0, min(windows) - begin))
-        if whole:
-            yield slice(0, whole)
-        for column in range(whole, count):
-            yield slice(column, column + 1)
-
-    def _execute(self, run: _Run, step: Step, cache: NumpyCache) -> tuple[NDArray[Any], UpdateMode]:
-        past = [buffer[run.rows] for buffer in cache.buffers]
-        is_concat = self._spec.cache.style == "concat"
-        if is_concat:
-            num_past = int(run.starts[0])
-            past = [spec.between(tensor, 0, num_past) for spec, tensor in zip(self._buffer_specs, past, strict=True)]
-        feeds = self._feeds(step.input_ids[run.rows, run.columns], run.starts)
-        positions = _asked_positions(run, step)
-        if self._selects_logits:
-            feeds[LOGITS_POSITIONS] = positions
+        feeds = self._inputs.feeds(step, run)
         feeds |= {tensor.past: array for tensor, array in zip(self._signature.cache_tensors, past, strict=True)}
+        asked = asked_columns(step, run)
+        if self._selects_logits:
+            feeds[LOGITS_POSITIONS] = asked
         try:
-            logits, *present = self._loaded().run(feeds, self._outputs)
+            logits, *present = evaluator.run(feeds, self._outputs)
         except _RUNTIME_ERRORS as error:
             raise BackendError(
                 f"onnx.reference failed in a step of shape {step.input_ids.shape}: {error}",
                 remedy="Check the model with onnx.checker, or use another backend.",
             ) from error
         if not self._selects_logits:
-            logits = np.take_along_axis(logits, positions[:, :, None], axis=1)
-        if is_concat:
-            _append(cache, present, run, self._buffer_specs)
+            logits = np.take_along_axis(logits, asked[:, :, None], axis=1)
+        fault = fault_of(logits[asked < run.counts[:, None]])
+        if fault is not None:
+            origin = evaluator.trace(feeds, self._signature.logits, fault.shows_in)
+            raise BackendError(
+                f"The logits are {fault}; it begins at {origin}",
+                remedy="Check the weights, or build the model in a type with more range: bfloat16 or float32.",
+            )
+        if self._is_concat:
+            for spec, buffer, new in zip(self._buffer_specs, cache.buffers, present, strict=True):
+                buffer[spec.at(run.rows, begin, end)] = new[spec.at(every, begin, end)]
             return logits, "copied"
-        in_place = True
+        mode: UpdateMode = "in_place"
         for buffer, new in zip(past, present, strict=True):
             if _address(buffer) != _address(new):
                 buffer[...] = new
-                in_place = False
-        return logits, "in_place" if in_place else "copied"
-
-    def _feeds(self, input_ids: NDArray[np.int64], starts: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
-        batch_size, width = input_ids.shape
-        nonpad = starts + width
-        if self._buffer_specs[0].window is not None and len({spec.window for spec in self._buffer_specs}) == 1:
-            nonpad = np.minimum(nonpad, self._buffer_specs[0].window)
-        by_role: dict[str, NDArray[Any]] = {
-            "input_ids": input_ids,
-            "position_ids": starts[:, None] + np.arange(width),
-            "write_indices": starts,
-            "nonpad_kv_seqlen": nonpad,
-            "attention_mask": np.ones((batch_size, int(starts.max()) + width), np.int64),
-        }
-        return {
-            name: by_role[role].astype(self._signature.input_dtypes[role], copy=False)
-            for role, name in self._signature.inputs.items()
-        }
+                mode = "copied"
+        return logits, mode
 
 
-def _buffer_specs(signature: GraphSignature, spec: ModelSpec) -> tuple[BufferSpec, ...]:
-    specs = []
-    for tensor in signature.cache_tensors:
-        layer = spec.cache.layers[tensor.layer]
-        head_dim = layer.key_head_dim if tensor.kind == "key" else layer.value_head_dim
-        is_rank_4 = spec.cache.layout == "bnsh"
+def _buffer_specs(folder: ModelFolder) -> tuple[BufferSpec, ...]:
+    cache, specs = folder.spec.cache, []
+    for tensor in folder.signature.cache_tensors:
+        layer = cache.layers[tensor.layer]
         specs.append(
             BufferSpec(
-                row_shape=(layer.num_kv_heads, 0, head_dim) if is_rank_4 else (0, layer.num_kv_heads * head_dim),
-                axis=2 if is_rank_4 else 1,
-                dtype=_DTYPES[layer.dtype],
                 num_heads=layer.num_kv_heads,
+                head_dim=layer.key_head_dim if tensor.kind == "key" else layer.value_head_dim,
+                axis=2 if cache.layout == "bnsh" else 1,
+                dtype=_DTYPES[layer.dtype],
                 window=layer.capacity if layer.mode == "circular" else None,
                 is_fixed=layer.capacity is not None,
             )
         )
     return tuple(specs)
-
-
-def _append(cache: NumpyCache, present: list[NDArray[Any]], run: _Run, specs: tuple[BufferSpec, ...]) -> None:
-    """Copies the new tokens of a concat step to the end of the rows."""
-    begin = int(run.starts[0])
-    end = begin + run.columns.stop - run.columns.start
-    for spec, buffer, tensor in zip(specs, cache.buffers, present, strict=True):
-        spec.between(buffer[run.rows], begin, end)[...] = spec.between(tensor, begin, end)
-
-
-def _asked_positions(run: _Run, step: Step) -> NDArray[np.int64]:
-    """The columns of a run whose logits are wanted: int64 (rows, K)."""
-    counts = step.counts[run.rows]
-    width = run.columns.stop - run.columns.start
-    if step.logits == "all":
-        return np.broadcast_to(np.arange(width), (len(counts), width))
-    if step.logits == "last":
-        # Rows that do not end in this run get some column; it is not stored.
-        last: NDArray[np.int64] = np.clip(counts - 1 - run.columns.start, 0, width - 1)
-        return last[:, None]
-    return np.zeros((len(counts), 0), np.int64)
-
-
-def _store_logits(result: NDArray[np.float32], values: NDArray[Any], run: _Run, step: Step) -> None:
-    if step.logits == "all":
-        result[run.rows, run.columns] = values
-    elif step.logits == "last":
-        last = step.counts[run.rows] - 1
-        ends_here = (last >= run.columns.start) & (last < run.columns.stop)
-        result[run.rows][ends_here] = values[ends_here]
 
 
 def _address(array: NDArray[Any]) -> int:

@@ -4,15 +4,24 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 
-from genai_iface.backend_kit import check_batch_and_capacity, check_step
+from genai_iface.backend_kit import (
+    RowLengths,
+    capacity_bound,
+    check_batch_and_capacity,
+    check_cache,
+    check_loaded,
+    check_step,
+    empty_logits,
+)
 from genai_iface.capabilities import Capability
-from genai_iface.errors import BackendError, InvalidInputError
+from genai_iface.errors import BackendError
 from genai_iface.types import CacheSpec, Device, LayerCacheSpec, LogitsMode, ModelSpec
 from genai_iface_transformers.cache import TransformersCache
 
@@ -46,6 +55,8 @@ class TransformersModel:
 
     def __init__(self, network: Any, /, *, device: Device) -> None:
         self._network = network
+        # Transformers 5.24 renamed it; 5.40 will drop the old name.
+        self._cache_name = "cache" if "cache" in inspect.signature(network.forward).parameters else "past_key_values"
         self._device = device
         self._config = network.config
         self._spec = _spec(network.config)
@@ -67,16 +78,12 @@ class TransformersModel:
 
     def create_cache(self, *, batch_size: int = 1, capacity: int | None = None) -> TransformersCache:
         """Makes an empty cache; it grows with its content."""
-        self._loaded()
-        limit = self._spec.context_length
-        check_batch_and_capacity(batch_size, capacity, limit)
-        most = np.iinfo(np.int32).max if limit is None else limit
-        return TransformersCache(
-            self._config,
-            self._spec.cache,
-            batch_size=batch_size,
-            capacity=most if capacity is None else capacity,
-        )
+        check_loaded(self._network)
+        most = check_batch_and_capacity(batch_size, capacity, capacity_bound(self._spec))
+        cache = self._spec.cache
+        # Of a window's tokens Transformers keeps all but the oldest: the next step would not see it.
+        kept = {layer.capacity - 1 for layer in cache.layers if layer.mode == "circular" and layer.capacity}
+        return TransformersCache(self._config, cache, RowLengths(batch_size, most, owner=self, windows=kept))
 
     def forward(
         self,
@@ -88,30 +95,24 @@ class TransformersModel:
         logits: LogitsMode = "last",
     ) -> NDArray[np.float32]:
         """Appends tokens to the rows of a cache and returns logits."""
-        network = self._loaded()
-        if getattr(cache, "spec", None) is not self._spec.cache:
-            raise InvalidInputError("The cache was not made by this model", remedy="Use this model's create_cache().")
-        cache.check_open()
+        network = check_loaded(self._network)
+        rows = check_cache(cache, self)
+        vocab_size = self._spec.vocab_size
         step = check_step(
-            input_ids,
-            counts,
-            logits,
-            lengths=cache.lengths,
-            capacity=cache.capacity,
-            vocab_size=self._spec.vocab_size,
+            input_ids, counts, logits, lengths=rows.lengths, capacity=rows.capacity, vocab_size=vocab_size
         )
-        batch_size, width = step.input_ids.shape
-        num_kept = {"last": 1, "all": width, "none": 0}[step.logits]
-        result = np.zeros((batch_size, num_kept, self._spec.vocab_size), np.float32)
+        result = empty_logits(step, vocab_size)
+        contents = cache.next_contents()
         for row in np.flatnonzero(step.counts).tolist():
             count = int(step.counts[row])
             ids = torch.from_numpy(step.input_ids[row : row + 1, :count])
-            got = self._run(network, ids, cache.rows[row], count if step.logits == "all" else 1)
+            got = self._run(network, ids, contents[row], count if step.logits == "all" else 1)
             if step.logits == "all":
                 result[row, :count] = got
             elif step.logits == "last":
                 result[row] = got
-        cache.advance(step.counts)
+        cache.contents = contents
+        rows.advance(step.counts)
         return result
 
     def close(self) -> None:
@@ -121,7 +122,7 @@ class TransformersModel:
     def _run(self, network: Any, ids: torch.Tensor, row: Any, num_kept: int) -> NDArray[np.float32]:
         try:
             with torch.inference_mode():
-                output = network(input_ids=ids, past_key_values=row, use_cache=True, logits_to_keep=num_kept)
+                output = network(input_ids=ids, use_cache=True, logits_to_keep=num_kept, **{self._cache_name: row})
         except (RuntimeError, ValueError, IndexError) as error:
             raise BackendError(
                 f"Transformers failed in a step of {ids.shape[1]} tokens: {error}",
@@ -129,11 +130,6 @@ class TransformersModel:
             ) from error
         logits: NDArray[np.float32] = output.logits[0].to(torch.float32).numpy()
         return logits
-
-    def _loaded(self) -> Any:
-        if self._network is None:
-            raise InvalidInputError("The model is closed", remedy="Load it again.")
-        return self._network
 
 
 def _spec(config: Any) -> ModelSpec:

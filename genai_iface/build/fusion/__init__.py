@@ -1,3 +1,3 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""The fusion report: which fusions of the torch exporter fire on which decoder families, and why others don't."""
+"""Internal: the fusion report, which fusions of the exporter fire on which families, and why others do not."""

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 
-from genai_iface.build.families import FAMILIES, family_of
+from genai_iface.build._families import FAMILIES, family_of
 from genai_iface.errors import InvalidInputError
 
 __all__ = ["FORMS", "PACKAGES", "Case", "cases_of", "fingerprint", "versions"]

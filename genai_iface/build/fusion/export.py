@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from genai_iface.build.families import VOCAB_SIZE, tiny_model
+from genai_iface.build._families import VOCAB_SIZE, tiny_model
+from genai_iface.build._network_cache import cache_keyword, cache_of
 from genai_iface.build.fusion.cases import Case, fingerprint
 from genai_iface.build.fusion.expected import observe
 
@@ -112,8 +113,10 @@ def _wrapper(model: Any, form: str) -> Any:
             if not past:
                 return (self.inner(input_ids=input_ids, position_ids=position_ids, use_cache=False).logits,)
             cache = DynamicCache(list(zip(past[0::2], past[1::2], strict=True)))
-            result = self.inner(input_ids=input_ids, position_ids=position_ids, past_key_values=cache, use_cache=True)
-            layers = result.past_key_values.layers
+            result = self.inner(
+                input_ids=input_ids, position_ids=position_ids, **cache_keyword(self.inner, cache), use_cache=True
+            )
+            layers = cache_of(result).layers
             return (result.logits, *(tensor for layer in layers for tensor in (layer.keys, layer.values)))
 
     return Wrapper().eval()
@@ -124,7 +127,7 @@ def _empty_cache(model: Any) -> list[tuple[int, int, int]]:
     import torch
 
     with torch.no_grad():
-        cache = model(input_ids=torch.ones((1, 2), dtype=torch.int64), use_cache=True).past_key_values
+        cache = cache_of(model(input_ids=torch.ones((1, 2), dtype=torch.int64), use_cache=True))
     return [(layer.keys.shape[1], layer.keys.shape[3], layer.values.shape[3]) for layer in cache.layers]
 
 

@@ -10,7 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
-from genai_iface.build.families import FAMILIES
+from genai_iface.build._families import FAMILIES
 from genai_iface.build.fusion.findings import KINDS
 from genai_iface.build.fusion.runs import TOLERANCE
 

@@ -15,16 +15,17 @@ import onnx_ir as ir
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from genai_iface.build.checkpoint import quiet_transformers
+from genai_iface.build._checkpoint import quiet_transformers
+from genai_iface.build._network_cache import cache_keyword, cache_of
 from genai_iface.build.methods.export import traced
 from genai_iface.build.methods.fuse_standard import fuse_standard
 from genai_iface.build.methods.rotary_context import fixed_rotary
 from genai_iface.build.methods.standard_attention import LayerShape
 from genai_iface.errors import UnsupportedModelError
 from genai_iface.graph import derive_signature
-from genai_iface.transform.convert.mask_probe import window_sizes
+from genai_iface.transform.convert._mask_probe import window_sizes
 from genai_iface.transform.convert.scatter_cache import to_scatter
-from genai_iface.transform.rotary_tables import RotaryTables
+from genai_iface.transform.fuse.rotary_tables import RotaryTables
 from genai_iface.types import CacheLayout
 
 __all__ = ["export_and_convert"]
@@ -81,10 +82,10 @@ class _PlainStep(torch.nn.Module):
             input_ids=input_ids,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=cache,
+            **cache_keyword(self.network, cache),
             use_cache=True,
         )
-        present = output.past_key_values.layers
+        present = cache_of(output).layers
         return output.logits, *(tensor for layer in present for tensor in (layer.keys, layer.values))
 
 
@@ -105,7 +106,7 @@ def _attention(network: Any) -> Iterator[None]:
 def _layer_shapes(network: Any) -> list[LayerShape]:
     with torch.no_grad():
         output = network(input_ids=torch.tensor([[1, 2]]), use_cache=True)
-    layers = getattr(getattr(output, "past_key_values", None), "layers", [])
+    layers = getattr(cache_of(output), "layers", [])
     if not layers or not all(isinstance(layer, DynamicLayer) for layer in layers):
         raise UnsupportedModelError(
             f"{type(network).__name__} keeps no plain cache of keys and values",

@@ -18,6 +18,7 @@ import onnx_ir as ir
 import torch
 from transformers.cache_utils import Cache
 
+from genai_iface.build._network_cache import cache_keyword
 from genai_iface.build.methods.fuse_standard import fuse_standard
 from genai_iface.build.methods.names import name_parts
 from genai_iface.build.methods.rotary_context import fixed_rotary
@@ -25,7 +26,7 @@ from genai_iface.build.methods.standard_attention import LayerShape, StandardAtt
 from genai_iface.build.methods.standard_cache import OPSET, NewTokensLayer
 from genai_iface.errors import GenAIError, UnsupportedModelError
 from genai_iface.graph import derive_signature
-from genai_iface.transform.rotary_tables import RotaryTables
+from genai_iface.transform.fuse.rotary_tables import RotaryTables
 from genai_iface.types import CacheLayout
 
 __all__ = ["export_standard", "layer_shapes", "quiet_exporter", "traced"]
@@ -85,7 +86,9 @@ class _Step(torch.nn.Module):
         capacity = keys[0].shape[2 if keys[0].ndim == 4 else 1]
         # Layers that share the cache of another have none in Transformers; one too many does no harm.
         cache = Cache(layers=[NewTokensLayer(capacity) for _ in range(_num_layers(self.network))])
-        output = self.network(input_ids=input_ids, position_ids=positions, past_key_values=cache, use_cache=True)
+        output = self.network(
+            input_ids=input_ids, position_ids=positions, **cache_keyword(self.network, cache), use_cache=True
+        )
         return output.logits, *self._attention.written
 
 
@@ -101,7 +104,12 @@ def layer_shapes(network: Any, attention: StandardAttention) -> list[LayerShape]
     problem = ""
     try:
         with torch.no_grad():
-            network(input_ids=torch.tensor([[1, 2]]), position_ids=positions, past_key_values=cache, use_cache=True)
+            network(
+                input_ids=torch.tensor([[1, 2]]),
+                position_ids=positions,
+                **cache_keyword(network, cache),
+                use_cache=True,
+            )
     except (TypeError, AttributeError, RuntimeError, ValueError) as error:
         # Older network classes expect a mask, or take no positions.
         problem = f": {' '.join(str(error).split())[:150]}"

@@ -14,7 +14,7 @@ from genai_iface.cli.progress import Progress
 from genai_iface.errors import BackendNotFoundError
 
 if TYPE_CHECKING:
-    from genai_iface.build.build import BuildResult
+    from genai_iface.build._build import BuildResult
 
 __all__ = ["add_parser", "run"]
 
@@ -71,6 +71,13 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="most tokens of a sequence (default: the checkpoint's limit)",
     )
     parser.add_argument(
+        "--verify-on",
+        choices=("numpy", "ort"),
+        default="numpy",
+        help="the backend that runs the result to compare it with torch: the reference, or the faster one "
+        "(default: numpy)",
+    )
+    parser.add_argument(
         "--unverified", action="store_true", help="keep a result that differs from torch; the file is marked"
     )
     return parser
@@ -87,7 +94,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise BackendNotFoundError(
             f"Building needs {', '.join(missing)}, which is not installed", remedy="pip install 'genai-iface[build]'"
         )
-    from genai_iface.build.build import BuildOptions, build  # noqa: PLC0415 - loads torch
+    from genai_iface.build._build import BuildOptions, build  # noqa: PLC0415 - loads torch
 
     options = BuildOptions(
         via=arguments.via,
@@ -97,6 +104,7 @@ def run(arguments: argparse.Namespace) -> int:
         quantize=arguments.quantize,
         block_size=arguments.block_size,
         unverified=arguments.unverified,
+        verify_on=arguments.verify_on,
     )
     progress = Progress()
     try:

@@ -12,7 +12,7 @@ from genai_iface.cli.arguments import positive
 from genai_iface.cli.progress import Progress
 
 if TYPE_CHECKING:
-    from genai_iface.transform.convert.cache_surgery import Converted
+    from genai_iface.transform.convert._cache_surgery import Converted
 
 __all__ = ["add_parser", "run"]
 

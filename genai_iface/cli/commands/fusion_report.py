@@ -59,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
     Raises:
         InvalidInputError: An unknown family, opset or type, or a package is missing.
     """
-    from genai_iface.build.families import FAMILIES, family_of  # noqa: PLC0415 - only this command needs it
+    from genai_iface.build._families import FAMILIES, family_of  # noqa: PLC0415 - only this command needs it
 
     if arguments.list:
         for family in FAMILIES.values():

@@ -16,7 +16,7 @@ from genai_iface.errors import InvalidInputError
 from genai_iface.registry import load_model
 
 if TYPE_CHECKING:
-    from genai_iface.transform.quantize.cache import CacheRange
+    from genai_iface.transform.quantize._cache import CacheRange
 
 __all__ = ["add_parser", "run"]
 
@@ -106,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
         GenAIError: An argument is not legal, or the model cannot be quantized.
     """
     from genai_iface.folder import open_folder  # noqa: PLC0415 - onnx loads slowly, --help must not
-    from genai_iface.transform.quantize.folder import check_target, quantize_folder  # noqa: PLC0415
+    from genai_iface.transform.quantize._folder import check_target, quantize_folder  # noqa: PLC0415
 
     if arguments.weights is None and arguments.kv_cache is None:
         raise InvalidInputError(
@@ -155,8 +155,8 @@ def run(arguments: argparse.Namespace) -> int:
 def _ranges(arguments: argparse.Namespace, progress: Progress) -> list[CacheRange]:
     """Runs the calibration text through the float model."""
     from genai_iface.folder import open_folder  # noqa: PLC0415
-    from genai_iface.transform.quantize.cache import check_cache  # noqa: PLC0415
-    from genai_iface.transform.quantize.calibrate import (  # noqa: PLC0415
+    from genai_iface.transform.quantize._cache import check_cache  # noqa: PLC0415
+    from genai_iface.transform.quantize.calibration import (  # noqa: PLC0415
         calibrate,
         default_text,
         random_tokens,

@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genai_iface._tolerance import LOGIT_TOLERANCES, ROUNDED_ACTIVATIONS_TOLERANCE, relative_difference
 from genai_iface.cli.arguments import folder_or_default, parse_options, positive
 from genai_iface.cli.progress import Progress
 from genai_iface.protocols import Model
 from genai_iface.registry import load_model
-from genai_iface.tolerance import LOGIT_TOLERANCES, relative_difference
 
 __all__ = ["StepDifference", "add_parser", "compare", "run"]
 
-_EXACT_OPTION = 'session_options={"session.qdq_matmulnbits_accuracy_level": "1"}'
+_ACCURACY_LEVEL = "session.qdq_matmulnbits_accuracy_level"
+_EXACT_OPTION = f'session_options={{"{_ACCURACY_LEVEL}": "1"}}'
+_ROUNDED_ACTIVATIONS = "weights in int4 or int8, and ONNX Runtime rounds what they are multiplied with to int8 too"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +52,9 @@ class StepDifference:
         """Whether the two would choose different tokens."""
         return self.token != self.reference_token
 
-    @property
-    def is_near_tie(self) -> bool:
-        """Whether a difference this small can explain different tokens."""
-        return self.margin <= 2 * self.difference
+    def is_near_tie(self, tolerance: float) -> bool:
+        """Whether the reference's two likeliest tokens are so near that a legal difference can exchange them."""
+        return self.difference <= tolerance and self.margin <= 2 * self.difference
 
 
 def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> argparse.ArgumentParser:
@@ -93,9 +94,11 @@ def run(arguments: argparse.Namespace) -> int:
             folder, backend=arguments.backend, device=arguments.device, options=parse_options(arguments.option)
         )
     try:
-        tolerance = arguments.tolerance
+        tolerance, reason = arguments.tolerance, ""
         if tolerance is None:
             tolerance = max(LOGIT_TOLERANCES[layer.dtype] for layer in reference.spec.cache.layers)
+            if tolerance < ROUNDED_ACTIVATIONS_TOLERANCE and _rounds_activations(folder, arguments):
+                tolerance, reason = ROUNDED_ACTIVATIONS_TOLERANCE, _ROUNDED_ACTIVATIONS
         steps = compare(
             candidate,
             reference,
@@ -108,9 +111,14 @@ def run(arguments: argparse.Namespace) -> int:
         candidate.close()
     worst = max(steps, key=lambda step: step.difference)
     diverging = [step for step in steps if step.diverges]
-    agrees = worst.difference <= tolerance and all(step.is_near_tie for step in diverging)
+    agrees = worst.difference <= tolerance and all(step.is_near_tie(tolerance) for step in diverging)
     if arguments.json:
-        verdict: dict[str, Any] = {"agrees": agrees, "tolerance": tolerance, "steps": [asdict(step) for step in steps]}
+        verdict: dict[str, Any] = {
+            "agrees": agrees,
+            "tolerance": tolerance,
+            "tolerance_reason": reason,
+            "steps": [asdict(step) for step in steps],
+        }
         print(json.dumps(verdict))
         return 0 if agrees else 1
     print(f"{arguments.backend} against {arguments.against}: {len(steps)} comparisons")
@@ -118,10 +126,10 @@ def run(arguments: argparse.Namespace) -> int:
         f"largest difference: {worst.difference:.2e} of the largest logit (row {worst.row}, step {worst.step}); ",
         end="",
     )
-    print(f"tolerance {tolerance:.0e}")
+    print(f"tolerance {tolerance:.0e}{reason and ': ' + reason}")
     if diverging:
         first = diverging[0]
-        kind = "a near tie" if first.is_near_tie else "not a near tie"
+        kind = "a near tie" if first.is_near_tie(tolerance) else "not a near tie"
         print(
             f"first different token: row {first.row}, step {first.step}: {first.token} instead of "
             f"{first.reference_token}; margin {first.margin:.2e}, difference {first.difference:.2e}: {kind}"
@@ -129,11 +137,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         print("all tokens are equal")
     print("verdict: they agree" if agrees else "verdict: they differ")
-    if not agrees and "ort" in (arguments.backend, arguments.against) and _has_small_weights(folder):
-        print(
-            "note: the model has weights in int4 or int8, and ONNX Runtime then rounds activations to int8 as well. "
-            f"To compare in full precision: --option '{_EXACT_OPTION}'"
-        )
+    if reason:
+        print(f"to compare in full precision: --option '{_EXACT_OPTION}'")
     return 0 if agrees else 1
 
 
@@ -174,8 +179,17 @@ def compare(
     return found
 
 
+def _rounds_activations(folder: Path, arguments: argparse.Namespace) -> bool:
+    """Whether one of the two backends multiplies quantized weights with rounded activations."""
+    if "ort" not in (arguments.backend, arguments.against):
+        return False
+    settings = parse_options(arguments.option).get("session_options", {})
+    is_exact = isinstance(settings, dict) and str(settings.get(_ACCURACY_LEVEL, "")) == "1"
+    return not is_exact and _has_small_weights(folder)
+
+
 def _has_small_weights(folder: Path) -> bool:
-    """Whether products have quantized weights, which ONNX Runtime multiplies in its own way."""
+    """Whether products have quantized weights."""
     import onnx  # noqa: PLC0415 - other commands should start without it
 
     model = onnx.load(folder / "model.onnx", load_external_data=False)

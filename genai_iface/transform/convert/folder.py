@@ -15,18 +15,19 @@ from genai_iface.folder import ModelFolder, open_folder
 from genai_iface.folder._files import read_json
 from genai_iface.graph._walk import is_op
 from genai_iface.registry import load_model
-from genai_iface.transform.convert.cache_surgery import Converted
+from genai_iface.transform._model_writer import copy_companions, new_folder, save_checked
+from genai_iface.transform.convert._cache_surgery import Converted
+from genai_iface.transform.convert._mask_probe import window_sizes
+from genai_iface.transform.convert._primitive_operators import PrimitiveOperators
+from genai_iface.transform.convert._same_logits import check_same_logits, check_same_step
 from genai_iface.transform.convert.concat_cache import to_concat
-from genai_iface.transform.convert.mask_probe import window_sizes
-from genai_iface.transform.convert.primitive_operators import PrimitiveOperators
 from genai_iface.transform.convert.scatter_cache import to_scatter
 from genai_iface.transform.convert.scatter_nd import to_scatter_nd
-from genai_iface.transform.model_writer import copy_companions, new_folder, save_checked
-from genai_iface.transform.same_logits import check_same_logits, check_same_step
 
-__all__ = ["Target", "convert_folder", "find_model"]
+__all__ = ["Target", "convert_folder"]
 
 Target = Literal["scatter", "concat", "scatter-nd"]
+"""How the converted graph keeps its cache."""
 
 _MODEL = "model.onnx"
 # MatMulNBits may round activations to 8 bits (accuracy_level 4): the last bit of a float then moves logits by percents.
@@ -71,7 +72,7 @@ def convert_folder(
             'primitive=True does not go with to="scatter", which needs Attention of opset 24',
             remedy="Leave one of them.",
         )
-    folder, companions = find_model(Path(source))
+    folder, companions = _find_model(Path(source))
     with new_folder(Path(out)) as made:
         numbers = window_sizes(read_json(companions, "config.json") or {})
         done = _rewritten(folder, numbers, to, capacity, lambda count, total: say("reading the layers", count, total))
@@ -117,7 +118,7 @@ def _verified(done: Converted, source: Path, made: Path) -> Converted:
     return replace(done, unverified=f"no backend runs the source ({'; '.join(reasons)})")
 
 
-def find_model(source: Path) -> tuple[ModelFolder, Path]:
+def _find_model(source: Path) -> tuple[ModelFolder, Path]:
     """The folder of the graph, and that of the files beside it, which published models often keep one level up.
 
     Raises:

@@ -14,12 +14,12 @@ from genai_iface.graph._edit import copy_type, infer_shapes, replace_value
 from genai_iface.graph._walk import unsupported
 from genai_iface.graph.derive import derive_signature
 from genai_iface.graph.signature import GraphSignature
-from genai_iface.transform.convert.cache_surgery import CacheSurgery, Converted, finished
-from genai_iface.transform.convert.cached_attention import CacheLayer, read_cache_layers
-from genai_iface.transform.convert.graph_probe import GraphProbe
-from genai_iface.transform.convert.grouped_query import StandardOperators
-from genai_iface.transform.convert.step_positions import StepValues, find_step_values
-from genai_iface.transform.raise_opset import check_age, raise_opset
+from genai_iface.transform._raise_opset import check_age, raise_opset
+from genai_iface.transform.convert._cache_surgery import CacheSurgery, Converted, finished
+from genai_iface.transform.convert._cached_attention import CacheLayer, read_cache_layers
+from genai_iface.transform.convert._graph_probe import GraphProbe
+from genai_iface.transform.convert._grouped_query import StandardOperators
+from genai_iface.transform.convert._step_positions import StepValues, find_step_values
 
 __all__ = ["to_scatter"]
 

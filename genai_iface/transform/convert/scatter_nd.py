@@ -10,7 +10,7 @@ import onnx_ir as ir
 from genai_iface.graph._edit import Editor, copy_type, infer_shapes, replace_value
 from genai_iface.graph._walk import attribute, describe, dim, input_at, is_op, rank, static_dim, unsupported
 from genai_iface.graph.derive import derive_signature
-from genai_iface.transform.convert.cache_surgery import Converted, LayerNote
+from genai_iface.transform.convert._cache_surgery import Converted, LayerNote
 from genai_iface.transform.rewrite import Note, Rewrite
 
 __all__ = ["ScatterNd", "to_scatter_nd"]

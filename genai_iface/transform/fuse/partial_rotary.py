@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from genai_iface.graph._edit import Editor, copy_type, only_user, replace_value
 from genai_iface.graph._walk import attribute, is_op, rank, static_dim
-from genai_iface.transform.fuse.last_axis import cut_of, joined
+from genai_iface.transform.fuse._last_axis import cut_of, joined
 from genai_iface.transform.rewrite import Note, Rewrite
 
 __all__ = ["FusePartialRotary"]

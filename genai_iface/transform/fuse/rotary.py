@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from genai_iface.graph._edit import Editor, copy_type, replace_value, same_dims
 from genai_iface.graph._walk import is_op, rank, static_dim
-from genai_iface.transform.fuse.last_axis import Cut, cut_of, interleaved, joined
-from genai_iface.transform.fuse.rotary_factors import Factor, factor_of, for_every_row, half_size
+from genai_iface.transform.fuse._last_axis import Cut, cut_of, interleaved, joined
+from genai_iface.transform.fuse._rotary_factors import Factor, factor_of, for_every_row, half_size
 from genai_iface.transform.rewrite import Note, Rewrite
 
 __all__ = ["FuseRotary"]

@@ -12,8 +12,8 @@ import onnx_ir as ir
 import pytest
 
 from genai_iface.errors import UnsupportedModelError
+from genai_iface.transform.convert._primitive_operators import PrimitiveOperators
 from genai_iface.transform.convert.concat_cache import to_concat
-from genai_iface.transform.convert.primitive_operators import PrimitiveOperators
 from genai_iface.transform.convert.scatter_cache import to_scatter
 from genai_iface.transform.convert.scatter_nd import to_scatter_nd
 from tests.models import ModelOptions, build_model

@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 from onnx import helper, numpy_helper
 
-from genai_iface.conformance.golden import open_golden
+from genai_iface.conformance._golden import open_golden
 from genai_iface.errors import UnsupportedModelError
 from genai_iface.transform.convert.scatter_cache import to_scatter
 from tests.models import ModelOptions, build_model

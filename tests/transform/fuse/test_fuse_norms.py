@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto
 
-from genai_iface.transform import FuseRmsNorm, MatchNormTypes
+from genai_iface.transform.fuse import FuseRmsNorm, MatchNormTypes
 from tests.transform.convert.written_out import RUNTIMES, Writer, operators
 
 SIZE = 16

@@ -10,7 +10,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto
 
-from genai_iface.transform import FusePartialRotary, FuseRotary, MatchRotaryBatch
+from genai_iface.transform.fuse import FusePartialRotary, FuseRotary, MatchRotaryBatch
 from tests.transform.convert.written_out import END, HEADS, RUNTIMES, SIZE, Rotation, Writer, operators
 
 WRITTEN = {

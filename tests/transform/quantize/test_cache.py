@@ -16,8 +16,8 @@ import pytest
 from genai_iface import load_model
 from genai_iface.errors import CacheOverflowError, InvalidInputError, UnsupportedCapabilityError, UnsupportedModelError
 from genai_iface.folder import open_folder
-from genai_iface.transform.quantize.cache import CacheRange, QuantizeCache
-from genai_iface.transform.quantize.calibrate import calibrate, default_text, random_tokens, windows_of
+from genai_iface.transform.quantize._cache import CacheRange, QuantizeCache
+from genai_iface.transform.quantize.calibration import calibrate, default_text, random_tokens, windows_of
 from tests.models import write_folder
 
 TOKENS = random_tokens(256, 60)

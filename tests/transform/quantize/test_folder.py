@@ -22,9 +22,9 @@ from onnx import TensorProto, helper
 from genai_iface import load_model
 from genai_iface.errors import InvalidInputError, UnsupportedModelError
 from genai_iface.folder import open_folder
-from genai_iface.transform.quantize import source as quantize_source
-from genai_iface.transform.quantize.calibrate import calibrate, random_tokens
-from genai_iface.transform.quantize.folder import quantize_folder
+from genai_iface.transform.quantize import _source as quantize_source
+from genai_iface.transform.quantize._folder import quantize_folder
+from genai_iface.transform.quantize.calibration import calibrate, random_tokens
 from tests.models import write_folder
 
 
@@ -272,7 +272,7 @@ def test_a_model_of_7b_takes_less_than_four_gigabytes(tmp_path: Path) -> None:
     assert (source / "model.onnx.data").stat().st_blocks < 1024
     program = (
         "import json, resource, sys\n"
-        "from genai_iface.transform.quantize.folder import quantize_folder\n"
+        "from genai_iface.transform.quantize._folder import quantize_folder\n"
         "report = quantize_folder(sys.argv[1], sys.argv[2], bits=4)\n"
         "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
         "print(json.dumps([peak, report.nbytes_before, report.nbytes_after]))\n"

@@ -18,9 +18,9 @@ import pytest
 from genai_iface import load_model
 from genai_iface.errors import InvalidInputError
 from genai_iface.folder import open_folder
-from genai_iface.transform.quantize import source as quantize_source
-from genai_iface.transform.quantize.blocks import dequantize_blocks, quantize_blocks
-from genai_iface.transform.quantize.weights import QuantizeWeights
+from genai_iface.transform.quantize import _source as quantize_source
+from genai_iface.transform.quantize._blocks import dequantize_blocks, quantize_blocks
+from genai_iface.transform.quantize._weights import QuantizeWeights
 from tests.models import write_folder
 
 EXACT = {"session_options": {"session.qdq_matmulnbits_accuracy_level": "1"}}

@@ -180,9 +180,9 @@ class _Reader:
             raise Refused(f"{key.name!r} and {value.name!r} are not read by one Attention alone")
         if attribute(node, "is_causal", 0) != 1:
             raise Refused(f"the {describe(node)} is not causal")
-        if any(input_at(node, slot) is not None for slot in (3, 4, 5)):
+        if any(input_at(node, index) is not None for index in (3, 4, 5)):
             raise Refused(f"the {describe(node)} has a mask or a past of its own")
-        if any(output_at(node, slot) is not None for slot in (1, 2, 3)):
+        if any(output_at(node, index) is not None for index in (1, 2, 3)):
             raise Refused(f"the {describe(node)} gives more than its result")
         if attribute(node, "softmax_precision", _FLOAT) != _FLOAT:
             raise Refused(f"the {describe(node)} asks for another softmax precision")
@@ -217,8 +217,8 @@ class _Reader:
         interleaved = bool(attribute(node, "interleaved", 0))
         tables: list[ir.Value] = []
         positions = input_at(node, 3)
-        for slot in (1, 2):
-            table = input_at(node, slot)
+        for index in (1, 2):
+            table = input_at(node, index)
             if positions is None:
                 lookup = None if table is None else table.producer()
                 if lookup is None or not is_op(lookup, "Gather") or attribute(lookup, "axis", 0) != 0:

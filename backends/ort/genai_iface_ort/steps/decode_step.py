@@ -53,9 +53,9 @@ class DecodeStep:
         if ids.shape != self._shape or ids.dtype.kind != "i":
             return None
         tokens: list[int] = ids.ravel().tolist()
-        lengths: list[int] = cache.lengths.tolist()
+        lengths: list[int] = cache.rows.lengths.tolist()
         end = max(lengths) + 1
-        if not self._shortest <= end <= min(cache.slots, cache.capacity):
+        if not self._shortest <= end <= min(cache.num_positions, cache.capacity):
             return None
         if min(tokens) < 0 or max(tokens) >= self._vocab_size:
             return None
@@ -68,5 +68,5 @@ class DecodeStep:
         if self._total is not None:
             self._total[...] = end
         logits: NDArray[Any] = self._bound.run()
-        cache.advance_all()
+        cache.rows.advance(1)
         return logits

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from genai_iface.capabilities import Capability
-from genai_iface.conformance.context import Context
-from genai_iface.conformance.failure import NotApplicable, equal, expect, raises
-from genai_iface.conformance.golden import GOLDEN
+from genai_iface.conformance._context import Context
+from genai_iface.conformance._failure import NotApplicable, equal, expect, raises
+from genai_iface.conformance._golden import GOLDEN
 from genai_iface.conformance.registry import check
 from genai_iface.errors import GenAIError, InvalidInputError
 from genai_iface.protocols import Backend

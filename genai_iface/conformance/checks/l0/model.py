@@ -9,10 +9,10 @@ from collections.abc import Callable
 import numpy as np
 
 from genai_iface.capabilities import Capability
+from genai_iface.conformance._context import Context, Subject
+from genai_iface.conformance._failure import ConformanceFailure, NotApplicable, equal, expect
+from genai_iface.conformance._golden import manifest
 from genai_iface.conformance.checks.l0.backend import expect_signatures
-from genai_iface.conformance.context import Context, Subject
-from genai_iface.conformance.failure import ConformanceFailure, NotApplicable, equal, expect
-from genai_iface.conformance.golden import manifest
 from genai_iface.conformance.registry import check
 from genai_iface.errors import UnsupportedCapabilityError
 from genai_iface.protocols import KVCache, Model, SupportsFork, SupportsInspect, SupportsSave

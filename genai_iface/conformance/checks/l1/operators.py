@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from genai_iface.conformance._context import Context
+from genai_iface.conformance._failure import NotApplicable, close, equal, same_bits
+from genai_iface.conformance._golden import operator_case
 from genai_iface.conformance.adapter import SupportsOperators
-from genai_iface.conformance.context import Context
-from genai_iface.conformance.failure import NotApplicable, close, equal, same_bits
-from genai_iface.conformance.golden import operator_case
 from genai_iface.conformance.registry import Run, check
 
 __all__ = ["CASES"]

@@ -7,8 +7,8 @@ from __future__ import annotations
 import numpy as np
 
 from genai_iface.capabilities import Capability
-from genai_iface.conformance.context import Context
-from genai_iface.conformance.failure import close, equal, expect
+from genai_iface.conformance._context import Context
+from genai_iface.conformance._failure import close, equal, expect
 from genai_iface.conformance.registry import check
 
 __all__: list[str] = []

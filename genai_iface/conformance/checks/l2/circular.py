@@ -7,8 +7,8 @@ from __future__ import annotations
 import numpy as np
 
 from genai_iface.capabilities import Capability
-from genai_iface.conformance.context import Context, padded
-from genai_iface.conformance.failure import equal, expect, raises
+from genai_iface.conformance._context import Context, padded
+from genai_iface.conformance._failure import equal, expect, raises
 from genai_iface.conformance.registry import check
 from genai_iface.errors import CacheRewindError, UnsupportedCapabilityError
 
@@ -80,6 +80,34 @@ def refuses_rewind(context: Context) -> None:
     equal(cache.lengths, [12], "lengths after the refusal")
     got = subject.model.forward(tokens[:1, 12:13], cache)
     subject.near(got[0, 0], 0, 13, "logits after the refusal")
+
+
+@check("L2.circular.two_windows", requires=_RING, spec=["Model.forward.1"])
+def two_windows(context: Context) -> None:
+    """Layers with windows of different sizes: each keeps its own last tokens."""
+    subject = context.subject("rings")
+    tokens = subject.golden.tokens[:1]
+    cache = context.cache(subject, capacity=20)
+    got = subject.model.forward(tokens[:, :5], cache)
+    subject.near(got[0, 0], 0, 5, "logits of a prompt, windows 10 and 6")
+    for length in range(6, 15):
+        got = subject.model.forward(tokens[:, length - 1 : length], cache)
+        subject.near(got[0, 0], 0, length, f"logits of token {length}, windows 10 and 6")
+
+
+@check("L2.circular.every_window", requires=_RING, spec=["KVCache.rewind_to.3", "KVCache.can_rewind_to.1"])
+def every_window(context: Context) -> None:
+    """A rewind is refused if only a later layer, with a smaller window, has overwritten what it needs."""
+    subject = context.subject("rings")
+    tokens = subject.golden.tokens
+    cache = context.cache(subject, capacity=20)
+    for place in range(8):
+        subject.model.forward(tokens[:1, place : place + 1], cache, logits="none")
+    expect(not cache.can_rewind_to(7), "can_rewind_to(7) is true, but layer 1 keeps 6 of the 8 tokens")
+    raises(CacheRewindError, lambda: cache.rewind_to(7), "a rewind past the smaller window")
+    equal(cache.lengths, [8], "lengths after the refusal")
+    got = subject.model.forward(tokens[:1, 8:9], cache)
+    subject.near(got[0, 0], 0, 9, "logits after the refusal")
 
 
 @check("L2.circular.rewind_before_wrap", requires=_RING, spec=["KVCache.can_rewind_to.1", "KVCache.rewind_to.1"])

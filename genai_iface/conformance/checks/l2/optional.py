@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from genai_iface.capabilities import Capability
+from genai_iface.conformance._context import Context, padded
+from genai_iface.conformance._failure import ConformanceFailure, close, equal, expect, raises
 from genai_iface.conformance.adapter import BackendAdapter
-from genai_iface.conformance.context import Context, padded
-from genai_iface.conformance.failure import ConformanceFailure, close, equal, expect, raises
 from genai_iface.conformance.registry import check
 from genai_iface.errors import InvalidInputError
 
@@ -134,7 +134,7 @@ _OTHER_PROCESS = """
 import sys
 import numpy as np
 from genai_iface.conformance.adapter import load_adapter
-from genai_iface.conformance.context import Context
+from genai_iface.conformance._context import Context
 context = Context(load_adapter(sys.argv[1]), dtype=sys.argv[2])
 subject = context.subject()
 cache = subject.model.load_cache(sys.argv[3])
@@ -177,6 +177,22 @@ def save_other_model(context: Context) -> None:
         raises(InvalidInputError, lambda: model.load_cache(file, capacity=2), "a capacity below the row")  # type: ignore[attr-defined]
         file.write_bytes(file.read_bytes()[:-9])
         raises(InvalidInputError, lambda: model.load_cache(file), "a file that was cut short")  # type: ignore[attr-defined]
+
+
+@check("L2.save.closed_model", requires=_SAVE, spec=["SupportsSave.save_cache.2"])
+def save_closed_model(context: Context) -> None:
+    """A closed model saves no cache, and the file that was there stays."""
+    subject = context.subject()
+    model: Any = context.load(subject.golden)
+    cache = context.keep(model.create_cache(capacity=8))
+    model.forward(subject.golden.tokens[:1, :4], cache, logits="none")
+    with tempfile.TemporaryDirectory() as path:
+        file = Path(path) / "cache.safetensors"
+        model.save_cache(cache, file)
+        before = file.read_bytes()
+        model.close()
+        raises(InvalidInputError, lambda: model.save_cache(cache, file), "saving a cache of a closed model")
+        expect(file.read_bytes() == before, "a save that was refused changed the file that was there")
 
 
 @check("L2.save.atomic", requires=_SAVE, spec=["SupportsSave.save_cache.1"])

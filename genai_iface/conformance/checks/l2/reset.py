@@ -4,12 +4,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import numpy as np
 
 from genai_iface.capabilities import Capability
-from genai_iface.conformance.context import Context, padded
-from genai_iface.conformance.failure import equal, expect
+from genai_iface.conformance._context import Context, padded
+from genai_iface.conformance._failure import equal, expect, raises
 from genai_iface.conformance.registry import check
+from genai_iface.errors import InvalidInputError
 
 __all__: list[str] = []
 
@@ -86,6 +90,41 @@ def close_frees(context: Context) -> None:
     cache.close()
     equal(cache.nbytes, 0, "nbytes after close()")
     cache.close()
+
+
+@check("L2.close.methods", spec=["KVCache.close.3"])
+def close_methods(context: Context) -> None:
+    """After close() every method but close() raises InvalidInputError."""
+    subject = context.subject()
+    cache: Any = context.cache(subject, capacity=12)
+    subject.model.forward(subject.golden.tokens[:1, :5], cache, logits="none")
+    cache.close()
+    can = subject.model.capabilities
+    calls: dict[str, Callable[[], object]] = {
+        "can_rewind_to(5)": lambda: cache.can_rewind_to(5),
+        "rewind_to(5)": lambda: cache.rewind_to(5),
+        "reorder([0])": lambda: cache.reorder([0]),
+        "reset()": cache.reset,
+        "reset([])": lambda: cache.reset([]),
+    }
+    if Capability.FORK in can:
+        calls["fork()"] = lambda: context.keep(cache.fork())
+    if Capability.INSPECT in can:
+        calls["read(0, 0)"] = lambda: cache.read(0, 0)
+    for name, call in calls.items():
+        raises(InvalidInputError, call, f"{name} of a closed cache")
+
+
+@check("L2.close.properties", spec=["KVCache.close.4"])
+def close_properties(context: Context) -> None:
+    """After close() properties can be read, and those that describe the cache say what they said."""
+    subject = context.subject()
+    cache = context.cache(subject, capacity=12)
+    before = cache.batch_size, cache.capacity, cache.bytes_per_token
+    cache.close()
+    equal((cache.batch_size, cache.capacity, cache.bytes_per_token), before, "(batch_size, capacity, bytes_per_token)")
+    equal((len(cache.lengths), cache.nbytes), (1, 0), "(number of lengths, nbytes) of a closed cache")
+    expect(cache.update_mode in ("in_place", "copied"), f"update_mode of a closed cache is {cache.update_mode!r}")
 
 
 @check("L2.close.others_live", spec=["Model.create_cache.1"])

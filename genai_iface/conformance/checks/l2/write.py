@@ -7,8 +7,8 @@ from __future__ import annotations
 import numpy as np
 
 from genai_iface.capabilities import Capability
-from genai_iface.conformance.context import Context, padded
-from genai_iface.conformance.failure import equal, expect, same_bits
+from genai_iface.conformance._context import Context, padded
+from genai_iface.conformance._failure import equal, expect, same_bits
 from genai_iface.conformance.registry import check
 from genai_iface.protocols import SupportsInspect
 

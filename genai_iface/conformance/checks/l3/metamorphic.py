@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genai_iface.capabilities import Capability
-from genai_iface.conformance.context import Context, Subject, padded
-from genai_iface.conformance.failure import close, expect
+from genai_iface.conformance._context import Context, Subject, padded
+from genai_iface.conformance._failure import close, expect
 from genai_iface.conformance.registry import check
 
 __all__: list[str] = []

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from genai_iface.config import GenerationConfig
-from genai_iface.conformance.context import Context, Subject
-from genai_iface.conformance.failure import close, equal, expect, raises
+from genai_iface.conformance._context import Context, Subject
+from genai_iface.conformance._failure import close, equal, expect, raises
 from genai_iface.conformance.registry import Run, check
 from genai_iface.errors import CacheOverflowError, InvalidInputError
 

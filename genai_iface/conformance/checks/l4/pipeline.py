@@ -7,9 +7,9 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from genai_iface.conformance._context import Context
+from genai_iface.conformance._failure import NotApplicable, equal, expect, raises
 from genai_iface.conformance.checks.l4.stop import EOS, PROMPT, TEXT, TEXT_TOKENS
-from genai_iface.conformance.context import Context
-from genai_iface.conformance.failure import NotApplicable, equal, expect, raises
 from genai_iface.conformance.registry import check
 from genai_iface.errors import CacheOverflowError, GenAIError, InvalidInputError
 

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genai_iface.conformance._context import Context
+from genai_iface.conformance._failure import ConformanceFailure, close, equal, expect
+from genai_iface.conformance._sampling_reference import Settings, expected_token, law, uniform
 from genai_iface.conformance.checks.l4.stop import TEXT_TOKENS
-from genai_iface.conformance.context import Context
-from genai_iface.conformance.failure import ConformanceFailure, close, equal, expect
 from genai_iface.conformance.registry import Run, check
-from genai_iface.conformance.sampling_reference import Settings, expected_token, law, uniform
 
 __all__ = ["CASES"]
 

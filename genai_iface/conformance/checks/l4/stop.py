@@ -4,8 +4,8 @@
 
 from __future__ import annotations
 
-from genai_iface.conformance.context import Context
-from genai_iface.conformance.failure import equal, expect
+from genai_iface.conformance._context import Context
+from genai_iface.conformance._failure import equal, expect
 from genai_iface.conformance.registry import check
 
 __all__ = ["EOS", "PROMPT", "TEXT", "TEXT_TOKENS"]

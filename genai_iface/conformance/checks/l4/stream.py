@@ -4,9 +4,9 @@
 
 from __future__ import annotations
 
+from genai_iface.conformance._context import Context
+from genai_iface.conformance._failure import equal, expect
 from genai_iface.conformance.checks.l4.stop import EOS, PROMPT, TEXT, TEXT_TOKENS
-from genai_iface.conformance.context import Context
-from genai_iface.conformance.failure import equal, expect
 from genai_iface.conformance.registry import check
 
 __all__: list[str] = []

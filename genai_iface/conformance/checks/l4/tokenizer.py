@@ -9,8 +9,8 @@ import tempfile
 from functools import partial
 from pathlib import Path
 
-from genai_iface.conformance.context import Context
-from genai_iface.conformance.failure import NotApplicable, equal, expect, raises
+from genai_iface.conformance._context import Context
+from genai_iface.conformance._failure import NotApplicable, equal, expect, raises
 from genai_iface.conformance.registry import check
 from genai_iface.errors import InvalidInputError
 from genai_iface.protocols import Tokenizer

@@ -1,0 +1,309 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""From a checkpoint to a model folder: methods in their order, each result verified, the folder moved whole."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal, TypeAlias, get_args
+
+import onnx_ir as ir
+
+from genai_iface._tolerance import LOGIT_TOLERANCES
+from genai_iface.build._checkpoint import Checkpoint, open_checkpoint
+from genai_iface.build._expressible import check_expressible
+from genai_iface.build._folder_files import write_folder_files
+from genai_iface.build._model_file import mark_model, save_model
+from genai_iface.build._verify import Comparison, Reference, compare, torch_reference
+from genai_iface.build.methods.convert import export_and_convert
+from genai_iface.build.methods.export import export_standard
+from genai_iface.build.methods.mobius import build_with_mobius
+from genai_iface.build.methods.rotary_context import longest_exact_context
+from genai_iface.errors import BackendNotFoundError, GenAIError, InvalidInputError, UnsupportedModelError
+from genai_iface.registry import load_model
+from genai_iface.transform._model_writer import new_folder
+from genai_iface.transform.quantize._weights import QuantizeWeights
+from genai_iface.types import CacheLayout, DType
+
+__all__ = ["METHODS", "Attempt", "BuildOptions", "BuildResult", "Method", "build"]
+
+Method: TypeAlias = Literal["export", "mobius", "convert"]
+"""How a checkpoint becomes a graph."""
+
+METHODS: tuple[Method, ...] = get_args(Method)
+"""In the order in which "auto" takes them."""
+
+_BITS: dict[str, Literal[4, 8]] = {"int4": 4, "int8": 8}
+_STEPS = 32
+_SHORTEST_PROMPT, _LONGEST_PROMPT = 16, 160
+# Differences that are as large to this part come from one cause.
+_SAME = 1e-2
+# A result that is further from torch than so many tolerances is wrong, not inexact.
+_NEARLY = 10
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOptions:
+    """How to build.
+
+    Attributes:
+        via: A method, or "auto" for the first whose result verifies.
+        dtype: Of weights, activations and cache.
+        layout: "bnsh": caches (B, Hkv, C, D); "bsh": (B, C, Hkv * D).
+        context: Tokens that a sequence may have; the checkpoint's own limit if None.
+        quantize: Weights as "int8" or "int4" in blocks, None to leave them.
+        block_size: Rows of a matrix that share a scale.
+        unverified: Keep a result that differs from torch; it is marked in the file.
+        verify_on: Name of the backend that runs the result to compare it with torch.
+    """
+
+    via: Method | Literal["auto"] = "auto"
+    dtype: DType = "float32"
+    layout: CacheLayout = "bnsh"
+    context: int | None = None
+    quantize: Literal["int4", "int8"] | None = None
+    block_size: int = 32
+    unverified: bool = False
+    verify_on: str = "numpy"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One method that was tried.
+
+    Attributes:
+        method: Which.
+        comparison: How far its result is from torch; None if there was no result that runs.
+        problem: Why it was not chosen; empty for the one that was.
+    """
+
+    method: Method
+    comparison: Comparison | None
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class BuildResult:
+    """What was built.
+
+    Attributes:
+        folder: Where it is.
+        attempts: The methods in the order in which they were tried; the last one gave the folder.
+        verified: Whether it computes what torch computes.
+        files: Names of the files beside model.onnx.
+        reference: What torch computes, to compare other backends with.
+        quantized: How far the quantized model is from torch; None if nothing was quantized.
+        notes: What else there is to know.
+    """
+
+    folder: Path
+    attempts: tuple[Attempt, ...]
+    verified: bool
+    files: tuple[str, ...]
+    reference: Reference = field(repr=False)
+    quantized: Comparison | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    @property
+    def method(self) -> Method:
+        """The method that was chosen."""
+        return self.attempts[-1].method
+
+
+def build(
+    source: str | PathLike[str],
+    out: str | PathLike[str],
+    options: BuildOptions | None = None,
+    *,
+    progress: Callable[[str], None] = lambda _: None,
+) -> BuildResult:
+    """Builds a model folder from a checkpoint.
+
+    Args:
+        source: A Hugging Face checkpoint folder, or a GGUF file.
+        out: The folder to make; it must not exist, or be empty. It appears whole or not at all.
+        options: How.
+        progress: Called with what is being done.
+
+    Raises:
+        InvalidInputError: The source is broken, or the place is taken.
+        UnsupportedModelError: No method leads to a verified model; the message says why for each.
+    """
+    options = options or BuildOptions()
+    if options.quantize is not None:
+        # Refuses a block size before anything is built.
+        QuantizeWeights(_BITS[options.quantize], block_size=options.block_size)
+    target = Path(os.path.realpath(out))
+    with new_folder(target) as work:
+        checkpoint = open_checkpoint(source)
+        progress(f"loading {checkpoint.name}")
+        network = checkpoint.load(options.dtype)
+        check_expressible(network)
+        context = _context(network, options)
+        progress("decoding with torch, to compare with")
+        reference = _reference(network, context)
+        files = write_folder_files(checkpoint, network, work, context=context)
+        job = _Job(checkpoint, network, reference, options, context, work, progress)
+        attempts, model = job.first_good()
+        chosen = attempts[-1]
+        verified = chosen.comparison is not None and chosen.comparison.agrees(options.dtype)
+        quantized = job.quantize(model) if options.quantize is not None else None
+        mark_model(work, chosen.method, chosen.comparison, verified=verified, quantized=quantized)
+    notes = () if "tokenizer.json" in files else ("the checkpoint has no tokenizer.json; the model takes ids only",)
+    return BuildResult(target, attempts, verified, tuple(files), reference, quantized, notes)
+
+
+class _Job:
+    """One build: what all methods share."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        network: Any,
+        reference: Reference,
+        options: BuildOptions,
+        context: int | None,
+        folder: Path,
+        progress: Callable[[str], None],
+    ) -> None:
+        self._checkpoint = checkpoint
+        self._network = network
+        self._reference = reference
+        self._options = options
+        self._context = context
+        self._folder = folder
+        self._progress = progress
+
+    def first_good(self) -> tuple[tuple[Attempt, ...], ir.Model]:
+        """Tries methods until one gives a model that may stay.
+
+        Raises:
+            UnsupportedModelError: None does.
+        """
+        methods = METHODS if self._options.via == "auto" else (self._options.via,)
+        attempts: list[Attempt] = []
+        for method in methods:
+            try:
+                model, comparison = self._take(method)
+            except BackendNotFoundError:
+                raise
+            except GenAIError as error:
+                attempts.append(Attempt(method, None, error.what))
+                continue
+            if comparison.agrees(self._options.dtype):
+                return (*attempts, Attempt(method, comparison)), model
+            problem = f"differs from torch: {comparison}"
+            if self._options.unverified:
+                return (*attempts, Attempt(method, comparison, problem)), model
+            attempts.append(Attempt(method, comparison, problem))
+            if any(_is_same(comparison, attempt.comparison) for attempt in attempts[:-1]):
+                # Two graphs that were made in different ways do not share a fault.
+                break
+        raise self._refusal(attempts)
+
+    def _refusal(self, attempts: Sequence[Attempt]) -> UnsupportedModelError:
+        """Why no method was good enough, and what can be done about it."""
+        reasons = "; ".join(f"{attempt.method}: {attempt.problem}" for attempt in attempts)
+        found = [attempt.comparison for attempt in attempts if attempt.comparison is not None]
+        nearest = min((comparison.difference for comparison in found), default=float("inf"))
+        if any(_is_same(one, other) for one, other in itertools.combinations(found, 2)):
+            other_backend = "ort" if self._options.verify_on == "numpy" else "numpy"
+            remedy = f"Two methods give the same difference, so look at what ran them: try --verify-on {other_backend}."
+        elif nearest <= _NEARLY * LOGIT_TOLERANCES[self._options.dtype]:
+            remedy = "--unverified keeps a result that differs, and marks it."
+        else:
+            remedy = "Nothing was written."
+        return UnsupportedModelError(
+            f"No method leads from {self._checkpoint.name!r} to a standard model ({reasons})", remedy=remedy
+        )
+
+    def quantize(self, model: ir.Model) -> Comparison:
+        """Quantizes the weights and measures the difference again.
+
+        Raises:
+            UnsupportedModelError: There was nothing to quantize.
+        """
+        kind = self._options.quantize
+        if kind is None:
+            raise ValueError("nothing to quantize to")
+        self._progress(f"quantizing to {kind}")
+        rewrite = QuantizeWeights(_BITS[kind], block_size=self._options.block_size)
+        rewrite(model)
+        if not rewrite.note.applied:
+            raise UnsupportedModelError(
+                f"No matrix can be quantized: {rewrite.note.reason}", remedy="Choose another --block-size."
+            )
+        save_model(model, self._folder)
+        return self._compared()
+
+    def _take(self, method: Method) -> tuple[ir.Model, Comparison]:
+        options = self._options
+        self._progress(f"building by way of {method}")
+        if method == "export":
+            model = export_standard(self._network, layout=options.layout, context=self._context)
+        elif method == "mobius":
+            model = build_with_mobius(
+                self._checkpoint, dtype=options.dtype, layout=options.layout, context=self._context
+            )
+        else:
+            model = export_and_convert(self._network, layout=options.layout, context=self._context)
+        save_model(model, self._folder)
+        self._progress(f"comparing the result of {method} with torch")
+        return model, self._compared()
+
+    def _compared(self) -> Comparison:
+        model = load_model(self._folder, backend=self._options.verify_on)
+        try:
+            return compare(model, self._reference)
+        finally:
+            model.close()
+
+
+def _is_same(one: Comparison, other: Comparison | None) -> bool:
+    """Whether two results are as far from torch, in the same place."""
+    if other is None or (one.row, one.step) != (other.row, other.step):
+        return False
+    return math.isclose(one.difference, other.difference, rel_tol=_SAME)
+
+
+def _context(network: Any, options: BuildOptions) -> int | None:
+    """The limit to write into config.json, None to leave what is there.
+
+    Raises:
+        InvalidInputError: The checkpoint does not hold as many positions.
+    """
+    limit = getattr(network.config.get_text_config(), "max_position_embeddings", None)
+    if options.context is not None and limit is not None and options.context > limit:
+        raise InvalidInputError(
+            f"--context {options.context} is more than the {limit} positions of the checkpoint",
+            remedy=f"Give at most {limit}.",
+        )
+    # Where Transformers changes frequencies with the length, the model is exact up to there.
+    exact = longest_exact_context(network.config)
+    if options.context is not None and exact is not None and exact < options.context <= exact + _SHORTEST_PROMPT:
+        raise InvalidInputError(
+            f"--context {options.context} leaves no room to compare beyond {exact} positions, where frequencies change",
+            remedy=f"Give at most {exact}, or more than {exact + _SHORTEST_PROMPT}.",
+        )
+    return options.context if options.context is not None else exact
+
+
+def _reference(network: Any, context: int | None) -> Reference:
+    """Prompts long enough to leave every window, as far as that is affordable."""
+    text = network.config.get_text_config()
+    windows = [getattr(text, name, None) or 0 for name in ("sliding_window", "attention_chunk_size")]
+    prompt = min(max(_SHORTEST_PROMPT, max(windows) + 8), _LONGEST_PROMPT)
+    exact = longest_exact_context(network.config)
+    if exact is not None and context is not None and context > exact:
+        return torch_reference(
+            network, steps=min(_STEPS, context - exact - _SHORTEST_PROMPT), prompt_tokens=exact + _SHORTEST_PROMPT
+        )
+    limit = context or getattr(text, "max_position_embeddings", None) or prompt + _STEPS
+    steps = min(_STEPS, limit // 2)
+    return torch_reference(network, steps=steps, prompt_tokens=min(prompt, limit - steps))

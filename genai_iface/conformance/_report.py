@@ -1,0 +1,200 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Reports: report.json for machines, report.md for a pull request, report.html for a site, of one run."""
+
+from __future__ import annotations
+
+import html
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from genai_iface.conformance._golden import manifest_digest
+from genai_iface.conformance._results import Run
+from genai_iface.conformance.registry import LEVELS
+from genai_iface.version import INTERFACE_VERSION
+
+__all__ = ["SCHEMA", "as_html", "as_json", "as_markdown", "verdict_in_words", "write_report"]
+
+SCHEMA = Path(__file__).parent / "report.schema.json"
+"""The JSON Schema of report.json."""
+
+# The header of the reports that are written, not of this file.
+# REUSE-IgnoreStart
+_LICENCE = (
+    "<!-- SPDX-FileCopyrightText: The ONNX generative-AI interface authors -->",
+    "<!-- SPDX-License-Identifier: Apache-2.0 -->",
+)
+# REUSE-IgnoreEnd
+_WORDS = {"reached": "reached", "not_reached": "not reached", "no_verdict": "no verdict"}
+_STYLE = """
+body {font-family: sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em}
+table {border-collapse: collapse}
+td, th {border: 1px solid #888; padding: .2em .6em; text-align: left; vertical-align: top}
+.failed {background: #f8c9c9} .deviation {background: #f8e6b8} .passed {background: #d5efd5}
+"""
+_STATUSES = ("passed", "failed", "deviation", "not_applicable", "not_executed")
+
+
+def write_report(run: Run, folder: str | PathLike[str], /) -> list[Path]:
+    """Writes report.json, report.md and report.html and returns their paths."""
+    data = as_json(run)
+    target = Path(folder)
+    target.mkdir(parents=True, exist_ok=True)
+    texts = {
+        "report.json": json.dumps(data, indent=1) + "\n",
+        "report.md": as_markdown(data),
+        "report.html": as_html(data),
+    }
+    for name, text in texts.items():
+        (target / name).write_text(text, encoding="utf-8")
+    return [target / name for name in texts]
+
+
+def as_json(run: Run) -> dict[str, Any]:
+    """The run as plain data; ``report.schema.json`` describes it."""
+    return {
+        "format": 1,
+        "interface_version": INTERFACE_VERSION,
+        "golden_sha256": manifest_digest(),
+        "adapter": run.adapter,
+        "backend": dict(run.backend),
+        "dtype": run.dtype,
+        "form": run.form,
+        "level": run.level,
+        "tolerance_factor": run.factor,
+        "verdict": run.verdict,
+        "seconds": round(run.seconds, 2),
+        "levels": [
+            {
+                "level": item.level,
+                "subject": LEVELS[item.level],
+                "verdict": item.verdict,
+                "counts": {status: item.counts.get(status, 0) for status in _STATUSES},  # type: ignore[call-overload]
+                "missing_capabilities": list(item.missing),
+            }
+            for item in run.levels
+        ],
+        "checks": [
+            {
+                "id": item.check.id,
+                "level": item.check.level,
+                "title": item.check.title,
+                "requires": sorted(item.check.requires),
+                "spec": list(item.check.spec),
+                "since": item.check.since,
+                "status": item.status,
+                "message": item.message,
+                "numbers": dict(item.numbers),
+                "seconds": round(item.seconds, 3),
+                "link": item.link,
+            }
+            for item in run.outcomes
+        ],
+    }
+
+
+def verdict_in_words(data: Mapping[str, Any]) -> str:
+    """One sentence: which level was judged, and the outcome."""
+    num_deviations = sum(item["status"] == "deviation" for item in data["checks"])
+    text = f"level {data['level']} {_WORDS[data['verdict']]}"
+    if num_deviations:
+        text += f", with {num_deviations} known deviation{'s' if num_deviations > 1 else ''}"
+    return text
+
+
+def as_markdown(data: Mapping[str, Any]) -> str:
+    """The report for a pull request."""
+    backend = data["backend"]
+    lines = [
+        *_LICENCE,
+        "",
+        f"# Conformance of {data['adapter']}, {data['dtype']}: {verdict_in_words(data)}",
+        "",
+        f"Backend {backend['name']} {backend['version']} on {backend['runtime']} {backend['runtime_version']}, golden "
+        f"models in the form `{data['form']}`, interface version {data['interface_version']}, "
+        f"{len(data['checks'])} checks in {data['seconds']:.0f} s.",
+        "",
+        "| level | verdict | passed | failed | deviation | not applicable | not executed |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for level in data["levels"]:
+        counts = " | ".join(str(level["counts"][status]) for status in _STATUSES)
+        lines.append(f"| {level['level']} {level['subject']} | {_WORDS[level['verdict']]} | {counts} |")
+    for level in data["levels"]:
+        if level["missing_capabilities"]:
+            names = ", ".join(level["missing_capabilities"])
+            lines += ["", f"Level {level['level']} asks for what the backend does not declare: {names}."]
+    for status, heading in (
+        ("failed", "Failed"),
+        ("deviation", "Known deviations"),
+        ("not_applicable", "Not applicable"),
+    ):
+        chosen = [item for item in data["checks"] if item["status"] == status]
+        if not chosen:
+            continue
+        lines += ["", f"## {heading}", ""]
+        lines += _reasons(chosen) if status == "not_applicable" else [_as_item(item) for item in chosen]
+    lines += ["", "## All checks", "", "| check | status | what |", "|---|---|---|"]
+    lines += [
+        f"| `{item['id']}` | {item['status'].replace('_', ' ')} | {_cell(item['title'])} |" for item in data["checks"]
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def as_html(data: Mapping[str, Any]) -> str:
+    """The report as a page that needs nothing else."""
+    return "\n".join(_html_lines(data)) + "\n"
+
+
+def _as_item(item: Mapping[str, Any]) -> str:
+    numbers = ", ".join(f"{name} {_number(value)}" for name, value in item["numbers"].items())
+    text = f"- `{item['id']}`: {item['message']}"
+    if numbers:
+        text += f" ({numbers})"
+    return text + (f" [{item['link']}]({item['link']})" if item["link"] else "")
+
+
+def _reasons(items: Iterable[Mapping[str, Any]]) -> list[str]:
+    """One line per reason: many checks may share one."""
+    by_reason: dict[str, list[str]] = {}
+    for item in items:
+        by_reason.setdefault(item["message"], []).append(f"`{item['id']}`")
+    return [f"- {reason}: {', '.join(names)}" for reason, names in by_reason.items()]
+
+
+def _number(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _html_lines(data: Mapping[str, Any]) -> Iterator[str]:
+    title = html.escape(f"Conformance of {data['adapter']}, {data['dtype']}: {verdict_in_words(data)}")
+    backend = data["backend"]
+    yield "<!doctype html>"
+    yield '<html lang="en"><head><meta charset="utf-8">'
+    yield from _LICENCE
+    yield f"<title>{title}</title>"
+    yield f"<style>{_STYLE}</style></head><body>"
+    yield f"<h1>{title}</h1>"
+    about = f"{backend['name']} {backend['version']} on {backend['runtime']} {backend['runtime_version']}"
+    yield f"<p>Backend {html.escape(about)}, form {data['form']}, {len(data['checks'])} checks.</p>"
+    heads = "".join(f"<th>{status.replace('_', ' ')}</th>" for status in _STATUSES)
+    yield f"<table><tr><th>level</th><th>verdict</th>{heads}</tr>"
+    for level in data["levels"]:
+        counts = "".join(f"<td>{level['counts'][status]}</td>" for status in _STATUSES)
+        yield f"<tr><td>{level['level']} {level['subject']}</td><td>{_WORDS[level['verdict']]}</td>{counts}</tr>"
+    yield "</table><h2>Checks</h2><table><tr><th>check</th><th>status</th><th>what</th><th>finding</th></tr>"
+    for item in data["checks"]:
+        finding = _as_item(item).partition(": ")[2] if item["message"] else ""
+        status = item["status"]
+        yield (
+            f'<tr class="{status}"><td><code>{item["id"]}</code></td><td>{status.replace("_", " ")}</td>'
+            f"<td>{html.escape(item['title'])}</td><td>{html.escape(finding)}</td></tr>"
+        )
+    yield "</table></body></html>"

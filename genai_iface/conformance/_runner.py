@@ -1,0 +1,157 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The runner: every check once, on one adapter, with one dtype."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, get_args
+
+from genai_iface.capabilities import LEVEL_PROFILES
+from genai_iface.conformance._context import Context
+from genai_iface.conformance._failure import ConformanceFailure, NotApplicable
+from genai_iface.conformance._results import Outcome, Run, judge
+from genai_iface.conformance.adapter import Adapter
+from genai_iface.conformance.deviations import Deviation
+from genai_iface.conformance.registry import LEVELS, Check, all_checks
+from genai_iface.errors import InvalidInputError
+from genai_iface.types import BackendInfo, DType
+
+__all__ = ["run_check", "run_checks"]
+
+
+def run_checks(
+    adapter: Adapter,
+    /,
+    *,
+    level: int = 4,
+    dtype: str = "float32",
+    only: Iterable[str] = (),
+    deviations: Mapping[str, Deviation] | None = None,
+    factor: float = 1.0,
+    on_outcome: Callable[[Outcome], object] | None = None,
+) -> Run:
+    """Runs the kit.
+
+    Args:
+        adapter: The vendor's.
+        level: The highest level to run.
+        dtype: Of the golden models.
+        only: Ids of the checks to run; the others are not executed. None given: all.
+        deviations: Known deviations by check id.
+        factor: Tightens tolerances, above 0 and at most 1.
+        on_outcome: Told each outcome as it comes.
+
+    Raises:
+        InvalidInputError: A level, dtype, id or factor is not legal, or the backend does not declare the dtype.
+    """
+    checks = all_checks(level=level)
+    chosen = set(only)
+    _check_arguments(level, dtype, factor, chosen - {item.id for item in checks})
+    context = Context(adapter, dtype=dtype, factor=factor)
+    if dtype not in context.info.dtypes:
+        raise InvalidInputError(
+            f"{adapter.name} does not declare {dtype}", remedy=f"Declared: {', '.join(sorted(context.info.dtypes))}."
+        )
+    started = time.perf_counter()
+    outcomes = []
+    try:
+        for item in checks:
+            outcome = Outcome(item, "not_executed")
+            if not chosen or item.id in chosen:
+                outcome = run_check(item, context, (deviations or {}).get(item.id))
+            outcomes.append(outcome)
+            if on_outcome is not None:
+                on_outcome(outcome)
+        declared = frozenset(map(str, context.info.capabilities))
+        levels = tuple(
+            judge(number, [item for item in outcomes if item.check.level == number], declared)
+            for number in LEVELS
+            if number <= level
+        )
+        return Run(
+            adapter=adapter.name,
+            backend=_describe(context.info),
+            dtype=dtype,
+            form=context.form,
+            level=level,
+            factor=factor,
+            outcomes=tuple(outcomes),
+            levels=levels,
+            seconds=time.perf_counter() - started,
+        )
+    finally:
+        context.close()
+
+
+def run_check(item: Check, context: Context, deviation: Deviation | None = None, /) -> Outcome:
+    """Runs one check; whatever goes wrong in it is its outcome."""
+    started = time.perf_counter()
+    message, numbers, is_failed, applies = "", {}, False, True
+    declared = {str(name) for name in context.info.capabilities}
+    missing = sorted(name for name in item.requires if name not in declared)
+    if missing:
+        # A level's own profile must be declared: leaving it out is no way around a check.
+        is_failed = any(name in LEVEL_PROFILES[item.level] for name in missing)
+        applies = is_failed
+        message = f"not declared: {', '.join(missing)}"
+    else:
+        try:
+            item.run(context)
+        except NotApplicable as reason:
+            message, applies = str(reason), False
+        except ConformanceFailure as failure:
+            message, numbers, is_failed = failure.message, failure.numbers, True
+        except Exception as error:  # noqa: BLE001 - any error of the runtime is this check's finding, not the run's end
+            message, is_failed = f"{type(error).__name__}: {error}", True
+        finally:
+            context.end_check()
+    seconds = time.perf_counter() - started
+    plain = {name: _plain(value) for name, value in numbers.items()}
+    if not applies:
+        return Outcome(item, "not_applicable", message, plain, seconds)
+    if deviation is None:
+        return Outcome(item, "failed" if is_failed else "passed", message, plain, seconds)
+    if is_failed:
+        return Outcome(item, "deviation", f"{deviation.reason} [{message}]", plain, seconds, deviation.link)
+    message = f"passes, but is listed as a deviation ({deviation.reason}): remove the entry"
+    return Outcome(item, "failed", message, plain, seconds, deviation.link)
+
+
+def _check_arguments(level: int, dtype: str, factor: float, unknown: set[str]) -> None:
+    if level not in LEVELS:
+        raise InvalidInputError(f"There is no level {level}", remedy=f"Levels: {', '.join(map(str, LEVELS))}.")
+    if dtype not in get_args(DType):
+        raise InvalidInputError(f"There is no dtype {dtype!r}", remedy=f"Legal: {', '.join(get_args(DType))}.")
+    if not 0 < factor <= 1:
+        raise InvalidInputError(
+            f"The tolerance factor {factor} is not legal", remedy="It may tighten: above 0, at most 1. Never loosen."
+        )
+    if unknown:
+        raise InvalidInputError(
+            f"There is no check {sorted(unknown)[0]!r} up to level {level}", remedy="List the ids with --list."
+        )
+
+
+def _describe(info: BackendInfo) -> dict[str, Any]:
+    return {
+        "name": info.name,
+        "version": info.version,
+        "runtime": info.runtime,
+        "runtime_version": info.runtime_version,
+        "interface_versions": sorted(info.interface_versions),
+        "capabilities": sorted(map(str, info.capabilities)),
+        "dtypes": sorted(info.dtypes),
+        "limits": dict(info.limits),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """A number or text as JSON has it; everything else as text."""
+    if hasattr(value, "item") and getattr(value, "ndim", 1) == 0:
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    return value if isinstance(value, (bool, int, float, str)) else str(value)
