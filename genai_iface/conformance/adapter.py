@@ -102,7 +102,7 @@ def load_adapter(name: str, /) -> Adapter:
     if not colon:
         if name not in list_backends():
             raise InvalidInputError(
-                f"{name!r} is no registered backend",
+                f"{name!r} is not a registered backend",
                 remedy=f"Registered: {', '.join(list_backends())}; or module:attribute.",
             )
         return BackendAdapter(name)

@@ -30,11 +30,11 @@ class ChatTemplate:
     """One compiled template.
 
     Args:
-        source: Jinja source.
+        source: The text of the Jinja template.
         where: The file it comes from, for messages.
 
     Raises:
-        InvalidInputError: It is no valid template, or too large.
+        InvalidInputError: It is not a valid template, or too large.
     """
 
     def __init__(self, source: str, where: str) -> None:

@@ -75,9 +75,9 @@ class Method:
     """One member of a protocol, as its docstring says it.
 
     Attributes:
-        protocol: "KVCache".
-        name: "rewind_to".
-        signature: As in Python, without self.
+        protocol: The name of the protocol, "KVCache".
+        name: The name of the member, "rewind_to".
+        signature: The signature as Python writes it, without self.
         summary: The first line, and the prose after it.
         sections: "Args", "Returns", "Raises": text by name, as written.
         contract: The numbered statements, in order.

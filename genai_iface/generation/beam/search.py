@@ -31,7 +31,7 @@ class BeamSearch:
     Args:
         model: The model; it needs the capabilities "batch" and "reorder".
         plans: How to continue each prompt.
-        prompts: Token ids.
+        prompts: The token ids of each prompt.
         capacity: Tokens that a sequence may have.
         tokenizer: Makes text for stop strings and criteria.
         continues_text: As for ``ModelGenerator``.

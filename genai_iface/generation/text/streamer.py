@@ -50,7 +50,7 @@ def streaming_to(streamer: Streamer | TextHook | None, run: Call, on_chunk: Chun
         on_chunk: The caller's hook for chunks, called first.
 
     Raises:
-        InvalidInputError: There are several sequences, whose pieces would be mixed up, or it is no streamer.
+        InvalidInputError: There are several sequences, whose pieces would be mixed up, or it is not a streamer.
     """
     if streamer is not None and len(run.prompts) > 1:
         raise InvalidInputError(
@@ -61,7 +61,7 @@ def streaming_to(streamer: Streamer | TextHook | None, run: Call, on_chunk: Chun
     write = getattr(streamer, "write", streamer)
     if streamer is not None and not callable(write):
         raise InvalidInputError(
-            f"{type(streamer).__name__} is no streamer", remedy="Give it write(text) and end(), or pass a function."
+            f"{type(streamer).__name__} is not a streamer", remedy="Give it write(text) and end(), or pass a function."
         )
 
     def take(chunk: Chunk) -> None:

@@ -75,8 +75,8 @@ class StandardOperators(Rewrite):
         query, key, value, past_key, past_value = (input_at(node, slot) for slot in range(5))
         if extra or attribute(node, "smooth_softmax", 0) or query is None or past_key is None or output_at(node, 3):
             raise unsupported(
-                f"The {describe(node)} has a bias, a sink, norms or an output that the standard Attention lacks "
-                f"(inputs {extra})",
+                f"The {describe(node)} has a bias, a sink, norms or an output that the standard Attention does not "
+                f"have (inputs {extra})",
                 _KEEP,
             )
         if key is None or value is None:
@@ -105,7 +105,7 @@ class StandardOperators(Rewrite):
         cos, sin = input_at(node, 7), input_at(node, 8)
         shape = constant_shape(cos)
         if cos is None or sin is None or shape is None:
-            raise unsupported(f"The rotary tables of the {describe(node)} are no constants", _KEEP)
+            raise unsupported(f"The rotary tables of the {describe(node)} are not constants", _KEEP)
         attributes = {"num_heads": heads, "interleaved": attribute(node, "rotary_interleaved", 0)}
         if 2 * shape[1] < size:
             attributes["rotary_embedding_dim"] = 2 * shape[1]

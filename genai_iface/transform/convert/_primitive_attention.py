@@ -29,7 +29,7 @@ class _Operands:
         query: (B, H, S, D).
         key: (B, Hkv, T, D).
         value: (B, Hkv, T, Dv).
-        num_heads: H.
+        num_heads: H, the query heads.
         num_kv_heads: Hkv, a divisor of H.
         scale: The factor of the scores.
         sizes: T and S as the graph names them, "?" or "None" where it does not.

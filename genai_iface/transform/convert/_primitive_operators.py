@@ -30,7 +30,7 @@ class PrimitiveOperators(Rewrite):
     """Replaces the three operators of opset 23 by older ones and declares the oldest opset that holds all nodes.
 
     RotaryEmbedding and RMSNormalization become what ONNX itself defines them to be, Attention what PrimitiveAttention
-    writes. DequantizeLinear is spelled out too where its input is no weight but rows gathered from a quantized
+    writes. DequantizeLinear is spelled out too where its input is not a weight but rows gathered from a quantized
     table, which few runtimes take in blocks.
     """
 

@@ -32,7 +32,7 @@ EMBEDDING = "embedding"
 _DONE = "quantized already"
 _EXCLUDED = "excluded"
 _SMALLEST_BLOCK = 16
-_NO_BLOCK = f"K is no multiple of {_SMALLEST_BLOCK}"
+_NO_BLOCK = f"K is not a multiple of {_SMALLEST_BLOCK}"
 _MIN_OPSET = 21
 _MIN_IR_VERSION = 10
 # What may follow the product with the LM head: scaling, softcap, casts.
@@ -42,7 +42,7 @@ _AFTER_HEAD = ("Identity", "Cast", "Mul", "Div", "Add", "Tanh", "Reshape")
 class QuantizeWeights(Rewrite):
     """Quantizes the constant matrices that MatMuls read, and on request the token table.
 
-    A matrix whose K is no multiple of the block size gets smaller blocks. Each product gets integers of
+    A matrix whose K is not a multiple of the block size gets smaller blocks. Each product gets integers of
     its own, because runtimes fuse a DequantizeLinear with one reader only; a token table that is also
     the LM head stays a float table, or with ``embedding`` shares the head's 8-bit integers.
 
@@ -52,7 +52,7 @@ class QuantizeWeights(Rewrite):
         symmetric: Signed integers around zero, or unsigned ones with a zero point for each block.
         exclude: What stays as it is: shell patterns on names of MatMul nodes and of their weights, or
             the words "lm_head" and "embedding".
-        eight_bits: Likewise, what gets 8 bits where ``bits`` is 4.
+        eight_bits: Patterns of the same kind for what gets 8 bits where ``bits`` is 4.
         embedding: Quantize the token table too, to 8 bits. Needs ``signature``.
         requantize: Round again what is quantized already; otherwise it stays as it is.
         signature: Says which input holds token ids and which output the logits; without it the output
@@ -154,7 +154,7 @@ class QuantizeWeights(Rewrite):
         if work.tables:
             reason += "; the token table to 8 bits"
         if work.smaller:
-            reason += f"; smaller blocks for {_some(work.smaller)}, whose K is no multiple of that"
+            reason += f"; smaller blocks for {_some(work.smaller)}, whose K is not a multiple of that"
         for why, names in self.kept.items():
             reason += f"; kept {_some(names)}: {why}"
         return reason
@@ -246,7 +246,7 @@ class _Work:
     Attributes:
         edit: Adds to the graph.
         names: Names that patterns may mean, in graph order.
-        by_bits: Matrices done.
+        by_bits: The number of matrices that were quantized, by bits.
         tables: Token tables done.
         smaller: Matrices with smaller blocks than asked for.
         shared: Parts and block size of 8-bit matrices by (constant, K).

@@ -54,10 +54,10 @@ class Layer:
     """One layer's attention.
 
     Attributes:
-        attention: The node.
+        attention: The node that computes it.
         query, key, value: New tokens, (B, S, heads * D) or (B, heads, S, D), rotated unless ``rotary`` is set.
         past_key, past_value, present_key, present_value: Graph inputs and outputs.
-        num_heads, num_kv_heads, head_dim: Sizes.
+        num_heads, num_kv_heads, head_dim: Query heads, key/value heads, and the size of one head.
         scale: Factor on the scores; 0 for the default.
         softcap: 0 for none.
         window: Keys that a query sees, its own among them; -1 for all.
@@ -106,7 +106,7 @@ def read_layers(model: ir.Model, signature: GraphSignature) -> list[Layer]:
         if spec.key_head_dim != spec.value_head_dim:
             raise Refused(f"layer {key.layer} has keys of size {spec.key_head_dim}, values of {spec.value_head_dim}")
         if spec.key_head_dim % 8:
-            raise Refused(f"the head size {spec.key_head_dim} is no multiple of 8")
+            raise Refused(f"the head size {spec.key_head_dim} is not a multiple of 8")
         ends = (values[key.past], values[key.present], values[value.past], values[value.present])
         layers.append(reader.read(ends, spec.num_kv_heads, spec.key_head_dim))
     return layers
