@@ -35,7 +35,7 @@ class Target:
         name: Its name on the command line.
         title: What it is, for people.
         value: Gives the value; called in a process of its own.
-        target: The bound.
+        target: The value that the measure must reach.
         at_least: Whether the bound is the lowest legal value or the highest.
     """
 
@@ -207,7 +207,7 @@ def memory_overhead(arguments: argparse.Namespace) -> dict[str, Any]:
     from genai_iface import list_backends
 
     list_backends()
-    # The libraries' own code is no memory of the model.
+    # The libraries' own code is not memory of the model.
     before = _peak_bytes()
     model, cache = _loaded(arguments, "fp32", context=8192, capacity=8200)
     _decode_seconds(model, cache, context=8192, tokens=4)

@@ -22,7 +22,7 @@ class Setting:
 
     Attributes:
         size: A key of ``checkpoint.SIZES``.
-        weights: Weight format.
+        weights: The format of the weights.
         threads: Threads of every side.
         context: Tokens in the cache before decoding, or tokens of the prompt.
         tokens: Tokens that a decode block generates.

@@ -145,7 +145,7 @@ class GenerationConfig:
         ours must be legal.
 
         Raises:
-            InvalidInputError: The file is missing, is no JSON object, or a field is not legal.
+            InvalidInputError: The file is missing, is not a JSON object, or a field is not legal.
         """
         name = fspath(path)
         try:
@@ -183,7 +183,7 @@ class GenerationConfig:
             name = ALIASES.get(given, given)
             if name not in _FIELDS:
                 raise InvalidInputError(
-                    f"{given!r} is no generation parameter", remedy=f"Legal names: {', '.join(sorted(_FIELDS))}."
+                    f"{given!r} is not a generation parameter", remedy=f"Legal names: {', '.join(sorted(_FIELDS))}."
                 )
             if name in values:
                 raise InvalidInputError(f"{name!r} is given twice, once as {given!r}", remedy="Give it once.")

@@ -66,7 +66,7 @@ class InsufficientMemoryError(InvalidInputError):
     """A cache would need more memory than there is. Nothing was allocated.
 
     Args:
-        what: The arithmetic.
+        what: The message, with the arithmetic that gave the number of bytes.
         needed: Bytes that the whole cache takes.
         available: Bytes that there are for it.
     """

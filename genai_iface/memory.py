@@ -49,8 +49,8 @@ def check_cache_fits(
     """Refuses a cache that needs more memory than there is.
 
     Args:
-        cache: Its shape.
-        batch_size: Rows.
+        cache: The shape of the cache, layer by layer.
+        batch_size: The rows of the cache.
         length: Tokens per row.
         available: Bytes that there are; None if that is not known, which lets everything pass.
         held: Bytes of it that the cache has already.

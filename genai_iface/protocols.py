@@ -2,8 +2,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The protocols: what a runtime implements and what generation code may rely on.
 
-Structural types (``typing.Protocol``), so a runtime needs no base class of ours and its package no
-import of ours: a class with the right methods is a model, a cache, a tokenizer.
+They are structural types (``typing.Protocol``): a class with the right methods is a model, a cache or
+a tokenizer, so a runtime's package needs neither a base class nor an import of ours. A type checker finds
+a member that is missing or has another signature; ``isinstance``, which works with the ``Supports*``
+protocols, looks for the members' names only.
 
 Each method states its **Contract** as numbered MUSTs. They are cited as "Class.method.number", for
 example ``Model.forward.5``, by the specification pages and by the conformance checks. A published
@@ -11,6 +13,11 @@ protocol never gains a method; a new ability is a ``Supports*`` protocol and a c
 
 Shapes: B rows of a batch, S tokens of a step, V vocabulary, N sequences, C capacity, Hkv key/value
 heads, D head size. Positions and lengths count tokens from zero.
+
+Unless its own docstring says otherwise, each member has these labels:
+
+Since: 1
+Stability: preview
 """
 
 from __future__ import annotations
@@ -54,9 +61,6 @@ class KVCache(Protocol):
 
     A cache belongs to the model that made it. It is not thread safe; two caches never share
     anything that a caller could notice.
-
-    Since: 1
-    Stability: preview
     """
 
     @property
@@ -65,9 +69,6 @@ class KVCache(Protocol):
 
         Contract:
             1. MUST equal ``len(lengths)``; only ``reorder`` changes it.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
@@ -80,15 +81,12 @@ class KVCache(Protocol):
 
         Contract:
             1. MUST NOT change while the cache lives, whatever the buffers behind it do.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
     @property
     def lengths(self) -> NDArray[np.int64]:
-        """Tokens in each row.
+        """The number of tokens in each row.
 
         Returns:
             int64 (B,), 0 <= lengths[b] <= capacity.
@@ -96,50 +94,38 @@ class KVCache(Protocol):
         Contract:
             1. MUST be a snapshot: writing to it has no effect on the cache, and later steps have
                no effect on it.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the buffers that this cache holds now, slack included.
+        """The size in bytes of the buffers that this cache holds now, slack included.
 
         Contract:
             1. MUST be at least ``bytes_per_token`` times the longest row of a linear cache.
             2. MUST be 0 after ``close``.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
     @property
     def bytes_per_token(self) -> int:
-        """Bytes that one token of one row takes over all layers.
+        """The size in bytes of one token of one row, over all layers.
 
         Contract:
             1. MUST be the sum over ``ModelSpec.cache.layers``: heads times both head sizes times the
                bytes of the dtype.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
     @property
     def update_mode(self) -> UpdateMode:
-        """How steps reach the buffers: "in_place" or "copied".
+        """Whether steps change the buffers "in_place", or give new ones, "copied".
 
         Contract:
             1. MUST report what was observed, not what was intended: "in_place" only if the address
                of every buffer stayed the same over the last step and the new tokens are in it.
                Moving to a larger buffer between steps is growth, not a copy in this sense.
             2. Before the first step it MAY report the intended mode.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
@@ -154,21 +140,18 @@ class KVCache(Protocol):
 
         Contract:
             1. MUST agree with ``rewind_to`` and change nothing.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
     def rewind_to(self, lengths: ArrayLike, /) -> None:
-        """Forgets the end of rows.
+        """Shortens rows: forgets their last tokens.
 
         Args:
             lengths: New lengths, int64 (B,) or a scalar for all rows; 0 <= new <= old.
 
         Raises:
             InvalidInputError: Wrong shape, negative, or longer than the row is.
-            CacheRewindError: A circular layer of W slots has overwritten tokens that the shorter row needs.
+            CacheRewindError: A circular layer of W positions has overwritten tokens that the shorter row needs.
                 A row of length n needs its tokens max(0, n - W) .. n - 1, so a row of length 0 needs none.
 
         Contract:
@@ -176,9 +159,6 @@ class KVCache(Protocol):
                tokens never been appended.
             2. On an error nothing MUST have changed.
             3. MUST be refused if any circular layer has overwritten what the shorter row needs, not only the first.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
@@ -196,14 +176,11 @@ class KVCache(Protocol):
                copies of one old row included.
             2. Contents MUST be moved bit by bit.
             3. On an error nothing MUST have changed.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
     def reset(self, rows: ArrayLike | None = None, /) -> None:
-        """Empties rows, so that their slots can take new sequences.
+        """Empties rows, so that they can take new sequences.
 
         Args:
             rows: int64 (K,) row indices, or None for all.
@@ -215,9 +192,6 @@ class KVCache(Protocol):
             1. A reset row MUST behave like a row of a new cache; the others MUST be unchanged.
             2. It MUST succeed on any open cache, a wrapped circular one included.
             3. On an error nothing MUST have changed.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
@@ -229,9 +203,6 @@ class KVCache(Protocol):
             2. A second call MUST do nothing.
             3. Every method but ``close`` MUST raise InvalidInputError, those of ``Supports*`` protocols too.
             4. Properties MUST stay readable.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
@@ -244,34 +215,25 @@ class Model(Protocol[CacheT]):
 
     That step serves prefill, chunked prefill, decode, ragged batches, verification of drafted
     tokens and slot-based continuous batching.
-
-    Since: 1
-    Stability: preview
     """
 
     @property
     def spec(self) -> ModelSpec:
-        """What the model is.
+        """What the model is: its vocabulary, its context length and its layers.
 
         Contract:
             1. MUST say what the folder says: vocabulary, context length, and for each attention layer its
                heads, head sizes and dtype.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
     @property
     def device(self) -> Device:
-        """Where it runs.
+        """The device that it runs on.
 
         Contract:
             1. MUST be the device that ``load`` was asked for, the first of ``devices()`` if it was asked for
                none.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
@@ -283,9 +245,6 @@ class Model(Protocol[CacheT]):
             1. MUST be a subset of the backend's ``info().capabilities``.
             2. What is declared MUST work; what is not declared MUST raise
                UnsupportedCapabilityError or work, never give a wrong answer.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
@@ -309,9 +268,6 @@ class Model(Protocol[CacheT]):
             1. Caches MUST be independent of each other.
             2. ``capacity`` MUST NOT change the results of later steps.
             3. The new cache MUST be empty: every length is 0.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
@@ -331,7 +287,8 @@ class Model(Protocol[CacheT]):
             cache: A cache that this model made, with B rows.
             counts: int64 (B,), how many of the S tokens of each row are real, 0 <= counts[b] <= S.
                 None means S for every row.
-            logits: "last" for each row's last real token, "all" for every position, "none".
+            logits: "last" for the logits of each row's last real token, "all" for those of every position,
+                "none" for none.
 
         Returns:
             float32 (B, 1, V) for "last", (B, S, V) for "all", (B, 0, V) for "none". Rows whose count
@@ -361,9 +318,6 @@ class Model(Protocol[CacheT]):
                be unchanged; on BackendError its lengths MUST be.
             8. The returned array MUST belong to the caller: later steps do not change it. Arguments
                MUST NOT be written to.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
@@ -372,9 +326,6 @@ class Model(Protocol[CacheT]):
 
         Contract:
             1. A later ``forward`` MUST raise InvalidInputError, and a second call MUST do nothing.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
@@ -383,9 +334,6 @@ class Backend(Protocol):
     """A runtime behind the interface. Registered under the entry-point group "genai_iface.backends".
 
     The entry point names a class or function that is called without arguments.
-
-    Since: 1
-    Stability: preview
     """
 
     def info(self) -> BackendInfo:
@@ -395,9 +343,6 @@ class Backend(Protocol):
             1. MUST be true for the runtime that is installed, not for the best one there is.
             2. MUST load no model.
             3. MUST be a BackendInfo whose fields have their types, the same at every call.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
@@ -406,9 +351,6 @@ class Backend(Protocol):
 
         Contract:
             1. MUST list only what the installed runtime can use on this machine.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
@@ -438,60 +380,50 @@ class Backend(Protocol):
             3. A folder that is missing, holds no model or a broken one MUST be refused with an error of
                ``genai_iface.errors``.
             4. MUST take the folder as text and as a path object.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
 
 class Tokenizer(Protocol):
-    """Text to token ids and back.
-
-    Since: 1
-    Stability: preview
-    """
+    """Text to token ids and back."""
 
     @property
     def vocab_size(self) -> int:
-        """One more than the highest id, added tokens included. There may be ids without a token.
-
-        Since: 1
-        Stability: preview
-        """
+        """One more than the highest id, added tokens included. There may be ids without a token."""
         ...
 
     @property
     def bos_token_id(self) -> int | None:
-        """The id that begins a sequence, if there is one.
-
-        Since: 1
-        Stability: preview
-        """
+        """The id that begins a sequence, if there is one."""
         ...
 
     @property
     def eos_token_id(self) -> int | None:
-        """The id that ends a sequence, if there is one.
-
-        Since: 1
-        Stability: preview
-        """
+        """The id that ends a sequence, if there is one."""
         ...
 
     def encode(self, text: str, /, *, add_special_tokens: bool = True) -> list[int]:
         """Turns a text into token ids.
 
+        Args:
+            text: Any text; one that spells a special token may become that token.
+            add_special_tokens: Add what the folder's tokenizer puts around a text, such as the
+                beginning-of-sequence token.
+
+        Returns:
+            The ids; none for an empty text to which nothing is added.
+
         Contract:
             1. MUST be deterministic and give ids in 0..vocab_size - 1.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
     def decode(self, token_ids: Sequence[int], /, *, skip_special_tokens: bool = True) -> str:
         """Turns token ids into text.
+
+        Args:
+            token_ids: Ids in 0..vocab_size - 1.
+            skip_special_tokens: Leave special tokens out of the text.
 
         Raises:
             InvalidInputError: An id is out of range.
@@ -500,9 +432,6 @@ class Tokenizer(Protocol):
             1. Bytes that form no complete character MUST become U+FFFD, never an error.
             2. Special tokens MUST be left out of the text, unless ``skip_special_tokens`` is False.
             3. A negative id, and one of vocab_size or more, MUST raise InvalidInputError.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
@@ -517,6 +446,12 @@ class Tokenizer(Protocol):
     ) -> str:
         """Renders a conversation into the text that the model was trained on.
 
+        Args:
+            messages: The turns, oldest first.
+            add_generation_prompt: End with what begins the assistant's turn.
+            tools: Descriptions of the functions that the model may call, as JSON schemas.
+            **template_kwargs: Further variables of the template.
+
         Raises:
             UnsupportedCapabilityError: The folder has no chat template.
             InvalidInputError: The template refused the messages or did something forbidden.
@@ -524,9 +459,6 @@ class Tokenizer(Protocol):
         Contract:
             1. Template code MUST run in a sandbox.
             2. MUST give what the folder's own template gives for these messages.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
@@ -536,18 +468,11 @@ class Generator(Protocol):
 
     Mirrors the working group's C++ ``Generator{AppendInputTokens, GenerateNextToken, IsDone}``. The
     SDK's own runs over any ``Model``; a stack that owns its loop implements this protocol itself.
-
-    Since: 1
-    Stability: preview
     """
 
     @property
     def finish_reasons(self) -> tuple[FinishReason | None, ...]:
-        """Why each sequence ended; None while it goes on.
-
-        Since: 1
-        Stability: preview
-        """
+        """Why each sequence ended; None while it goes on."""
         ...
 
     def append_tokens(self, token_ids: Sequence[int] | Sequence[Sequence[int]], /) -> None:
@@ -563,9 +488,6 @@ class Generator(Protocol):
         Contract:
             1. Sequences that had ended with "stop" MUST go on after it.
             2. On an error nothing MUST have been appended.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
@@ -577,42 +499,23 @@ class Generator(Protocol):
 
         Contract:
             1. Equal logits MUST give equal tokens on every backend, as docs/spec/sampling.md says.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
     def is_done(self) -> bool:
-        """Whether every sequence has ended.
-
-        Since: 1
-        Stability: preview
-        """
+        """Whether every sequence has ended."""
         ...
 
     def get_next_tokens(self) -> list[int | None]:
-        """The tokens chosen by the last ``generate_next_token``; None for a sequence that was done.
-
-        Since: 1
-        Stability: preview
-        """
+        """The tokens that the last ``generate_next_token`` chose, with None for a sequence that was done."""
         ...
 
     def get_sequence(self, index: int, /) -> list[int]:
-        """All tokens of one sequence, the appended ones included.
-
-        Since: 1
-        Stability: preview
-        """
+        """All tokens of the sequence at ``index``, the appended ones included."""
         ...
 
     def token_count(self, index: int = 0, /) -> int:
-        """The length of one sequence.
-
-        Since: 1
-        Stability: preview
-        """
+        """The number of tokens of the sequence at ``index``."""
         ...
 
     def rewind_to(self, length: int | Sequence[int], /) -> None:
@@ -627,9 +530,6 @@ class Generator(Protocol):
 
         Contract:
             1. What follows MUST be what would have followed had the tokens never been there.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
@@ -641,9 +541,6 @@ class Generator(Protocol):
 
         Contract:
             1. MUST be those of the model after all tokens of the sequence, or those of ``set_logits``.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
@@ -655,9 +552,6 @@ class Generator(Protocol):
 
         Contract:
             1. MUST decide the next choice as if the model had given them, and no later one.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
@@ -666,34 +560,23 @@ class Generator(Protocol):
 
         Contract:
             1. MUST be noticed between the chunks of a prefill too.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
 
 class Pipeline(Protocol):
-    """Prompt in, text out.
-
-    Since: 1
-    Stability: preview
-    """
+    """Prompt in, text out."""
 
     @property
     def generation_config(self) -> GenerationConfig:
-        """The defaults that a call's ``config`` and overrides replace.
-
-        Since: 1
-        Stability: preview
-        """
+        """The defaults that a call's ``config`` and overrides replace."""
         ...
 
     def generate(self, prompt: Prompt, config: GenerationConfig | None = None, **overrides: Any) -> GenerationResult:
         """Generates until every sequence is done.
 
         Args:
-            prompt: See ``Prompt``.
+            prompt: One text, conversation or list of token ids, or several texts or lists; see ``Prompt``.
             config: Replaces ``generation_config`` for this call.
             **overrides: Single fields of ``GenerationConfig``, over either.
 
@@ -712,9 +595,6 @@ class Pipeline(Protocol):
             5. A prompt without any token, a token id that the model lacks, and a prompt beyond the context
                MUST be refused.
             6. ``perf_metrics`` MUST count prompt tokens and generated tokens exactly.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
@@ -727,9 +607,6 @@ class Pipeline(Protocol):
             3. Exactly the last chunk of a sequence MUST carry a finish_reason.
             4. Text that no later token can change MUST NOT be held back until the sequence ends.
             5. A stream that is closed before its end MUST NOT disturb other calls, earlier or later.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
@@ -739,40 +616,26 @@ class Pipeline(Protocol):
         Contract:
             1. A later ``generate`` MUST raise an error of ``genai_iface.errors``, and a second call MUST do
                nothing.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
 
 @runtime_checkable
 class SupportsFork(Protocol):
-    """A cache that can be copied. Capability: "fork".
-
-    Since: 1
-    Stability: preview
-    """
+    """A cache that can be copied. Capability: "fork"."""
 
     def fork(self) -> Self:
         """An independent copy with the same rows, lengths and capacity.
 
         Contract:
             1. Whatever is done to one afterwards MUST NOT show in the other.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
 
 @runtime_checkable
 class SupportsSave(Protocol[CacheT]):
-    """A model whose caches can be kept on disk. Capability: "save".
-
-    Since: 1
-    Stability: preview
-    """
+    """A model whose caches can be kept on disk. Capability: "save"."""
 
     def save_cache(self, cache: CacheT, path: str | PathLike[str], /) -> None:
         """Writes the valid content of a cache to a safetensors file.
@@ -783,9 +646,6 @@ class SupportsSave(Protocol[CacheT]):
         Contract:
             1. An interrupted call MUST NOT leave a half-written file under ``path``.
             2. After ``Model.close`` it MUST raise InvalidInputError and leave ``path`` as it is.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
@@ -793,7 +653,7 @@ class SupportsSave(Protocol[CacheT]):
         """Makes a cache from such a file.
 
         Args:
-            path: The file.
+            path: A file that ``save_cache`` wrote.
             capacity: As for ``create_cache``; at least the longest row.
 
         Raises:
@@ -803,27 +663,20 @@ class SupportsSave(Protocol[CacheT]):
         Contract:
             1. It MUST continue exactly as the saved cache would have, also in another process.
             2. A file that is broken, or that a model with other weights made, MUST be refused.
-
-        Since: 1
-        Stability: preview
         """
         ...
 
 
 @runtime_checkable
 class SupportsInspect(Protocol):
-    """A cache whose content can be read. Capability: "inspect".
-
-    Since: 1
-    Stability: preview
-    """
+    """A cache whose content can be read. Capability: "inspect"."""
 
     def read(self, layer: int, row: int, /) -> tuple[NDArray[Any], NDArray[Any]]:
         """Copies the keys and values of one row of one layer.
 
         Args:
             layer: Index into ``ModelSpec.cache.layers``.
-            row: Row of the cache.
+            row: Index of the cache's row, 0..B-1.
 
         Returns:
             Keys (Hkv, L, D) and values (Hkv, L, Dv) in the layer's dtype, oldest token first. L is the
@@ -832,9 +685,6 @@ class SupportsInspect(Protocol):
         Contract:
             1. MUST give the row's own tokens in that shape, order and dtype.
             2. MUST be copies: writing to them has no effect on the cache.
-
-        Since: 1
-        Stability: preview
         """
         ...
 

@@ -18,7 +18,7 @@ class TokenLogprob:
     """The log-probability of a token and of its likeliest alternatives.
 
     Attributes:
-        token_id: The token.
+        token_id: The id of the token.
         logprob: Natural log of its probability under the model, before any processor; NaN for a token
             of the prompt that follows nothing.
         top: The likeliest tokens with their log-probabilities, highest first.
@@ -61,7 +61,7 @@ class PerfMetrics:
         prefill_seconds: Time of the prompt's steps.
         decode_seconds: Time of the steps after each sequence's first token.
         num_decode_tokens: Tokens that those steps generated, over all sequences.
-        num_decode_steps: Those steps.
+        num_decode_steps: The number of these steps.
         time_to_first_token: From the call to the first generated token (TTFT); 0 if there is none.
         cache_bytes: Bytes that the cache held at the end.
         num_drafted_tokens: Drafts of speculative decoding that the model has checked.
@@ -135,9 +135,9 @@ class Score:
     """How likely a continuation is.
 
     Attributes:
-        token_ids: Its tokens.
+        token_ids: The tokens of the continuation.
         token_logprobs: Natural log of the probability of each, given all before it.
-        logprob: Their sum.
+        logprob: The sum of their log-probabilities.
         is_greedy: Whether each is the likeliest token, so that greedy decoding gives this continuation.
     """
 

@@ -95,7 +95,7 @@ class LayerCacheSpec:
     """The cache of one attention layer. Layers of one model may differ.
 
     Attributes:
-        num_kv_heads: Hkv.
+        num_kv_heads: Hkv, the key/value heads.
         key_head_dim: D of the keys.
         value_head_dim: D of the values.
         dtype: Element type of both tensors.

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from genai_iface import GenerationConfig, InvalidInputError
 
-# A busy machine is slow; that is no finding.
+# A busy machine is slow; that is not a finding.
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 
@@ -155,7 +155,7 @@ def test_aliases(alias: str, name: str, value: Any) -> None:
 
 
 def test_an_unknown_name_is_an_error_that_lists_the_known_ones() -> None:
-    with pytest.raises(InvalidInputError, match=r"'top_kk' is no generation parameter.*top_k"):
+    with pytest.raises(InvalidInputError, match=r"'top_kk' is not a generation parameter.*top_k"):
         GenerationConfig().replace(top_kk=1)
 
 

@@ -158,7 +158,7 @@ def test_what_is_not_supported_or_unknown_is_refused() -> None:
     pipeline = hashing()
     with pytest.raises(UnsupportedCapabilityError, match="num_beams=4"):
         pipeline.generate("a", num_beams=4, temperature=0.5)
-    with pytest.raises(InvalidInputError, match="'temprature' is no generation parameter"):
+    with pytest.raises(InvalidInputError, match="'temprature' is not a generation parameter"):
         pipeline.stream("a", temprature=1)
     with pytest.raises(CacheOverflowError):
         pipeline.stream("a" * 300)

@@ -64,19 +64,14 @@ class _Reader(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         values = {name: value or "" for name, value in attrs}
         self._in_style = tag == "style"
-        for name in ("id", "name"):
-            if name in values:
-                self.page.ids.add(values[name])
+        self.page.ids.update(values[name] for name in ("id", "name") if name in values)
         if "style" in values:
             self.page.styles.append(values["style"])
         if tag == "a" and "href" in values:
             self.page.links.append(values["href"])
         if tag == "link" and set(values.get("rel", "").split()) & _LOADING_RELS:
             self.page.loads.append(values.get("href", ""))
-        if "mermaid" in values.get("class", "").split():
-            self.page.loads.append("https://unpkg.com/mermaid")  # the theme's script fetches it
-        if values.get("data-md-component") == "source":
-            self.page.loads.append("https://api.github.com")  # so does repo_url, for the number of stars
+        self.page.loads += _loads_of_the_theme(values)
         for name in _LOADS.get(tag, ()):
             for candidate in values.get(name, "").split(",") if name == "srcset" else [values.get(name, "")]:
                 if candidate.strip():
@@ -88,6 +83,16 @@ class _Reader(HTMLParser):
 
     def handle_endtag(self, tag: str) -> None:
         self._in_style = False
+
+
+def _loads_of_the_theme(values: dict[str, str]) -> list[str]:
+    """What the theme's scripts fetch for an element: the library for diagrams, the number of stars."""
+    loads = []
+    if "mermaid" in values.get("class", "").split():
+        loads.append("https://unpkg.com/mermaid")
+    if values.get("data-md-component") == "source":
+        loads.append("https://api.github.com")
+    return loads
 
 
 def read(path: Path) -> Page:
@@ -104,27 +109,29 @@ def check(site: Path) -> tuple[list[str], list[str]]:
         site: The folder that holds index.html.
     """
     pages = {path: read(path) for path in sorted(site.rglob("*.html"))}
-    faults: list[str] = []
-    external: set[str] = set()
     if not pages:
-        return [f"{site} holds no page"], []
+        return [f"There are no pages in {site}"], []
+    faults: list[str] = []
+    external = {link for page in pages.values() for link in page.links if not _is_internal(link)}
     for path, page in pages.items():
         name = path.relative_to(site).as_posix()
-        for link in page.links:
-            parts = urlsplit(link)
-            if parts.scheme or parts.netloc:
-                external.add(link)
-            elif fault := _missing(site, path, link, pages):
-                faults.append(f"{name}: {fault}")
-        for load in page.loads:
-            parts = urlsplit(load)
-            if parts.scheme == "data":
-                continue
-            if parts.scheme or parts.netloc:
-                faults.append(f"{name} loads {load} from elsewhere")
-            elif name != "404.html" and (fault := _missing(site, path, load, pages)):
-                faults.append(f"{name}: {fault}")
-        faults += [f"{name} loads {url} from elsewhere" for style in page.styles for url in _CSS_URL.findall(style)]
+        links = [link for link in page.links if _is_internal(link)]
+        if name != "404.html":
+            links += [load for load in page.loads if _is_internal(load)]
+        faults += [f"{name}: {fault}" for link in links if (fault := _missing(site, path, link, pages))]
+        elsewhere = [load for load in page.loads if not _is_internal(load) and urlsplit(load).scheme != "data"]
+        elsewhere += [url for style in page.styles for url in _CSS_URL.findall(style)]
+        faults += [f"{name} loads {url} from elsewhere" for url in elsewhere]
+    return faults + _loads_of_styles_and_pictures(site), sorted(external)
+
+
+def _is_internal(link: str) -> bool:
+    parts = urlsplit(link)
+    return not parts.scheme and not parts.netloc
+
+
+def _loads_of_styles_and_pictures(site: Path) -> list[str]:
+    faults: list[str] = []
     for path in sorted([*site.rglob("*.css"), *site.rglob("*.svg")]):
         text = path.read_text(encoding="utf-8")
         name = path.relative_to(site).as_posix()
@@ -133,7 +140,7 @@ def check(site: Path) -> tuple[list[str], list[str]]:
             f"{name} loads {url} from elsewhere"
             for url in re.findall(r"""<(?:image|script|use)[^>]*?href=["'](https?://[^"']+)""", text)
         ]
-    return faults, sorted(external)
+    return faults
 
 
 def _missing(site: Path, path: Path, link: str, pages: dict[Path, Page]) -> str:

@@ -41,7 +41,7 @@ class Step:
 
     Attributes:
         input_ids: int64 (B, S), a copy; padding is replaced by token 0.
-        counts: int64 (B,).
+        counts: int64 (B,), the real tokens of each row.
         logits: Which logits are wanted.
         is_ragged: Whether any row has fewer than S real tokens.
     """
@@ -70,7 +70,7 @@ def check_step(
         logits: As given by the caller.
         lengths: int64 (B,), the rows' lengths.
         capacity: The cache's capacity.
-        vocab_size: V.
+        vocab_size: V; real token ids must be below it.
 
     Raises:
         InvalidInputError: Wrong shape or type, or a value out of range.
@@ -201,7 +201,7 @@ def check_batch_and_capacity(batch_size: int, capacity: int | None, limit: int |
     """Checks the arguments of ``Model.create_cache``.
 
     Args:
-        batch_size: B.
+        batch_size: B, the rows that were asked for.
         capacity: C, or None.
         limit: The largest legal capacity, or None; see ``capacity_bound``.
 

@@ -66,8 +66,8 @@ class GraphInputs:
         """The values by role, for the roles that the graph has; integers are int64, a mask is bool.
 
         Args:
-            step: The step.
-            run: The run.
+            step: The step as the caller asked for it, checked.
+            run: The rows and columns of the step that this run computes.
             valid: int64 (rows,), in place of ``valid_lengths``.
             total: The value of total_sequence_length; None for the most that a row holds after the write.
             mask_width: Columns of attention_mask, for graphs that want one per position of their buffers; None for as

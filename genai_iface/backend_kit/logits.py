@@ -42,8 +42,8 @@ def store_logits(result: NDArray[np.float32], values: NDArray[Any], step: Step, 
     Args:
         result: As ``empty_logits`` gives it; written to.
         values: (rows, width, V), or those of ``asked_columns``, (rows, K, V).
-        step: The step.
-        run: The run.
+        step: The step as the caller asked for it, checked.
+        run: The rows and columns of the step that this run computed.
     """
     if step.logits == "all":
         result[run.rows, run.columns] = values

@@ -224,7 +224,7 @@ def _row_runs(step: Step, lengths: _Int64, counts: _Int64, offset: int, rules: R
     """Neighbours with one token together, every other row alone; from where a circular layer wraps on, token by token.
 
     Args:
-        step: The step.
+        step: The step as the caller asked for it, checked.
         lengths: int64 (B,), of all rows.
         counts: int64 (rows,), of the rows from ``offset`` on.
         offset: The first of these rows.

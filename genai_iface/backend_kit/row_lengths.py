@@ -27,7 +27,7 @@ class RowLengths:
     """Tokens in each row, whether the cache is open, and how far rows can go back.
 
     Args:
-        batch_size: B.
+        batch_size: B, the rows at the beginning.
         capacity: Most tokens per row.
         owner: The model that made the cache; it is not kept alive.
         windows: Tokens that each layer keeps if it is circular, None for a linear one.
@@ -193,7 +193,7 @@ def check_cache(cache: object, model: object, /) -> RowLengths:
 
     Args:
         cache: As given by the caller; a backend's own has ``RowLengths`` under the name ``rows``.
-        model: The model.
+        model: The model whose method was called.
 
     Returns:
         The cache's row lengths.

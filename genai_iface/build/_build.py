@@ -78,7 +78,7 @@ class Attempt:
     """One method that was tried.
 
     Attributes:
-        method: Which.
+        method: The method that was tried.
         comparison: How far its result is from torch; None if there was no result that runs.
         problem: Why it was not chosen; empty for the one that was.
     """
@@ -128,11 +128,11 @@ def build(
     Args:
         source: A Hugging Face checkpoint folder, or a GGUF file.
         out: The folder to make; it must not exist, or be empty. It appears whole or not at all.
-        options: How.
+        options: Method, type, layout, context length and quantization; the defaults if None.
         progress: Called with what is being done.
 
     Raises:
-        InvalidInputError: The source is broken, or the place is taken.
+        InvalidInputError: The source is broken, or the target exists.
         UnsupportedModelError: No method leads to a verified model; the message says why for each.
     """
     options = options or BuildOptions()

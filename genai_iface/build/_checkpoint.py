@@ -65,7 +65,7 @@ class Checkpoint:
 
         Raises:
             InvalidInputError: Weights are missing or broken.
-            UnsupportedModelError: It is no decoder that Transformers knows.
+            UnsupportedModelError: It is not a decoder that Transformers knows.
         """
         config = self.config()
         options = {"use_safetensors": True} if self.gguf is None else self._gguf_option()
@@ -95,7 +95,7 @@ class Checkpoint:
         absent = sorted(loading["missing_keys"])
         if absent and self.gguf is None:
             raise InvalidInputError(
-                f"The checkpoint {self.name!r} lacks {len(absent)} weights, among them {absent[0]}",
+                f"The checkpoint {self.name!r} is missing {len(absent)} weights, among them {absent[0]}",
                 remedy="Copy it again, with all of its safetensors files.",
             )
         return network.eval().requires_grad_(False)
@@ -118,7 +118,7 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     if source.is_file():
         if source.suffix != ".gguf":
             raise InvalidInputError(
-                f"{str(source)!r} is no GGUF file", remedy="Give a folder with config.json, or a file NAME.gguf."
+                f"{str(source)!r} is not a GGUF file", remedy="Give a folder with config.json, or a file NAME.gguf."
             )
         missing = [name for name in ("accelerate", "gguf") if find_spec(name) is None]
         if missing:

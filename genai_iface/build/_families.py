@@ -306,8 +306,8 @@ def make_checkpoint(family: str | Family, path: Path, *, dtype: str = "float32",
     Args:
         family: A family, or its name.
         path: The folder; it is made.
-        dtype: As in :func:`tiny_model`.
-        seed: As in :func:`tiny_model`.
+        dtype: The torch dtype of the weights, as for :func:`tiny_model`.
+        seed: The seed of the weights, as for :func:`tiny_model`.
 
     Raises:
         InvalidInputError: There is no such family, or no such dtype.

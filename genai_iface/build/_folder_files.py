@@ -36,7 +36,7 @@ def write_folder_files(checkpoint: Checkpoint, network: Any, out: Path, *, conte
     """Copies what belongs to the checkpoint; from a GGUF file it is written anew.
 
     Args:
-        checkpoint: The source.
+        checkpoint: The checkpoint that the model was built from.
         network: The loaded network, for its configuration.
         out: The folder to write into.
         context: Tokens that a sequence may have, put into config.json; None leaves it.

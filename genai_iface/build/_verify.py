@@ -105,7 +105,7 @@ def compare(model: Model[Any], reference: Reference) -> Comparison:
 
     Args:
         model: A loaded model of any backend.
-        reference: From torch.
+        reference: Prompts, tokens and logits that torch gave.
     """
     rows, steps = reference.tokens.shape
     counts = np.array([len(prompt) for prompt in reference.prompts])

@@ -16,7 +16,7 @@ __all__ = ["Progress"]
 
 
 class Progress:
-    """One line on stderr that goes away again; nothing at all if stderr is no terminal."""
+    """One line on stderr that goes away again; nothing at all if stderr is not a terminal."""
 
     def __init__(self) -> None:
         self._status: Status | None = None

@@ -50,7 +50,7 @@ class Context:
     """One run of the kit.
 
     Args:
-        adapter: The vendor's.
+        adapter: The vendor's adapter, which gives the backend under test.
         dtype: Of the golden models.
         factor: Tightens tolerances, at most 1.
     """

@@ -24,7 +24,7 @@ class Outcome:
     """One check.
 
     Attributes:
-        check: Which.
+        check: The check that was run.
         status: How it ended.
         message: What was wrong, or why there was nothing to check.
         numbers: What was measured, as JSON values.

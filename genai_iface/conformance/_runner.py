@@ -36,7 +36,7 @@ def run_checks(
     """Runs the kit.
 
     Args:
-        adapter: The vendor's.
+        adapter: The vendor's adapter, which gives the backend under test.
         level: The highest level to run.
         dtype: Of the golden models.
         only: Ids of the checks to run; the others are not executed. None given: all.

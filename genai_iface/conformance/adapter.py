@@ -1,6 +1,12 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a vendor gives the kit: an adapter. A registered backend is one by its name alone."""
+"""What a vendor gives the kit: an adapter. A registered backend is one by its name alone.
+
+The protocols here, like those of ``genai_iface.protocols``, are of this version and stability:
+
+Since: 1
+Stability: preview
+"""
 
 from __future__ import annotations
 
@@ -19,86 +25,46 @@ __all__ = ["Adapter", "BackendAdapter", "SupportsLoading", "SupportsOperators", 
 
 
 class Adapter(Protocol):
-    """The least that the kit needs.
-
-    Since: 1
-    Stability: preview
-    """
+    """The least that the kit needs."""
 
     @property
     def name(self) -> str:
-        """The name that reports show.
-
-        Since: 1
-        Stability: preview
-        """
+        """The name that reports show."""
         ...
 
     def backend(self) -> Backend:
-        """A new backend object.
-
-        Since: 1
-        Stability: preview
-        """
+        """A new backend object."""
         ...
 
 
 @runtime_checkable
 class SupportsLoading(Protocol):
-    """An adapter that chooses the form of the golden folders, or loads them in its own way.
-
-    Since: 1
-    Stability: preview
-    """
+    """An adapter that chooses the form of the golden folders, or loads them in its own way."""
 
     def golden_form(self) -> str:
-        """The form: "scatter" (opset 24), "concat" (opset 18, growing tensors) or "checkpoint" (Hugging Face).
-
-        Since: 1
-        Stability: preview
-        """
+        """The form: "scatter" (opset 24), "concat" (opset 18, growing tensors) or "checkpoint" (Hugging Face)."""
         ...
 
     def load(self, folder: Path, /) -> Model[Any]:
-        """Loads a golden folder.
-
-        Since: 1
-        Stability: preview
-        """
+        """Loads a golden folder."""
         ...
 
 
 @runtime_checkable
 class SupportsOperators(Protocol):
-    """An adapter that can run a single node, for level 1.
-
-    Since: 1
-    Stability: preview
-    """
+    """An adapter that can run a single node, for level 1."""
 
     def run_node(self, model: bytes, inputs: Mapping[str, NDArray[Any]], /) -> Sequence[NDArray[Any]]:
-        """Runs a serialized ONNX model of one node and returns its outputs in order.
-
-        Since: 1
-        Stability: preview
-        """
+        """Runs a serialized ONNX model of one node and returns its outputs in order."""
         ...
 
 
 @runtime_checkable
 class SupportsPipeline(Protocol):
-    """An adapter of a stack that owns its loop: level 4 then judges that stack's pipeline.
-
-    Since: 1
-    Stability: preview
-    """
+    """An adapter of a stack that owns its loop: level 4 then judges that stack's pipeline."""
 
     def pipeline(self, folder: Path, /) -> Pipeline:
-        """The stack's own pipeline over a golden folder.
-
-        Since: 1
-        Stability: preview
-        """
+        """The stack's own pipeline over a golden folder."""
         ...
 
 
@@ -136,7 +102,7 @@ def load_adapter(name: str, /) -> Adapter:
     if not colon:
         if name not in list_backends():
             raise InvalidInputError(
-                f"{name!r} is no registered backend",
+                f"{name!r} is not a registered backend",
                 remedy=f"Registered: {', '.join(list_backends())}; or module:attribute.",
             )
         return BackendAdapter(name)

@@ -28,7 +28,7 @@ class Deviation:
     """One known deviation.
 
     Attributes:
-        id: The check.
+        id: The id of the check that fails.
         reason: Why it fails.
         link: Where that is tracked.
     """
@@ -54,7 +54,7 @@ def read_deviations(path: str | PathLike[str], /, *, dtype: str = "float32") -> 
     except (OSError, ValueError) as error:
         raise InvalidInputError(f"The deviations {path} cannot be read: {error}", remedy=remedy) from error
     if not isinstance(entries, list):
-        raise InvalidInputError(f"The deviations {path} are no list", remedy=remedy)
+        raise InvalidInputError(f"The deviations {path} are not a list", remedy=remedy)
     known = {item.id for item in all_checks()}
     found: dict[str, Deviation] = {}
     for entry in entries:

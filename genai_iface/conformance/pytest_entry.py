@@ -36,7 +36,7 @@ def parametrize_checks(
     ConformanceFailure, a check that has no subject skips, a known deviation is an expected failure.
 
     Args:
-        adapter: The vendor's.
+        adapter: The vendor's adapter, which gives the backend under test.
         level: The highest level.
         dtype: Of the golden models.
         deviations: The file of known deviations.

@@ -33,7 +33,7 @@ class Check:
     Attributes:
         id: Public name, "L2.write.per_row_indices".
         level: 0 to 4.
-        title: One line.
+        title: What it checks, in one line.
         requires: Capabilities without which it has no subject.
         since: The interface version that it belongs to.
         spec: The clauses of the specification that it checks, "Model.forward.5".
@@ -59,16 +59,16 @@ def check(
 
     Args:
         identifier: "L<level>.<subject>.<case>".
-        requires: Capabilities.
+        requires: Capabilities without which the check does not apply.
         spec: Clauses of the specification.
-        since: Interface version.
+        since: The interface version that brought what it checks.
         title: Instead of the docstring, for checks that are made in a loop.
 
     Raises:
         ValueError: The id is malformed or taken.
     """
     if not _ID.fullmatch(identifier):
-        raise ValueError(f"{identifier!r} is no check id")
+        raise ValueError(f"{identifier!r} is not a check id")
     if identifier in _CHECKS:
         raise ValueError(f"the check id {identifier!r} is taken")
 

@@ -37,7 +37,7 @@ def open_root(path: str | PathLike[str]) -> Path:
         ) from error
     if not root.is_dir():
         raise InvalidInputError(
-            f"{os.fspath(path)!r} is no folder", remedy="Give the folder that holds model.onnx, not a file."
+            f"{os.fspath(path)!r} is not a folder", remedy="Give the folder that holds model.onnx, not a file."
         )
     return root
 
@@ -46,11 +46,11 @@ def find_inside(root: Path, name: str) -> Path | None:
     """The real path of a file of the folder, None if there is no such file.
 
     Args:
-        root: From ``open_root``.
+        root: The folder, as ``open_root`` returned it.
         name: The path relative to it, with forward slashes.
 
     Raises:
-        InvalidInputError: The name leaves the folder, or it is no regular file.
+        InvalidInputError: The name leaves the folder, or it is not a regular file.
     """
     parts = PurePosixPath(name).parts
     windows = PureWindowsPath(name)
@@ -71,9 +71,7 @@ def find_inside(root: Path, name: str) -> Path | None:
     if not real.is_relative_to(root):
         raise InvalidInputError(f"{name!r} is a link that leaves the model folder {str(root)!r}", remedy=_INSIDE)
     if not stat.S_ISREG(information.st_mode):
-        raise InvalidInputError(
-            f"{name!r} in {str(root)!r} is no regular file", remedy="Put a regular file there, no pipe and no folder."
-        )
+        raise InvalidInputError(f"{name!r} in {str(root)!r} is not a regular file", remedy="Put a regular file there.")
     return real
 
 
@@ -81,7 +79,7 @@ def read_inside(root: Path, name: str, *, limit: int) -> bytes | None:
     """The content of a file of the folder, None if there is no such file.
 
     Raises:
-        InvalidInputError: It leaves the folder, is no regular file, is too large, or cannot be read.
+        InvalidInputError: It leaves the folder, is not a regular file, is too large, or cannot be read.
     """
     path = find_inside(root, name)
     if path is None:
@@ -107,7 +105,7 @@ def read_json(root: Path, name: str) -> Mapping[str, Any] | None:
     """A JSON object of the folder, None if there is no such file.
 
     Raises:
-        InvalidInputError: As ``read_inside``; or it is no JSON object in UTF-8.
+        InvalidInputError: As ``read_inside``; or it is not a JSON object in UTF-8.
     """
     content = read_inside(root, name, limit=MAX_JSON_BYTES)
     if content is None:
@@ -116,7 +114,7 @@ def read_json(root: Path, name: str) -> Mapping[str, Any] | None:
     try:
         values = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{name!r} in {str(root)!r} is no JSON: {_reason(error)}", remedy=remedy) from error
+        raise InvalidInputError(f"{name!r} in {str(root)!r} is not JSON: {_reason(error)}", remedy=remedy) from error
     if not isinstance(values, dict):
         raise InvalidInputError(
             f"{name!r} in {str(root)!r} holds a JSON {type(values).__name__}, not an object", remedy=remedy

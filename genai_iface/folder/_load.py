@@ -56,10 +56,10 @@ def read_model(root: Path, *, inline: bool = True) -> tuple[ir.Model, tuple[Path
         proto.ParseFromString(content)
     except DecodeError as error:
         raise InvalidInputError(
-            f"{str(path)!r} is no ONNX model, or not all of it: {error}", remedy="Copy or export the model again."
+            f"{str(path)!r} is not an ONNX model, or not all of it: {error}", remedy="Copy or export the model again."
         ) from error
     if not proto.graph.node:
-        raise InvalidInputError(f"{str(path)!r} holds no graph with nodes ({len(content)} bytes)", remedy=_BROKEN)
+        raise InvalidInputError(f"{str(path)!r} contains no graph with nodes ({len(content)} bytes)", remedy=_BROKEN)
     files = _guard(path, lambda: _check(proto, root))
     model = _guard(path, lambda: ir.serde.deserialize_model(proto))
     if inline and model.functions:
@@ -75,7 +75,7 @@ def _guard(path: Path, action: Callable[[], T]) -> T:
     except InvalidInputError:
         raise
     except UnicodeDecodeError as error:
-        raise InvalidInputError(f"{str(path)!r} holds a name that is no UTF-8", remedy=_BROKEN) from error
+        raise InvalidInputError(f"{str(path)!r} contains a name that is not UTF-8", remedy=_BROKEN) from error
     except (SerdeError, InvariantError, ValueError, TypeError, NotImplementedError, RecursionError) as error:
         # SerdeError's own text holds the whole model; the cause says what is wrong.
         cause: BaseException = error

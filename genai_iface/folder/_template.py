@@ -35,7 +35,7 @@ class ChatTemplate:
     Nothing of it runs in this process; it is compiled when it is first rendered.
 
     Args:
-        source: Jinja source.
+        source: The text of the Jinja template.
         where: The file it comes from, for messages.
         seconds: What one rendering may take.
 

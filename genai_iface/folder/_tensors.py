@@ -40,7 +40,7 @@ def check_tensors(model: ModelProto, root: Path) -> tuple[Path, ...]:
     """Checks every tensor of a model.
 
     Args:
-        model: As parsed.
+        model: The parsed model, its external data not yet loaded.
         root: The folder that external data must stay in.
 
     Returns:
@@ -139,7 +139,7 @@ def _check_external(tensor: TensorProto, root: Path, files: dict[str, Path]) -> 
     if tensor.data_type == TensorProto.STRING:
         raise InvalidInputError(f"{what} holds strings, which ONNX does not allow", remedy=_REMEDY)
     if not location:
-        raise InvalidInputError(f"{what} names no file", remedy=_REMEDY)
+        raise InvalidInputError(f"{what} does not name a file", remedy=_REMEDY)
     if location not in files:
         found = find_inside(root, location)
         if found is None:

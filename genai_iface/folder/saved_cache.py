@@ -64,7 +64,7 @@ def save_cache_file(
     Args:
         path: The file; replaced if it is there.
         folder: The model's folder.
-        lengths: int64 (B,).
+        lengths: int64 (B,), the tokens of each row.
         read: Gives the content.
 
     Raises:
@@ -95,7 +95,7 @@ def load_saved_cache(path: str | PathLike[str], /, *, folder: ModelFolder) -> It
     """Opens a cache file and checks that it belongs to the model and is whole.
 
     Args:
-        path: The file.
+        path: A file that ``save_cache_file`` wrote.
         folder: The model's folder.
 
     Raises:
@@ -106,7 +106,7 @@ def load_saved_cache(path: str | PathLike[str], /, *, folder: ModelFolder) -> It
             yield SavedCache(handle, _check(handle, path, folder), len(folder.spec.cache.layers))
     except (OSError, safetensors.SafetensorError) as error:
         raise InvalidInputError(
-            f"{os.fspath(path)!r} is no cache file: {error}", remedy="Give a file that save_cache() wrote."
+            f"{os.fspath(path)!r} is not a cache file: {error}", remedy="Give a file that save_cache() wrote."
         ) from error
 
 
@@ -129,7 +129,7 @@ def _check(handle: Any, path: str | PathLike[str], folder: ModelFolder) -> NDArr
         lengths = None
     if not isinstance(lengths, list) or not lengths or not all(type(n) is int and 0 <= n < 2**31 for n in lengths):
         raise InvalidInputError(
-            f"{os.fspath(path)!r} has no legal lengths", remedy="The file is damaged; make the cache again."
+            f"{os.fspath(path)!r} contains no valid lengths", remedy="The file is damaged; make the cache again."
         )
     names = set(handle.keys())
     for row, length in enumerate(lengths):

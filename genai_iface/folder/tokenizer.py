@@ -47,7 +47,7 @@ class FolderTokenizer:
         data = content
         self._tokenizer: tokenizers.Tokenizer = _rust(
             lambda: tokenizers.Tokenizer.from_buffer(data),
-            what=f"{str(self._root / 'tokenizer.json')!r} is no tokenizer",
+            what=f"{str(self._root / 'tokenizer.json')!r} is not a tokenizer",
             remedy=_REPAIR,
         )
         # What was saved for training batches would cut prompts short, or fill them up.
@@ -91,7 +91,7 @@ class FolderTokenizer:
             add_special_tokens: Let the tokenizer add what its model expects, such as the first token.
 
         Raises:
-            InvalidInputError: The text is no str or cannot be encoded.
+            InvalidInputError: The text is not a str or cannot be encoded.
         """
         if not isinstance(text, str):
             raise InvalidInputError(
@@ -207,7 +207,7 @@ class FolderTokenizer:
                 try:
                     sources |= {} if data is None else {name: data.decode("utf-8")}
                 except UnicodeDecodeError as error:
-                    raise InvalidInputError(f"{where!r} is no UTF-8: {error}", remedy="Save it as UTF-8.") from error
+                    raise InvalidInputError(f"{where!r} is not UTF-8: {error}", remedy="Save it as UTF-8.") from error
         else:
             where = f"{self._root}/tokenizer_config.json"
             sources = _named_templates(self._config.get("chat_template"), where)

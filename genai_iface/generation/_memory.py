@@ -42,7 +42,7 @@ def check_rows_fit(model: Model[Any], rows: int, length: int, limit: int | None,
 
     Args:
         model: Will make it.
-        rows: Rows.
+        rows: The rows of the cache.
         length: Tokens per row.
         limit: Bytes that the caller allows for the whole cache; None for what the system has, where that is known:
             nobody but the runtime knows the memory of another device.

@@ -34,7 +34,7 @@ def score_tokens(
     """The log-probabilities of ``tokens[start:]``, each given all tokens before it.
 
     Args:
-        model: The model.
+        model: The model that computes the logits.
         tokens: (T,) token ids.
         start: The first one that is scored, at least 1.
         num_top: Alternatives to report for each.
@@ -81,7 +81,7 @@ def perplexity(
     """The exponential of the mean negative log-probability of all tokens but the first.
 
     Args:
-        model: The model.
+        model: The model that computes the logits.
         tokens: (T,) token ids, at least two.
         window: Most tokens that are seen at once; None for all.
         stride: How many tokens further each window begins; None for half a window.

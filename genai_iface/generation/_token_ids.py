@@ -19,7 +19,7 @@ def as_ids(row: Sequence[Any], vocab_size: int) -> NDArray[np.int64]:
     """Token ids as an array (T,).
 
     Raises:
-        InvalidInputError: They are no integers, or one is out of range.
+        InvalidInputError: They are not integers, or one is out of range.
     """
     if not len(row):
         return np.empty(0, dtype=np.int64)

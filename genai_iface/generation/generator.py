@@ -36,10 +36,10 @@ class ModelGenerator(Generic[CacheT]):
     have max_new_tokens of its own. It is not thread safe, apart from ``cancel``.
 
     Args:
-        model: The model.
+        model: The model that computes the logits.
         config: How to generate, for all sequences or one for each; ``num_return_sequences`` is the
             caller's business.
-        num_sequences: N.
+        num_sequences: N, the sequences that are generated together.
         capacity: Tokens that a sequence may have; None for the most that the model allows.
         eos_token_ids: What ends a sequence if the configuration itself names nothing.
         tokenizer: Makes text for ``take_text`` and stop strings; without it there is neither.

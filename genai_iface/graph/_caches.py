@@ -44,7 +44,7 @@ class DerivedCache:
     Attributes:
         spec: Style, layout, layers.
         tensors: Names of inputs and outputs, two per layer, the key first.
-        evidence: Why.
+        evidence: What in the graph says so, for ``inspect``.
     """
 
     spec: CacheSpec
@@ -69,7 +69,9 @@ def derive_cache(graph: ir.Graph) -> DerivedCache:
             found.extend(_concat(node))
     if not found:
         inputs = ", ".join(repr(value.name) for value in graph.inputs)
-        raise unsupported(f"The graph keeps no cache in a known way (looked for {_KNOWN}); its inputs are {inputs}")
+        raise unsupported(
+            f"The graph does not keep a cache in a known way (looked for {_KNOWN}); its inputs are {inputs}"
+        )
     _no_tensor_twice(found)
     layers = _pair(found, order)
     styles = {tensor.style for tensor in found}
@@ -97,7 +99,7 @@ def _scatter(node: ir.Node) -> FoundCache:
     """TensorScatter: graph input -> past_cache, output -> graph output and attention."""
     past = _graph_input(input_at(node, 0))
     if past is None:
-        raise unsupported(f"past_cache of the {describe(node)} is no graph input, expected one")
+        raise unsupported(f"past_cache of the {describe(node)} is not a graph input, expected one")
     if input_at(node, 2) is None:
         raise unsupported(
             f"The {describe(node)} has no write_indices, so every step would overwrite slot 0; "
@@ -105,7 +107,7 @@ def _scatter(node: ir.Node) -> FoundCache:
         )
     present = _graph_output(node.outputs[0])
     if present is None:
-        raise unsupported(f"The output of the {describe(node)} is no graph output, so its cache would be lost")
+        raise unsupported(f"The output of the {describe(node)} is not a graph output, so its cache would be lost")
     mode = attribute(node, "mode", "linear")
     if mode not in get_args(CacheMode):
         raise unsupported(f"The {describe(node)} has mode {mode!r}, expected 'linear' or 'circular'")

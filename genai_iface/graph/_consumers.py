@@ -58,7 +58,7 @@ class Reached:
 
     Attributes:
         sink: What it is.
-        node: The node.
+        node: The node that reads it.
         counted: The value went through a sum, as a mask does that is turned into lengths or positions.
         rows: For a lookup, the rows that this input can index, otherwise None.
         via: Names of the operators on the way, for evidence.

@@ -39,7 +39,7 @@ class Editor:
     """Adds to a graph under names that are not in use.
 
     Args:
-        graph: The graph.
+        graph: The graph that is changed in place.
         prefix: What new names begin with.
     """
 
@@ -161,8 +161,8 @@ def same_dims(one: ir.Value, other: ir.Value, *, axes: Sequence[int] | None = No
     """Whether two values are known to have equal dimensions: the same numbers or the same symbols.
 
     Args:
-        one: A value.
-        other: Another.
+        one: The first value.
+        other: The value that it is compared with.
         axes: Compare these only; all of them, and the rank, if None.
     """
     if one.shape is None or other.shape is None or len(one.shape) != len(other.shape):

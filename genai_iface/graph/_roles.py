@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""Finds the role of each graph input that is no cache, from what it feeds."""
+"""Finds the role of each graph input that is not a cache, from what it feeds."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def derive_roles(inputs: Sequence[ir.Value], vocab_size: int, leading_to_logits:
     """Gives every input a role.
 
     Args:
-        inputs: The graph inputs that are no cache tensors and have no default.
+        inputs: The graph inputs that are not cache tensors and have no default.
         vocab_size: V, to tell the token table from a position table.
         leading_to_logits: The nodes that the logits follow from.
 

@@ -58,8 +58,8 @@ def layer_spec(index: int, key: FoundCache, value: FoundCache, layout: CacheLayo
 
     Args:
         index: The layer, for messages.
-        key: Its keys.
-        value: Its values.
+        key: The cache tensor of its keys.
+        value: The cache tensor of its values.
         layout: The layout of both.
 
     Raises:

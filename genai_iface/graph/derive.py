@@ -57,7 +57,7 @@ def derive_signature(model: ir.Model) -> GraphSignature:
     evidence = (
         *sorted(roles.evidence, key=lambda item: get_args(InputRole).index(item.role)),
         *cache.evidence,
-        Evidence(str(logits.name), "logits", f"float output that is no cache; {vocab_reason}"),
+        Evidence(str(logits.name), "logits", f"float output that is not a cache; {vocab_reason}"),
     )
     inputs = {role: roles.inputs[role] for role in get_args(InputRole) if role in roles.inputs}
     return GraphSignature(
@@ -75,7 +75,7 @@ def derive_signature(model: ir.Model) -> GraphSignature:
 
 
 def _find_logits(graph: ir.Graph, presents: set[str]) -> ir.Value:
-    """The output that is no cache, of a float type and rank 3."""
+    """The output that is not a cache, of a float type and rank 3."""
     others = [value for value in graph.outputs if value.name not in presents]
     likely = [value for value in others if "float" in dtype_name(value) and rank(value) in (3, None)]
     if len(likely) > 1:

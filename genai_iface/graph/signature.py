@@ -77,7 +77,7 @@ class GraphSignature:
         input_dtypes: Element type of each of these inputs, by role ("int64", "int32", "bool", ...).
         logits: Name of the logits output, shape (B, S, V) or (B, 1, V).
         logits_dtype: Its element type.
-        vocab_size: V.
+        vocab_size: V, the last axis of the logits.
         cache: Style, layout and per-layer shapes of the cache.
         cache_tensors: Keys and values, two per layer, in layer order, the key first.
         max_positions: Positions that the graph's own position tables hold, or None.

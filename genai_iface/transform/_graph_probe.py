@@ -37,7 +37,7 @@ class GraphProbe:
 
     Args:
         model: The model, local functions inlined.
-        signature: Its signature.
+        signature: The signature that was derived from the graph.
 
     Attributes:
         index_values: All of them, in graph order.
@@ -88,7 +88,7 @@ class GraphProbe:
             targets: Values of the graph.
             past: Tokens before the step.
             new: Tokens of the step.
-            batch: Rows.
+            batch: The rows of the step.
             given: Values that are put in instead of being computed.
 
         Raises:

@@ -77,8 +77,8 @@ def save_checked(model: ir.Model, made: Path, *, external: bool) -> None:
     """Saves ``model.onnx`` and looks at it with onnx.checker.
 
     Args:
-        model: The model.
-        made: The folder.
+        model: The model to save.
+        made: The folder to write to.
         external: Weights go to a file of their own.
 
     Raises:

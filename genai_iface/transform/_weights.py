@@ -141,5 +141,5 @@ class _Flip:
 def _tensor(value: ir.Value) -> ir.TensorProtocol:
     tensor = constant_tensor(value)
     if tensor is None:
-        raise ValueError(f"{value.name!r} is no constant")
+        raise ValueError(f"{value.name!r} is not a constant")
     return tensor

@@ -8,7 +8,7 @@ import onnx_ir as ir
 
 from genai_iface.graph._edit import Editor, copy_type, replace_value
 from genai_iface.graph._walk import attribute, describe, input_at, is_op
-from genai_iface.graph.signature import CacheTensor, GraphSignature
+from genai_iface.graph.signature import GraphSignature
 from genai_iface.transform.rewrite import Note, Rewrite
 
 __all__ = ["BnshCache"]
@@ -35,31 +35,39 @@ class BnshCache(Rewrite):
         if cache.style != "scatter" or cache.layout != "bsh":
             return self.said(0, f"the cache is of style {cache.style} in the layout {cache.layout}")
         values = ir.convenience.create_value_mapping(model.graph)
-        writers: list[tuple[CacheTensor, ir.Node]] = []
         readers: dict[ir.Node, int] = {}
         for tensor in self._signature.cache_tensors:
-            past = values[tensor.past]
-            users = [node for node, index in past.uses() if is_op(node, "TensorScatter") and index == 0]
-            if len(users) != 1 or len(tuple(past.uses())) != 1:
-                return self.said(0, f"{tensor.past!r} is read by something else than one TensorScatter")
-            for node, index in users[0].outputs[0].uses():
-                if not is_op(node, "Attention") or index not in (1, 2):
-                    return self.said(0, f"the {describe(node)} reads {tensor.past!r}, expected Attention")
-                readers[node] = tensor.layer
-            if past.shape is None or input_at(users[0], 1) is None:
-                return self.said(0, f"{tensor.past!r} has no shape, or nothing is written to it")
-            writers.append((tensor, users[0]))
-        for node in readers:
-            if input_at(node, 0) is None or not node.outputs[0].uses():
-                return self.said(0, f"the {describe(node)} has no queries, or nothing reads it")
+            reason = _obstacle(values[tensor.past])
+            if reason:
+                return self.said(0, reason)
+            ((writer, _),) = values[tensor.past].uses()
+            readers |= {node: tensor.layer for node, _ in writer.outputs[0].uses()}
         edit = Editor(model.graph, "bnsh")
-        for tensor, node in writers:
+        for tensor in self._signature.cache_tensors:
             layer = cache.layers[tensor.layer]
             size = layer.key_head_dim if tensor.kind == "key" else layer.value_head_dim
-            _split_cache(edit, values[tensor.past], node, layer.num_kv_heads, size)
+            ((writer, _),) = values[tensor.past].uses()
+            _split_cache(edit, values[tensor.past], writer, layer.num_kv_heads, size)
         for node, index in readers.items():
             _split_attention(edit, node, cache.layers[index].value_head_dim)
-        return self.said(len(writers), f"{len(writers)} cache tensors have heads on an axis of their own")
+        count = len(self._signature.cache_tensors)
+        return self.said(count, f"{count} cache tensors have heads on an axis of their own")
+
+
+def _obstacle(past: ir.Value) -> str:
+    """Why a cache cannot change its layout, or nothing."""
+    uses = tuple(past.uses())
+    if len(uses) != 1 or not is_op(uses[0].node, "TensorScatter") or uses[0].idx != 0:
+        return f"{past.name!r} is read by something else than one TensorScatter"
+    writer = uses[0].node
+    if past.shape is None or input_at(writer, 1) is None:
+        return f"{past.name!r} has no shape, or nothing is written to it"
+    for node, index in writer.outputs[0].uses():
+        if not is_op(node, "Attention") or index not in (1, 2):
+            return f"the {describe(node)} reads {past.name!r}, expected Attention"
+        if input_at(node, 0) is None or not node.outputs[0].uses():
+            return f"the {describe(node)} has no queries, or nothing reads it"
+    return ""
 
 
 def _split_cache(edit: Editor, past: ir.Value, node: ir.Node, heads: int, size: int) -> None:

@@ -29,11 +29,11 @@ class _Lookup:
     """Rows of a quantized table (V, H) or (H, V), dequantized.
 
     Attributes:
-        integers, scales: The table.
+        integers, scales: The constants of the table.
         zero_points: None where they are zero.
         picked: The axis of V in the stored table.
         block: Elements of H with one scale.
-        indices: Which rows.
+        indices: The ids of the rows that are gathered.
         hidden_first: The result has H on its first axis, otherwise on its last.
         result: What the rest of the graph reads.
         place: The node that gives it.

@@ -22,8 +22,8 @@ class _Projection:
     """A MatMul with a constant matrix, and the Add of a bias after it.
 
     Attributes:
-        node: The MatMul.
-        matrix: Its weight.
+        node: The MatMul node.
+        matrix: The constant that it multiplies with.
         bias: The bias (N,), None without one.
         output: What the rest of the graph reads.
     """

@@ -18,7 +18,7 @@ class Note:
     """What one rewrite did to a graph.
 
     Attributes:
-        rewrite: Its name.
+        rewrite: The name of the rewrite.
         count: How many places it changed; 0 if it left the graph alone.
         reason: What it did, or which precondition failed.
     """

@@ -40,7 +40,7 @@ def apply_standard(model: ir.Model, signature: GraphSignature, *, pack: bool = T
 
     Args:
         model: The model, local functions inlined. It is changed in place.
-        signature: Its signature.
+        signature: The signature that was derived from the graph.
         pack: Join the matrices of products that read the same value.
     """
     # An Identity before a cache output or the logits would hide what gives them.

@@ -73,24 +73,35 @@ def _depends(past: ir.Value, present: ir.Value, capacity: int, presents: set[int
     seen = {id(past), id(present)}
     while pending:
         for node, index in pending.pop().uses():
-            operator = OPERATORS.get(op(node))
-            if operator is not None and index in (operator.key, operator.value, *operator.past):
-                masks = [input_at(node, slot) for slot in operator.masks]
-                if any(mask is not None and _mentions(mask, capacity) for mask in masks):
-                    return f"the mask of the {describe(node)} holds the number {capacity}"
-            elif is_op(node, "TensorScatter") and index == 0:
-                continue
-            elif is_op(node, "Shape", *_SAME_VALUES):
-                if any(_has_number(value, capacity) for value in node.inputs[1:]):
-                    return f"the {describe(node)} holds the number {capacity}"
-                if is_op(node, "Shape"):
-                    continue
-                for output in node.outputs:
-                    if id(output) not in seen and id(output) not in presents:
-                        seen.add(id(output))
-                        pending.append(output)
-            else:
+            if not _is_known_reader(node, index):
                 return f"the {describe(node)} reads {past.name!r} in an unknown way"
+            reason = _names_capacity(node, capacity)
+            if reason:
+                return reason
+            if is_op(node, *_SAME_VALUES):
+                new = [output for output in node.outputs if id(output) not in seen | presents]
+                seen |= {id(output) for output in new}
+                pending += new
+    return ""
+
+
+def _is_known_reader(node: ir.Node, index: int) -> bool:
+    """Whether a node reads a cache at this input as attention, an update, a shape, or passes its values on."""
+    operator = OPERATORS.get(op(node))
+    if operator is not None:
+        return index in (operator.key, operator.value, *operator.past)
+    return is_op(node, "Shape", *_SAME_VALUES) or (is_op(node, "TensorScatter") and index == 0)
+
+
+def _names_capacity(node: ir.Node, capacity: int) -> str:
+    """Which constant of a cache's reader is the number, or nothing."""
+    operator = OPERATORS.get(op(node))
+    if operator is not None:
+        masks = [input_at(node, index) for index in operator.masks]
+        if any(mask is not None and _mentions(mask, capacity) for mask in masks):
+            return f"the mask of the {describe(node)} holds the number {capacity}"
+    elif not is_op(node, "TensorScatter") and any(_has_number(value, capacity) for value in node.inputs[1:]):
+        return f"the {describe(node)} holds the number {capacity}"
     return ""
 
 

@@ -59,7 +59,7 @@ def test_history_shows_the_messages(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("line", "message"), [("/nonsense", "is no command"), ("/save", "needs a file"), ("/again", "no message")]
+    ("line", "message"), [("/nonsense", "is not a command"), ("/save", "needs a file"), ("/again", "no message")]
 )
 def test_in_a_pipe_an_error_ends_the_run(folder: Path, line: str, message: str) -> None:
     done = chat(folder, [line, "Hi"])

@@ -185,7 +185,7 @@ def test_chat(
     as_terminal(monkeypatch, "stdout")
     assert main(["generate", "1", *arguments]) == 0
     assert loads[0]["model"].caches[0].rows[0][: len(expected)] == list(expected.encode())
-    # An answer is no continuation: the prompt is not shown.
+    # An answer is not a continuation: the prompt is not shown.
     assert capsys.readouterr().out == TEXT + "\n"
 
 

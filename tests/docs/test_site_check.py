@@ -56,4 +56,4 @@ def test_a_fault_is_found(tmp_path: Path, extra: str, css: str, fault: str) -> N
 
 
 def test_an_empty_folder_is_no_site(tmp_path: Path) -> None:
-    assert check(tmp_path)[0] == [f"{tmp_path} holds no page"]
+    assert check(tmp_path)[0] == [f"There are no pages in {tmp_path}"]

@@ -23,7 +23,7 @@ def test_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         "261 ids, with chat template",
         "gives write_indices of the TensorScatter node 'node_present.0.key'",
         "circular  16",
-        "float output that is no cache",
+        "float output that is not a cache",
     ):
         assert words in output
 

@@ -284,13 +284,13 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "model is a pipe": (pipe("model.onnx"), "no regular file"),
     "model is a folder": (directory("model.onnx"), "no regular file"),
     "config by a link out": (outside("config.json"), "link that leaves"),
-    "config is no JSON": (put("config.json", b"{'a': 1}"), "is no JSON"),
+    "config is not JSON": (put("config.json", b"{'a': 1}"), "is not JSON"),
     "config is a list": (put("config.json", b"[1]"), "a JSON list, not an object"),
-    "config is no UTF-8": (put("config.json", b'{"a": "\xff"}'), "is no JSON"),
-    "config with a byte-order mark": (put("config.json", b"\xef\xbb\xbf{}"), "is no JSON"),
-    "config is nested": (put("config.json", b'{"a":' + b"[" * 200_000), "is no JSON"),
-    "config with a huge number": (put("config.json", b'{"a": ' + b"9" * 10_000 + b"}"), "is no JSON"),
-    "config is empty": (put("config.json", b""), "is no JSON"),
+    "config is not UTF-8": (put("config.json", b'{"a": "\xff"}'), "is not JSON"),
+    "config with a byte-order mark": (put("config.json", b"\xef\xbb\xbf{}"), "is not JSON"),
+    "config is nested": (put("config.json", b'{"a":' + b"[" * 200_000), "is not JSON"),
+    "config with a huge number": (put("config.json", b'{"a": ' + b"9" * 10_000 + b"}"), "is not JSON"),
+    "config is empty": (put("config.json", b""), "is not JSON"),
     "config is a pipe": (pipe("config.json"), "no regular file"),
     "vocabulary above the logits": (put("config.json", b'{"vocab_size": 265}'), "vocab_size=265.*only 264 columns"),
     "vocabulary is a text": (put("config.json", b'{"vocab_size": "many"}'), "vocab_size='many'"),
@@ -316,7 +316,7 @@ def test_broken_folders(folder: Path, change: Callable[[Path], None], message: s
 
 @pytest.mark.parametrize("name", ["nothing", "model/model.onnx", "null\0byte"])
 def test_no_folder(folder: Path, name: str) -> None:
-    with pytest.raises(InvalidInputError, match=r"cannot be opened|is no folder") as caught:
+    with pytest.raises(InvalidInputError, match=r"cannot be opened|is not a folder") as caught:
         open_folder(f"{folder.parent}/{name}")
     assert caught.value.remedy
 
@@ -342,7 +342,7 @@ def test_a_graph_that_is_not_understood(folder: Path) -> None:
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["B", 4])],
     )
     onnx.save_model(helper.make_model(graph), folder / "model.onnx")
-    with pytest.raises(UnsupportedModelError, match="keeps no cache"):
+    with pytest.raises(UnsupportedModelError, match="does not keep a cache"):
         open_folder(folder)
 
 

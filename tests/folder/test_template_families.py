@@ -161,7 +161,7 @@ def test_a_family_renders_as_transformers_does(family: str, tmp_path: Path) -> N
 
 DETAILS = {
     "json of everything": "{{ messages|tojson }}{{ messages|tojson(indent=2, sort_keys=true) }}",
-    "json that is no ascii": "{{ messages|tojson(ensure_ascii=true) }}"
+    "json that is not ascii": "{{ messages|tojson(ensure_ascii=true) }}"
     "{{ {1: none, 'b': (1, 2.0)}|tojson(separators=(',', ':')) }}",
     "json of an undefined": "{{ nothing|tojson }}",
     "special tokens": "{{ bos_token }}|{{ eos_token }}|{{ unk_token }}|{{ pad_token is defined }}|{{ image_token }}",

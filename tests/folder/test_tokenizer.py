@@ -168,7 +168,7 @@ def test_no_template(folder: Path) -> None:
 )
 def test_broken_tokenizer(folder: Path, content: bytes) -> None:
     (folder / "tokenizer.json").write_bytes(content)
-    with pytest.raises(InvalidInputError, match="is no tokenizer") as caught:
+    with pytest.raises(InvalidInputError, match="is not a tokenizer") as caught:
         FolderTokenizer(folder)
     assert caught.value.remedy
 
@@ -257,5 +257,5 @@ def test_broken_added_tokens(folder: Path, added: Any) -> None:
 
 def test_template_that_is_no_text(folder: Path) -> None:
     (folder / "chat_template.jinja").write_bytes(b"\xff")
-    with pytest.raises(InvalidInputError, match="is no UTF-8"):
+    with pytest.raises(InvalidInputError, match="is not UTF-8"):
         FolderTokenizer(folder).apply_chat_template(HELLO)

@@ -25,7 +25,7 @@ from genai_iface import (
 from genai_iface.generation import ModelGenerator
 from tests.fakes import ALL_CAPABILITIES, ByteTokenizer, FakeModel, speaks
 
-# A busy machine is slow; that is no finding.
+# A busy machine is slow; that is not a finding.
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from genai_iface import GenerationConfig
 from genai_iface.generation import Sampler
 
-# A busy machine is slow; that is no finding.
+# A busy machine is slow; that is not a finding.
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 

@@ -300,7 +300,7 @@ REFUSED = {
     constant_write_indices: "'write_indices' acts as position_ids and has rank 1",
     no_lengths: "'node_attention_0' reads a buffer with free slots",
     int32_write_indices: "'write_indices' acts as write_indices and has element type int32",
-    no_present: "'node_present.1.key' is no graph output",
+    no_present: "'node_present.1.key' is not a graph output",
     one_cache_for_keys_and_values: "both keys and values",
     odd_mode: "mode 'spiral'",
     wrong_attribute_type: "'axis' of the TensorScatter node",
@@ -365,6 +365,6 @@ def test_a_model_that_generates_nothing() -> None:
         [helper.make_tensor_value_info("z", TensorProto.FLOAT, ["B", 4])],
         [weight],
     )
-    with pytest.raises(UnsupportedModelError, match=r"keeps no cache in a known way.*inputs are 'x'") as caught:
+    with pytest.raises(UnsupportedModelError, match=r"does not keep a cache in a known way.*inputs are 'x'") as caught:
         derive_signature(ir.from_proto(helper.make_model(graph)))
     assert "mobius" in caught.value.remedy

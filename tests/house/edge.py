@@ -58,7 +58,7 @@ def edge() -> dict[str, frozenset[str]]:
 
 @cache
 def modules() -> dict[str, str]:
-    """Every module that is no room, with its room."""
+    """Every module that is not a room, with its room."""
     names = [module_of(path) for path in python_files(PACKAGE) if path.name not in ("__init__.py", "__main__.py")]
     return {name: name.rpartition(".")[0] for name in names}
 

@@ -52,7 +52,7 @@ MODELS: dict[str, dict[str, Any]] = {
 
 
 def padded(rows: Any) -> tuple[np.ndarray, np.ndarray]:
-    """Rows padded on the right with a token that is no legal id, and their counts."""
+    """Rows padded on the right with a token that is not a legal id, and their counts."""
     counts = np.array([len(row) for row in rows])
     ids = np.full((len(rows), max(1, counts.max())), -1)
     for index, row in enumerate(rows):

@@ -17,7 +17,7 @@ from genai_iface import (
     negotiate_version,
 )
 from tests.models import write_folder
-from tools.spec.clauses import CONTRACT, PAGE_CLAUSE, methods, spec_pages
+from tools.spec.clauses import CONTRACT, PAGE_CLAUSE, members, methods, spec_pages
 
 PAGES = spec_pages()
 
@@ -64,3 +64,25 @@ def test_every_clause_is_read() -> None:
     """What looks like a clause is one: the pattern that finds them misses none."""
     for page, text in PAGES.items():
         assert len(PAGE_CLAUSE.findall(text)) == len(re.findall(r"^- \*\*[A-Z]\w*\.\d+", text, re.MULTILINE)), page
+
+
+def test_members_have_the_labels_of_the_module_or_their_own() -> None:
+    assert {method.stability for method in methods().values()} <= {"preview", "stable", "deprecated"}
+    assert all(1 <= int(method.since) <= INTERFACE_VERSION for method in methods().values())
+    source = '''"""A module.\n\nSince: 1\nStability: preview\n"""
+class Old:
+    """A class."""
+    def first(self): """A member."""
+    def second(self): """A member.\n\nStability: stable\n"""
+class New:
+    """A class.\n\nSince: 2\n"""
+    def third(self): """A member."""
+'''
+    found = {name: (method.since, method.stability, method.has_own_label) for name, method in members(source).items()}
+    assert found == {
+        "Old.first": ("1", "preview", False),
+        "Old.second": ("1", "stable", True),
+        "New.third": ("2", "preview", True),
+    }
+    with pytest.raises(ValueError, match=r"Old.first has the labels \['Stability'\]"):
+        members(source.replace("Since: 1", ""))

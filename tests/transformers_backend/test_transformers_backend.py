@@ -47,7 +47,7 @@ def test_absent_weights_are_no_random_numbers(folder: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     del weights["model.layers.1.mlp.up_proj.weight"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(InvalidInputError, match="lacks 1 weights"):
+    with pytest.raises(InvalidInputError, match="is missing 1 weights"):
         load_model(folder, backend="transformers")
 
 

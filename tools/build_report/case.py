@@ -29,12 +29,12 @@ class Outcome:
     """What became of one case.
 
     Attributes:
-        family, method, dtype: The case.
+        family, method, dtype: What was built, how, and in which type.
         verified: Whether a folder came out that agrees with torch on the reference backend.
-        problem: Why not.
+        problem: The error if it failed, else empty.
         difference: Largest difference of a logit by backend, as a part of the largest logit.
         equal_tokens: Steps with torch's greedy token, by backend.
-        steps: Steps compared.
+        steps: The number of steps whose logits were compared.
         ort_problem: Why ONNX Runtime did not agree; empty if it did.
         nodes: Nodes of the graph.
         operators: How many of some operators.

@@ -29,8 +29,8 @@ class Builder:
     """Collects nodes, constants, inputs and outputs of one decoder.
 
     Args:
-        plan: The decoder.
-        weights: From ``weights_of``.
+        plan: The sizes and features of the decoder.
+        weights: The arrays by name that ``weights_of`` returned.
         dtype: Element type of weights, cache and logits.
     """
 

@@ -26,10 +26,10 @@ def logits_of(
     """The logits (keep, V) after the last ``keep`` tokens of a row; None keeps all.
 
     Args:
-        plan: The decoder.
-        weights: From ``weights_of``.
+        plan: The sizes and features of the decoder.
+        weights: The arrays by name that ``weights_of`` returned.
         dtype: Whose rounding the rotary tables have; nothing else is rounded.
-        tokens: (T,).
+        tokens: (T,), the token ids of the row.
         keep: How many positions.
     """
     cos, sin = (table.astype(np.float64)[: len(tokens)] for table in rotary_tables(plan, dtype))

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Collection
 from pathlib import Path
 
 from tools.pr_series.check import check_tree
 from tools.pr_series.closure import import_faults
-from tools.pr_series.manifest import SeriesError, read_series
+from tools.pr_series.manifest import Series, SeriesError, read_series
 from tools.pr_series.page import as_table, rows_of, write_page
 from tools.pr_series.trees import write_hashes, write_tree
 
@@ -47,14 +48,23 @@ def main() -> int:
         return 0
     if arguments.out.exists() and any(arguments.out.iterdir()):
         parser.error(f"{arguments.out} holds something already")
+    _write(series, arguments.out)
+    return _check(series, arguments.out, arguments.check or (), quick=arguments.quick)
+
+
+def _write(series: Series, out: Path) -> None:
     for step in series.steps:
-        tree = write_tree(series, step, arguments.out)
-        count = write_hashes(series, step, arguments.out)
+        tree = write_tree(series, step, out)
+        count = write_hashes(series, step, out)
         print(f"{tree}: step {step.number}, {step.title}; {count} generated files in {tree.name}.sha256")
+
+
+def _check(series: Series, out: Path, numbers: Collection[int], *, quick: bool) -> int:
+    """Runs the tests of these steps; the exit code of the first that fails, else 0."""
     for step in series.steps:
-        if step.number in (arguments.check or ()):
-            tests = series.quick.get(step.number, ()) if arguments.quick else ()
-            if code := check_tree(arguments.out / f"step-{step.number}", step, tests):
+        if step.number in numbers:
+            tests = series.quick.get(step.number, ()) if quick else ()
+            if code := check_tree(out / f"step-{step.number}", step, tests):
                 return code
     return 0
 

@@ -24,7 +24,7 @@ class Arrow:
     Attributes:
         start: "empty", "part", "full", "wrapped", or "closed".
         call: "forward" with the number of tokens, "rewind_to" with the length, "reset" or "close".
-        argument: That number.
+        argument: The number that the method is called with.
         end: The state after it; the same as ``start`` where it is refused.
         error: The class of the error that refuses it, or "".
     """

@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The numbered clauses of the specification, and what holds a runtime or this repository to each.
 
+Since when a member exists and how stable it is, the module's docstring says for all, a class's for its members, a
+member's for itself.
+
 A clause is written once. Those of a method stand in its docstring in ``genai_iface/protocols.py``, under
 "Contract"; a page shows them where it has a line of its own that says
 
@@ -26,7 +29,7 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-__all__ = ["CONTRACT", "PAGE_CLAUSE", "Clause", "Method", "all_clauses", "methods", "spec_pages"]
+__all__ = ["CONTRACT", "PAGE_CLAUSE", "Clause", "Method", "all_clauses", "members", "methods", "spec_pages"]
 
 ROOT = Path(__file__).parents[2]
 SPEC = ROOT / "docs" / "spec"
@@ -35,6 +38,7 @@ CONTRACT = re.compile(r"^- Contract of \[`(\w+)\.(\w+)`\]\(\.\./\.\./genai_iface
 PAGE_CLAUSE = re.compile(r"^- \*\*([A-Z][A-Za-z]+\.\d+)\*\* ((?:.+\n)(?:(?:  .*)?\n)*)", re.MULTILINE)
 _HELD = re.compile(r"\s*<!-- (tests|reason): (.*?) -->", re.DOTALL)
 _LINE = 88
+_LABEL = re.compile(r"^(Since|Stability): (.+)$", re.MULTILINE)
 _SECTION = re.compile(r"^(Args|Returns|Raises|Contract|Since|Stability):", re.MULTILINE)
 
 
@@ -69,12 +73,15 @@ class Method:
     """One member of a protocol, as its docstring says it.
 
     Attributes:
-        protocol: "KVCache".
-        name: "rewind_to".
-        signature: As in Python, without self.
+        protocol: The name of the protocol, "KVCache".
+        name: The name of the member, "rewind_to".
+        signature: The signature as Python writes it, without self.
         summary: The first line, and the prose after it.
         sections: "Args", "Returns", "Raises": text by name, as written.
         contract: The numbered statements, in order.
+        since: The interface version that brought it, "1".
+        stability: "preview", "stable" or "deprecated".
+        has_own_label: Whether one of these two is said at the member or its class, not for the whole module.
     """
 
     protocol: str
@@ -83,6 +90,9 @@ class Method:
     summary: str
     sections: dict[str, str]
     contract: tuple[str, ...]
+    since: str
+    stability: str
+    has_own_label: bool
 
 
 def spec_pages() -> dict[str, str]:
@@ -93,12 +103,20 @@ def spec_pages() -> dict[str, str]:
 @cache
 def methods() -> dict[str, Method]:
     """Every member of every protocol, by "Class.member", in the order of the file."""
-    tree = ast.parse((ROOT / "genai_iface" / "protocols.py").read_text(encoding="utf-8"))
+    return members((ROOT / "genai_iface" / "protocols.py").read_text(encoding="utf-8"))
+
+
+def members(source: str) -> dict[str, Method]:
+    """The same for the text of any module.
+
+    Raises:
+        ValueError: Neither a member nor its class nor the module says since when it exists, or how stable it is.
+    """
+    tree = ast.parse(source)
     found = {}
-    for node in tree.body:
-        for member in node.body if isinstance(node, ast.ClassDef) else []:
-            if isinstance(member, ast.FunctionDef) and isinstance(node, ast.ClassDef):
-                found[f"{node.name}.{member.name}"] = _method(node.name, member)
+    for protocol in (node for node in tree.body if isinstance(node, ast.ClassDef)):
+        for member in (node for node in protocol.body if isinstance(node, ast.FunctionDef)):
+            found[f"{protocol.name}.{member.name}"] = _method(protocol, member, _labels(tree))
     return found
 
 
@@ -138,7 +156,11 @@ def _page_clauses(page: str, text: str) -> Iterator[Clause]:
         yield Clause(name, _HELD.sub("", body).rstrip(), page, tests=tests, reason=held.get("reason", ""))
 
 
-def _method(protocol: str, node: ast.FunctionDef) -> Method:
+def _labels(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> dict[str, str]:
+    return dict(_LABEL.findall(ast.get_docstring(node) or ""))
+
+
+def _method(protocol: ast.ClassDef, node: ast.FunctionDef, defaults: dict[str, str]) -> Method:
     parts = _SECTION.split(ast.get_docstring(node) or "")
     sections = dict(zip(parts[1::2], parts[2::2], strict=True))
     items = re.split(r"^ {4}\d+\. ", sections.pop("Contract", ""), flags=re.MULTILINE)[1:]
@@ -147,7 +169,21 @@ def _method(protocol: str, node: ast.FunctionDef) -> Method:
     gives = f" -> {ast.unparse(node.returns)}" if node.returns is not None else ""
     signature = node.name + gives if is_property else _call(node.name, _arguments(node.args), gives)
     contract = tuple(" ".join(item.split()) for item in items)
-    return Method(protocol, node.name, signature, parts[0].strip(), kept, contract)
+    own = _labels(protocol) | _labels(node)
+    labels = defaults | own
+    if labels.keys() != {"Since", "Stability"}:
+        raise ValueError(f"{protocol.name}.{node.name} has the labels {sorted(labels)}, expected Since and Stability")
+    return Method(
+        protocol=protocol.name,
+        name=node.name,
+        signature=signature,
+        summary=parts[0].strip(),
+        sections=kept,
+        contract=contract,
+        since=labels["Since"],
+        stability=labels["Stability"],
+        has_own_label=bool(own),
+    )
 
 
 def _call(name: str, arguments: list[str], gives: str) -> str:

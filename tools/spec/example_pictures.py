@@ -19,7 +19,7 @@ def draw_event(event: Event, *, ring: bool) -> str:
     """One event: a panel for each run of the graph, or one if it took none.
 
     Args:
-        event: What happened.
+        event: The call to draw, and what came of it.
         ring: Whether the buffer wraps around.
     """
     capacity = len(event.slots[0])

@@ -52,6 +52,8 @@ def _method(method: Method, clauses: Mapping[str, Clause]) -> str:
     name = f"{method.protocol}.{method.name}"
     reference = f"../{_REFERENCE}#genai_iface.protocols.{name}"
     lines = [f"### `{name}` {{ #{name} }}", "", "```python", method.signature, "```", "", method.summary, ""]
+    if method.has_own_label:
+        lines += [f"Since version {method.since}, {method.stability}.", ""]
     for section, text in method.sections.items():
         lines += [f"**{section}**{{ .spec-section }}", "", *_fields(text), ""]
     if method.contract:

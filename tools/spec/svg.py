@@ -27,8 +27,8 @@ class Drawing:
     """A picture that is built from top to bottom.
 
     Args:
-        width: In pixels.
-        height: In pixels.
+        width: The width in pixels.
+        height: The height in pixels.
         title: What it shows, for those who cannot see it.
     """
 

@@ -149,7 +149,7 @@ def _answered(case: Case) -> dict[str, Any]:
         "tokens": case.tokens,
         "num_new": case.num_new,
         "stop_ids": case.stop_ids,
-        # -inf is no JSON: null.
+        # -inf is not JSON: null.
         "scores": [value if value > -np.inf else None for value in scores.tolist()],
         "kept": np.flatnonzero(law).tolist(),
         "probabilities": [float(f"{value:.10g}") for value in law[law > 0]],

@@ -61,8 +61,8 @@ class Event:
         name: A short name, also of its picture.
         call: "forward", "rewind_to" or "reset".
         tokens: Per row, the tokens that were appended.
-        before: Lengths.
-        after: Lengths.
+        before: The lengths of the rows before the call.
+        after: The lengths of the rows after it.
         runs: The runs of the graph that the call took.
         slots: Afterwards, as in ``GraphRun``.
         error: The class of the error that it raised, or "".

@@ -128,7 +128,7 @@ def _bias(
     Args:
         keys: The positions of the K visible keys.
         num_queries: S; query i stands at position offset + i.
-        offset: See there.
+        offset: The position of query 0.
         num_valid: Keys from here on are padding.
         is_causal: Forbid keys behind the query.
         left: Forbid keys more than so far before the query; -1 for no bound.

@@ -22,10 +22,10 @@ class BufferSpec:
     """The buffer of one cache tensor.
 
     Attributes:
-        num_heads: Hkv.
-        head_dim: D.
+        num_heads: Hkv, the key/value heads of the layer.
+        head_dim: D, the size of one head.
         axis: The sequence axis: 2 for (B, Hkv, C, D), 1 for (B, C, Hkv * D).
-        dtype: Element type.
+        dtype: The element type of the buffer.
         window: Positions of a circular layer; None for a linear one, whose positions follow the rows' lengths.
         is_fixed: Whether the graph names the number of positions, so that it cannot grow.
     """

@@ -38,7 +38,7 @@ class _Instruction:
     """One node, ready to run.
 
     Attributes:
-        operator: Its implementation.
+        operator: The onnx.reference kernel that computes it.
         inputs: Names of its inputs; "" where an optional one is absent.
         outputs: Names of its outputs.
         attributes: Keyword arguments of ``_run``, or None to go through ``run``.

@@ -23,7 +23,7 @@ class Fault:
     """What is wrong with logits.
 
     Attributes:
-        description: In words.
+        description: The fault as an error message says it.
         shows_in: Whether a value on the way to the logits has it already.
     """
 

@@ -27,8 +27,8 @@ class BufferSpec:
     Attributes:
         past: The graph input.
         present: The graph output.
-        num_heads: Hkv.
-        head_dim: D.
+        num_heads: Hkv, the key/value heads of the layer.
+        head_dim: D, the size of one head.
         axis: The sequence axis: 2 for (B, Hkv, C, D), 1 for (B, C, Hkv * D).
         dtype: Element type by its ONNX name.
         window: Positions of a circular layer, None for a linear one.
@@ -123,9 +123,9 @@ class HostBuffer:
     allocate nothing.
 
     Args:
-        spec: The tensor.
-        rows: B.
-        num_positions: C.
+        spec: What the tensor looks like.
+        rows: B, the rows of the cache.
+        num_positions: C, the positions of each row.
 
     Raises:
         MemoryError: There is no room for it.
@@ -207,8 +207,8 @@ class HostBuffer:
         """Row ``targets[i]`` becomes what row ``sources[i]`` was; allocates nothing.
 
         Args:
-            targets: int64 (K,).
-            sources: int64 (K,).
+            targets: int64 (K,), the rows that are written.
+            sources: int64 (K,), the row that each of them becomes.
             rows: The number of rows afterwards, not more than before.
             used: Positions that matter.
             scratch: Memory for the content of K rows.

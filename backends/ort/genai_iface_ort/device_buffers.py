@@ -26,9 +26,9 @@ class DeviceBuffer(HostBuffer):
     """As ``HostBuffer``, elsewhere.
 
     Args:
-        spec: The tensor.
-        rows: B.
-        num_positions: C.
+        spec: What the tensor looks like.
+        rows: B, the rows of the cache.
+        num_positions: C, the positions of each row.
         device: Where it lies.
 
     Raises:

@@ -41,7 +41,7 @@ class Session:
     """A graph that ONNX Runtime has loaded.
 
     Attributes:
-        runtime: The session.
+        runtime: ONNX Runtime's own session.
         signature: How to drive it; its cache style may differ from the folder's after lowering.
         last_only: Whether the graph gives logits for the last position only.
         logits_positions: An input of the lowered graph, int64 (B, K): the columns of input_ids whose

@@ -66,7 +66,7 @@ def load_checkpoint(folder: str | PathLike[str]) -> Any:
     if absent:
         # Transformers would fill them with random numbers.
         raise InvalidInputError(
-            f"The checkpoint in {str(root)!r} lacks {len(absent)} weights, among them {absent[0]}",
+            f"The checkpoint in {str(root)!r} is missing {len(absent)} weights, among them {absent[0]}",
             remedy="Download it again.",
         )
     return model.eval()

@@ -49,7 +49,7 @@ class TransformersModel:
     Rows are not batched: what a runtime may get wrong with padding and masks cannot go wrong here.
 
     Args:
-        network: From ``load_checkpoint``.
+        network: The torch module that ``load_checkpoint`` returned.
         device: The device, always the processor.
     """
 

@@ -26,7 +26,7 @@ def analyse(case: Case, exported: dict[str, Any], folder: Path) -> dict[str, Any
     """Makes a row.
 
     Args:
-        case: The case.
+        case: The family, opset, dtype and form to analyse.
         exported: What its export left.
         folder: Where its files are.
 

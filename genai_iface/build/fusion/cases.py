@@ -53,7 +53,7 @@ class Case:
             if name.endswith(f"-{form}"):
                 family, opset, dtype = name.removesuffix(f"-{form}").rsplit("-", 2)
                 return cls(family, int(opset), dtype, form)
-        raise InvalidInputError(f"{name!r} names no case", remedy="a name is FAMILY-OPSET-DTYPE-FORM")
+        raise InvalidInputError(f"{name!r} is not the name of a case", remedy="a name is FAMILY-OPSET-DTYPE-FORM")
 
 
 def cases_of(

@@ -38,8 +38,8 @@ class Expected:
 
     Attributes:
         rms_norms: Root-mean-square norms, in the order of the calls.
-        layer_norms: Layer norms.
-        attentions: Attention modules.
+        layer_norms: The layer norms that ran.
+        attentions: The attention modules that ran.
         rotations: For each rotated tensor the path of the module that rotated it.
     """
 
@@ -73,7 +73,7 @@ def observe(model: Any, forward: Callable[[], Any]) -> tuple[Expected, Any]:
 
     Args:
         model: A torch module.
-        forward: Runs it.
+        forward: A function that runs the network once.
 
     Returns:
         What was seen, and what the forward gave.

@@ -45,7 +45,7 @@ def markdown(rows: Sequence[Row], versions: Mapping[str, str], folder: Path) -> 
     """The report for people.
 
     Args:
-        rows: The rows.
+        rows: The analysed cases, one row of the table each.
         versions: Of the packages.
         folder: Where it will be: reproductions that lie under it are linked.
     """

@@ -53,7 +53,7 @@ def outcome(model: ir.Model, inputs: Mapping[str, NDArray[Any]], logits: NDArray
     """Checks a graph and runs it.
 
     Args:
-        model: The graph.
+        model: The graph to check and run.
         inputs: What it takes, by name; names that it doesn't have are left out.
         logits: What torch gives.
     """

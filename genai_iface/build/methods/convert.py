@@ -40,7 +40,7 @@ def export_and_convert(network: Any, *, layout: CacheLayout = "bnsh", context: i
     Args:
         network: A Transformers decoder in evaluation mode.
         layout: Only "bnsh": Transformers keeps heads apart.
-        context: As for the method "export".
+        context: The most tokens of a sequence, None for what the checkpoint says.
 
     Raises:
         UnsupportedModelError: It cannot be exported, or its cache cannot be rewritten.
@@ -109,7 +109,7 @@ def _layer_shapes(network: Any) -> list[LayerShape]:
     layers = getattr(cache_of(output), "layers", [])
     if not layers or not all(isinstance(layer, DynamicLayer) for layer in layers):
         raise UnsupportedModelError(
-            f"{type(network).__name__} keeps no plain cache of keys and values",
+            f"{type(network).__name__} does not keep a plain cache of keys and values",
             remedy="Try another method: --via export or --via mobius.",
         )
     return [LayerShape(layer.keys.shape[1], layer.keys.shape[3], layer.values.shape[3]) for layer in layers]

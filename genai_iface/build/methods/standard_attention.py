@@ -75,9 +75,9 @@ class StandardAttention:
 
         Args:
             positions: int64 (B, S), of the new tokens.
-            write_indices: int64 (B,), the slot of each row's first new token.
+            write_indices: int64 (B,), the position of each row's first new token.
             keys: The buffers of all layers; empty to learn the shapes only.
-            values: Likewise.
+            values: Cache buffers of the values, in the same order.
         """
         self._positions, self._write_indices = positions, write_indices
         self._buffers = list(zip(keys, values, strict=True))
@@ -122,10 +122,10 @@ class StandardAttention:
             query: (B, Hq, S, D).
             key: (B, Hkv, S, D), of the new tokens.
             value: (B, Hkv, S, Dv).
-            attention_mask: From ``mask``.
+            attention_mask: What ``mask`` returned for the layer.
             scaling: Factor of the scores; 1 / sqrt(D) if None.
             softcap: Scores go through softcap * tanh(scores / softcap).
-            s_aux: Attention sinks.
+            s_aux: The network's attention sinks, which the standard Attention does not have.
 
         Returns:
             (B, S, Hq, Dv), and no weights.

@@ -62,7 +62,7 @@ def scatter(past: torch.Tensor, update: torch.Tensor, write_indices: torch.Tenso
     Args:
         past: (B, Hkv, C, D), or (B, C, Hkv * D) in the layout "bsh".
         update: (B, Hkv, S, D).
-        write_indices: int64 (B,).
+        write_indices: int64 (B,), the position of each row's first new token.
         layout: Which of the two.
 
     Returns:

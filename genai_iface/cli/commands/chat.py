@@ -91,6 +91,16 @@ class _Loop:
         self._cancel = cancel
         self._progress = progress
         self._is_terminal = sys.stdin.isatty()
+        # Each takes what follows its name.
+        self._commands: dict[str, Callable[[str], None]] = {
+            "/reset": lambda _: session.reset(),
+            "/system": self._set_system,
+            "/again": lambda _: self._print(session.stream_again),
+            "/history": lambda _: self._show_history(),
+            "/save": self._save,
+            "/stats": lambda _: self._show_measurements(),
+            "/help": lambda _: print(_HELP),
+        }
 
     def run(self) -> None:
         """Goes on until the input ends."""
@@ -121,25 +131,18 @@ class _Loop:
         if not line.startswith("/"):
             self._print(lambda: self._session.stream(line))
             return
-        command, _, argument = line.partition(" ")
-        argument = argument.strip()
-        if command == "/reset":
-            self._session.reset()
-        elif command == "/system":
-            self._session.system = argument or None
-        elif command == "/again":
-            self._print(self._session.stream_again)
-        elif command == "/history":
-            for message in self._session.messages:
-                print(f"{message['role']}: {message['content']}")
-        elif command == "/save":
-            self._save(argument)
-        elif command == "/stats":
-            self._show_measurements()
-        elif command == "/help":
-            print(_HELP)
-        else:
-            raise InvalidInputError(f"{command} is no command", remedy="/help lists them.")
+        name, _, argument = line.partition(" ")
+        command = self._commands.get(name)
+        if command is None:
+            raise InvalidInputError(f"{name} is not a command", remedy="/help lists them.")
+        command(argument.strip())
+
+    def _set_system(self, text: str) -> None:
+        self._session.system = text or None
+
+    def _show_history(self) -> None:
+        for message in self._session.messages:
+            print(f"{message['role']}: {message['content']}")
 
     def _print(self, start: Callable[[], Iterator[Chunk]]) -> None:
         has_begun = False

@@ -152,7 +152,7 @@ def compare(
         reference: The model whose greedy tokens both are fed.
         steps: Tokens to decode after the prompts.
         prompt_tokens: Tokens of the longest prompt; row b's is b tokens shorter, but not empty.
-        batch_size: Rows.
+        batch_size: The rows of the batch.
         seed: Of the random prompts.
 
     Returns:

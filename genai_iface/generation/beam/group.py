@@ -45,7 +45,7 @@ class Continuation:
 
     Attributes:
         row: The beam's row.
-        token: The token.
+        token: The id of the token that is appended.
         score: The beam's score with it.
         reason: Why the sequence ends with it; None if it goes on.
     """

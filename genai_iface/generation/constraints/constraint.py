@@ -75,7 +75,7 @@ class ConstraintProcessor:
         state: Of one sequence.
         stop_ids: The tokens that end the sequence. They are allowed where the output may end, or where the
             constraint itself allows them.
-        vocab_size: V.
+        vocab_size: V, the columns of the logits.
 
     Raises:
         InvalidInputError: ``allowed`` gives another shape than (V,), or a function of the caller let a token

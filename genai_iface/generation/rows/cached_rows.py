@@ -38,7 +38,7 @@ class CachedRows(Generic[CacheT]):
 
     Args:
         model: Runs the steps.
-        num_sequences: N.
+        num_sequences: N, the sequences that are kept.
         capacity: Of each row; None for the most that the model allows.
         chunk_size: Most tokens of a row in one step.
         drops_idle: Whether rows that are idle may be dropped from the cache, so that they cost nothing.

@@ -27,7 +27,7 @@ from genai_iface.protocols import Model, SupportsSave
 __all__ = ["load_prefix", "open_with_prefix", "save_prefix"]
 
 _METADATA, _TOKENS = "__metadata__", "tokens"
-# A header beyond this is no header; the format itself allows 100 MB.
+# A header beyond this is not a header; the format itself allows 100 MB.
 _MAX_HEADER = 100_000_000
 
 
@@ -137,11 +137,11 @@ def _read_tokens(path: Path) -> list[int]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise _broken(path, f"{type(error).__name__}: {error}") from error
     if not isinstance(tokens, list) or not tokens or not all(type(token) is int for token in tokens):
-        raise _broken(path, "it holds no tokens")
+        raise _broken(path, "it contains no tokens")
     return tokens
 
 
 def _broken(path: str | PathLike[str], why: str) -> InvalidInputError:
     return InvalidInputError(
-        f"{os.fspath(path)!r} is no saved prompt: {why}", remedy="Give a file that save_prefix() wrote."
+        f"{os.fspath(path)!r} is not a saved prompt: {why}", remedy="Give a file that save_prefix() wrote."
     )

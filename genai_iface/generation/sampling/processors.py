@@ -110,7 +110,7 @@ def build_processors(config: GenerationConfig, /, *, vocab_size: int, stop_ids: 
     """The processors that a configuration asks for, in their order; neutral ones are left out.
 
     Args:
-        config: The configuration.
+        config: The configuration that names the processors' parameters.
         vocab_size: V, for checking token ids.
         stop_ids: The tokens that end a sequence.
 

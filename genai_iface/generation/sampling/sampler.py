@@ -39,8 +39,8 @@ class Sampler:
     """Chooses tokens as one configuration asks, and knows which of them end a sequence.
 
     Args:
-        config: The configuration.
-        vocab_size: V.
+        config: The configuration that says how tokens are chosen.
+        vocab_size: V, the columns of the logits.
         stop_ids: The tokens that end a sequence.
         seed: Of the draws; ignored when the configuration is greedy.
         constraint: What the output may be; it runs after the processors of the configuration.

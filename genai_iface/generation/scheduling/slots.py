@@ -22,12 +22,12 @@ class Slots:
 
     Args:
         model: Makes the cache.
-        count: Rows.
+        count: The number of slots, which is the number of rows.
         capacity: Tokens of each; None for the most that the model allows.
         changed: Held while it is changed who has which slot.
 
     Attributes:
-        cache: The cache.
+        cache: The cache whose rows they are.
     """
 
     def __init__(self, model: Model[Any], count: int, capacity: int | None, changed: threading.Condition) -> None:

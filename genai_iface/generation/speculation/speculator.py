@@ -35,7 +35,7 @@ class DraftRequest:
     """What a drafter is asked for.
 
     Attributes:
-        index: The sequence.
+        index: The index of the sequence, from 0.
         tokens: (T,) its tokens.
         num_new: How many of the last were generated.
         limit: Most drafts, at least 1.
@@ -190,8 +190,8 @@ class Speculator:
     other drops the rest. The cache is rewound before the next step.
 
     Args:
-        model: The model.
-        rows: Its caches.
+        model: The model that verifies drafts.
+        rows: The caches of the sequences.
         sequences: The generator's sequences.
         speculation: Makes a drafter, which guesses.
         choose: As the generator chooses.

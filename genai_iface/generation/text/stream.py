@@ -31,7 +31,7 @@ class Detokenizer:
     a run of byte tokens, since one bad byte turns the whole run into U+FFFD.
 
     Args:
-        tokenizer: Decodes.
+        tokenizer: The tokenizer that decodes the tokens.
         context: Tokens before the first one, whose text is not given out.
     """
 
@@ -104,7 +104,7 @@ class TextStream:
     """The text of one sequence: a detokenizer, and stop strings that end it.
 
     Args:
-        tokenizer: Decodes.
+        tokenizer: The tokenizer that decodes the tokens.
         stop: The stop strings.
         context: Tokens before the first one, whose text is neither given out nor searched.
     """
@@ -148,12 +148,12 @@ def context_tail(tokenizer: Tokenizer, context: Sequence[int]) -> list[int]:
     known = [int(token) for token in context if token < tokenizer.vocab_size]
     tail = known[-_CONTEXT:]
     text = tokenizer.decode(tail)
-    # A tail that starts within a character, or shows nothing, is no use as context.
+    # A tail that starts within a character, or shows nothing, is of no use as context.
     return tail if text and _BROKEN not in text else known
 
 
 def _byte_token(tokenizer: Tokenizer) -> int | None:
-    """A token that stands for a byte which is no character of its own, or None."""
+    """A token that stands for a byte which is not a character of its own, or None."""
     for token in range(min(tokenizer.vocab_size, _PROBE_LIMIT)):
         if tokenizer.decode([token]) == _BROKEN:
             return token

@@ -36,7 +36,7 @@ def streaming_to(hooks: GenerationHooks, num_sequences: int, cancel: Callable[[]
     write = getattr(streamer, "write", streamer)
     if streamer is not None and not callable(write):
         raise InvalidInputError(
-            f"{type(streamer).__name__} is no streamer", remedy="Give it write(text) and end(), or pass a function."
+            f"{type(streamer).__name__} is not a streamer", remedy="Give it write(text) and end(), or pass a function."
         )
 
     def take(chunk: Chunk) -> None:

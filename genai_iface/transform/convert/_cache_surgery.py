@@ -27,7 +27,7 @@ class LayerNote:
     """What was found in one layer.
 
     Attributes:
-        layer: Its index.
+        layer: The index of the layer, from 0.
         form: How its attention was written.
         mask: "causal" or "window N".
         readers: Attentions that read this cache.
@@ -103,8 +103,8 @@ class CacheSurgery:
     """Adds nodes, replaces attention and positions, and takes inputs away.
 
     Args:
-        model: The model.
-        signature: Its signature.
+        model: The model that is changed in place.
+        signature: The signature that was derived from the graph.
         found: Its index values.
         prefix: What new names begin with.
     """

@@ -69,9 +69,9 @@ class CacheLayer:
     """The cache of one layer and everything that reads it.
 
     Attributes:
-        index: The layer.
-        spec: Its sizes.
-        past_key, past_value: Graph inputs.
+        index: The index of the layer, from 0.
+        spec: Heads, head sizes, type and capacity.
+        past_key, past_value: The graph inputs that hold the cache.
         present_key, present_value: What is written, graph outputs.
         new_key, new_value: The step's own keys and values.
         readers: One attention, or more where layers share a cache.
@@ -179,7 +179,7 @@ class _Reader:
         """The new tokens that a TensorScatter writes at each row's length."""
         indices, new = input_at(writer, 2), input_at(writer, 1)
         if not is_op(writer, "TensorScatter") or indices is None or new is None:
-            raise unsupported(f"The {describe(writer)} is no TensorScatter with write_indices", _KEEP)
+            raise unsupported(f"The {describe(writer)} is not a TensorScatter with write_indices", _KEEP)
         (starts,) = self._probe.run([indices], 4, 3)
         if starts.tolist() != [4, 4]:
             raise unsupported(f"The {describe(writer)} does not write at each row's length, but at {starts}", _KEEP)
@@ -366,7 +366,7 @@ def _allowed(given: NDArray[Any], total: int, node: ir.Node) -> NDArray[Any]:
             place = tuple(int(index) for index in biased[0])
             raise unsupported(
                 f"The mask of the {describe(node)} adds {numbers[place]:.4g} to a score, first at query {place[-2]}, "
-                f"key {place[-1]}: a bias by position (ALiBi), which is no mask",
+                f"key {place[-1]}: a bias by position (ALiBi), which is not a mask",
                 _KEEP,
             )
         given = allowed

@@ -31,7 +31,7 @@ class Decomposed:
 
     Attributes:
         query: (B, H, S, D), constant factors taken off.
-        num_heads: H.
+        num_heads: H, the query heads.
         scale: All constant factors on queries and scores.
         softcap: 0 for none.
         softmax_precision: ONNX element type, 0 for that of the query.

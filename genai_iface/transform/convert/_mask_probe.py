@@ -78,7 +78,7 @@ def classify_mask(visible: Visible, numbers: Iterable[int], what: str) -> MaskCl
 
     Args:
         visible: Evaluates the mask.
-        numbers: See ``probe_steps``.
+        numbers: Window sizes that the mask may have, as for ``probe_steps``.
         what: The attention, for messages.
 
     Raises:

@@ -28,7 +28,7 @@ class Positions:
     """A value that holds the step's positions.
 
     Attributes:
-        value: It.
+        value: The value in the graph.
         offset: What is added to each position.
         axis: Where the tokens lie.
         rows: Whether axis 0 holds the rows of the batch; otherwise it has no rows, or one for all.
@@ -116,7 +116,7 @@ def replace_positions(
     """Feeds everything that read positions from new ones; returns how many values were replaced.
 
     Args:
-        edit: Adds nodes.
+        edit: The editor of the graph.
         place: Nodes for the new positions go before this one.
         found: What the graph's own values are.
         positions: int64 (B, S), the new ones.

@@ -38,7 +38,7 @@ class ScatterNd(Rewrite):
         past, update, starts = (input_at(node, slot) for slot in range(3))
         axes = None if past is None else rank(past)
         if past is None or update is None or starts is None or axes is None:
-            raise unsupported(f"The {describe(node)} lacks write_indices, or the rank of its cache is not known")
+            raise unsupported(f"The {describe(node)} has no write_indices, or the rank of its cache is not known")
         axis = attribute(node, "axis", -2) % axes
         indices = self._indices(node, past, update, starts, axis)
         (result,) = self._edit.before(node, "ScatterND", [past, indices, update])

@@ -20,7 +20,7 @@ class Cut:
 
     Attributes:
         whole: The value that is cut.
-        start: First element.
+        start: The first element.
         stop: End, at most the size.
         step: 1, or 2 for every other element.
     """
@@ -59,7 +59,7 @@ def on_last_axis(axis: int, value: ir.Value) -> bool:
 
 
 def cut_of(value: ir.Value | None) -> Cut | None:
-    """How a Slice or a Split cuts the last axis; None if the value is no such thing."""
+    """How a Slice or a Split cuts the last axis; None if the value is not such a thing."""
     node = None if value is None else value.producer()
     whole = None if node is None else input_at(node, 0)
     if value is None or node is None or whole is None:

@@ -97,7 +97,7 @@ def half_size(edit: Editor, place: ir.Node, factor: Factor) -> ir.Value:
     Args:
         edit: The graph's editor.
         place: Nodes are inserted before this one.
-        factor: The factor.
+        factor: The cosines or sines as the graph multiplies them.
     """
     value = factor.source
     if rank(value) == 4:

@@ -27,8 +27,8 @@ class _Rotation:
     Attributes:
         node: The node that gives the rotated value.
         parts: What is rotated; two values are joined on the last axis first.
-        cos: Its cosines.
-        sin: Its sines.
+        cos: The cosines that it multiplies.
+        sin: The sines that it multiplies.
         interleaved: Pairs are neighbours, not half the size apart.
     """
 

@@ -43,7 +43,7 @@ class QuantizeReport:
         path: The new folder.
         notes: What each rewrite did and what it left.
         nbytes_before: Bytes of the model's files, weights included.
-        nbytes_after: Likewise, afterwards.
+        nbytes_after: Bytes of the new model's files, weights included.
     """
 
     path: Path
@@ -84,7 +84,7 @@ def quantize_folder(
         embedding: Quantize the token table too, to 8 bits.
         requantize: Round again what is quantized already.
         cache_ranges: From ``calibrate``: the cache becomes int8. None leaves it.
-        kv_scales: As for ``QuantizeCache``.
+        kv_scales: The scales of an int8 cache, as ``QuantizeCache`` takes them.
         progress: Called with (tensors written, all tensors).
 
     Raises:

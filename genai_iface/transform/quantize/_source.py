@@ -37,8 +37,8 @@ class MatrixSource(Protocol):
 
     Attributes:
         name: Of the weight.
-        rows: K.
-        columns: N.
+        rows: K, the axis that a product sums over.
+        columns: N, the outputs.
         dtype: Element type of the float matrix.
         tensor: The constant that holds it.
     """
@@ -132,7 +132,7 @@ def source_of(value: ir.Value | None, *, quantized: bool = False) -> MatrixSourc
     """The constant matrix that a MatMul reads as its second input, None if there is none.
 
     Args:
-        value: That input.
+        value: The second input of the MatMul.
         quantized: Look for a dequantized matrix, otherwise for a float one.
     """
     if value is None:

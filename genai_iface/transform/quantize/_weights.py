@@ -32,7 +32,7 @@ EMBEDDING = "embedding"
 _DONE = "quantized already"
 _EXCLUDED = "excluded"
 _SMALLEST_BLOCK = 16
-_NO_BLOCK = f"K is no multiple of {_SMALLEST_BLOCK}"
+_NO_BLOCK = f"K is not a multiple of {_SMALLEST_BLOCK}"
 _MIN_OPSET = 21
 _MIN_IR_VERSION = 10
 # What may follow the product with the LM head: scaling, softcap, casts.
@@ -42,7 +42,7 @@ _AFTER_HEAD = ("Identity", "Cast", "Mul", "Div", "Add", "Tanh", "Reshape")
 class QuantizeWeights(Rewrite):
     """Quantizes the constant matrices that MatMuls read, and on request the token table.
 
-    A matrix whose K is no multiple of the block size gets smaller blocks. Each product gets integers of
+    A matrix whose K is not a multiple of the block size gets smaller blocks. Each product gets integers of
     its own, because runtimes fuse a DequantizeLinear with one reader only; a token table that is also
     the LM head stays a float table, or with ``embedding`` shares the head's 8-bit integers.
 
@@ -52,7 +52,7 @@ class QuantizeWeights(Rewrite):
         symmetric: Signed integers around zero, or unsigned ones with a zero point for each block.
         exclude: What stays as it is: shell patterns on names of MatMul nodes and of their weights, or
             the words "lm_head" and "embedding".
-        eight_bits: Likewise, what gets 8 bits where ``bits`` is 4.
+        eight_bits: Patterns of the same kind for what gets 8 bits where ``bits`` is 4.
         embedding: Quantize the token table too, to 8 bits. Needs ``signature``.
         requantize: Round again what is quantized already; otherwise it stays as it is.
         signature: Says which input holds token ids and which output the logits; without it the output
@@ -110,8 +110,16 @@ class QuantizeWeights(Rewrite):
             )
         self.kept = {}
         work = _Work(model.graph)
-        head = self._head(model.graph)
         nodes = list(model.graph)
+        # Products first: a token table may share the integers of the LM head.
+        self._products(work, nodes, self._head(model.graph))
+        self._lookups(work, nodes)
+        self._check_patterns(work.names)
+        if work.count:
+            model.ir_version = max(model.ir_version, _MIN_IR_VERSION)
+        return self.said(work.count, self._reason(work))
+
+    def _products(self, work: _Work, nodes: Sequence[ir.Node], head: ir.Node | None) -> None:
         for node in nodes:
             if is_op(node, "MatMul"):
                 self._product(work, node, is_head=node is head)
@@ -119,20 +127,22 @@ class QuantizeWeights(Rewrite):
                 self._keep("runtimes fuse no Gemm", str(node.name))
             elif is_op(node, "com.microsoft.MatMulNBits"):
                 self._keep(_DONE, str(node.name))
+
+    def _lookups(self, work: _Work, nodes: Sequence[ir.Node]) -> None:
         for node in nodes:
             if is_op(node, "Gather"):
                 self._lookup(work, node)
             elif is_op(node, "DequantizeLinear"):
                 _renew_lookup(work, node)
+
+    def _check_patterns(self, names: Sequence[str]) -> None:
+        """Refuses patterns that match nothing: a typing mistake would quantize what was to stay."""
         for pattern in (*self._exclude, *self._eight_bits):
-            if not any(fnmatchcase(name, pattern) for name in work.names):
+            if not _matches(names, [pattern]):
                 raise InvalidInputError(
                     f"No matrix has a name like {pattern!r}",
-                    remedy=f"Names in this graph: {', '.join(dict.fromkeys(work.names[:12]))}, ...",
+                    remedy=f"Names in this graph: {', '.join(dict.fromkeys(names[:12]))}, ...",
                 )
-        if work.count:
-            model.ir_version = max(model.ir_version, _MIN_IR_VERSION)
-        return self.said(work.count, self._reason(work))
 
     def _reason(self, work: _Work) -> str:
         kind = "" if self._symmetric else "u"
@@ -144,7 +154,7 @@ class QuantizeWeights(Rewrite):
         if work.tables:
             reason += "; the token table to 8 bits"
         if work.smaller:
-            reason += f"; smaller blocks for {_some(work.smaller)}, whose K is no multiple of that"
+            reason += f"; smaller blocks for {_some(work.smaller)}, whose K is not a multiple of that"
         for why, names in self.kept.items():
             reason += f"; kept {_some(names)}: {why}"
         return reason
@@ -236,7 +246,7 @@ class _Work:
     Attributes:
         edit: Adds to the graph.
         names: Names that patterns may mean, in graph order.
-        by_bits: Matrices done.
+        by_bits: The number of matrices that were quantized, by bits.
         tables: Token tables done.
         smaller: Matrices with smaller blocks than asked for.
         shared: Parts and block size of 8-bit matrices by (constant, K).

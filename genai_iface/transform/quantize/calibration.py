@@ -37,7 +37,7 @@ def windows_of(tokens: Sequence[int], /, *, context: int | None, most: int) -> l
     """Tokens cut into sequences of up to 512 that the model's context can hold.
 
     Args:
-        tokens: Token ids.
+        tokens: The token ids of the calibration text.
         context: The model's context length.
         most: Tokens to use at most.
     """

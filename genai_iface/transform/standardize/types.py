@@ -32,20 +32,7 @@ def type_outputs(node: ir.Node, opset: int) -> None:
         if tensor is not None:
             node.outputs[0].dtype, node.outputs[0].shape = tensor.dtype, ir.Shape(sizes(tensor))
         return
-    try:
-        schema = onnx.defs.get_schema(node.op_type, opset)
-        known = {str(value.name): _type_of(value) for value in node.inputs if value is not None}
-        found = onnx.shape_inference.infer_node_outputs(
-            schema,
-            ir.serde.serialize_node(node),
-            known,
-            _small_constants(node),
-            opset_imports=[onnx.helper.make_opsetid("", opset)],
-            ir_version=11,
-        )
-    except (onnx.defs.SchemaError, InferenceError, RuntimeError):
-        # A type that is not known now is asked for later, or nobody needs it.
-        return
+    found = _inferred(node, opset)
     for output in unknown:
         given = found.get(str(output.name))
         if given is None or not given.HasField("tensor_type"):
@@ -54,6 +41,24 @@ def type_outputs(node: ir.Node, opset: int) -> None:
             output.dtype = ir.DataType(given.tensor_type.elem_type)
         if output.shape is None and given.tensor_type.HasField("shape"):
             output.shape = ir.serde.deserialize_type_proto_for_shape(given)
+
+
+def _inferred(node: ir.Node, opset: int) -> dict[str, onnx.TypeProto]:
+    """What ONNX infers of a node's outputs, by their names; empty where it cannot."""
+    known = {str(value.name): _type_of(value) for value in node.inputs if value is not None}
+    try:
+        found: dict[str, onnx.TypeProto] = onnx.shape_inference.infer_node_outputs(
+            onnx.defs.get_schema(node.op_type, opset),
+            ir.serde.serialize_node(node),
+            known,
+            _small_constants(node),
+            opset_imports=[onnx.helper.make_opsetid("", opset)],
+            ir_version=11,
+        )
+    except (onnx.defs.SchemaError, InferenceError, RuntimeError):
+        # A type that is not known now is asked for later, or nobody needs it.
+        return {}
+    return found
 
 
 def _from_branches(node: ir.Node, opset: int) -> None:

@@ -34,7 +34,7 @@ def test_a_turn_runs_only_what_is_new() -> None:
         model_of(pipe).steps.clear()
         assert session.send("2") == "yes"
         head = len(b"<system>be brief\n<user>1\n<assistant>")
-        # The answer's own tokens are reused too; its stop token is no part of the next prompt.
+        # The answer's own tokens are reused too; its stop token is not part of the next prompt.
         assert session.perf_metrics.num_reused_tokens == head + len("yes")
         ran = sum(counts[0] for counts, _ in model_of(pipe).steps)
         assert ran == len(b"\n<user>2\n<assistant>") + len("yes")

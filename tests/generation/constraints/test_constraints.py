@@ -22,7 +22,7 @@ from tests.fakes import ByteTokenizer, FakeModel
 from tests.generation.constraints.constrained import KINDS, NESTED, PERSON, TIGHT, kinds, pipeline, pipeline_of
 from tests.generation.text.tokenizers_for_tests import Wrapped, byte_level
 
-# A busy machine is slow; that is no finding.
+# A busy machine is slow; that is not a finding.
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 # The text

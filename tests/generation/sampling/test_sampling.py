@@ -14,7 +14,7 @@ from genai_iface.generation import Sampler
 from genai_iface.generation.sampling import filters
 from genai_iface.generation.sampling import sampler as sampling
 
-# A busy machine is slow; that is no finding.
+# A busy machine is slow; that is not a finding.
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 

@@ -114,7 +114,7 @@ def test_several_sequences_are_refused() -> None:
     pipeline, model = speaking()
     with pytest.raises(InvalidInputError, match="takes one sequence, the call has 2"):
         pipeline.generate(["1", "2"], streamer=Recorder())
-    with pytest.raises(InvalidInputError, match="int is no streamer"):
+    with pytest.raises(InvalidInputError, match="int is not a streamer"):
         pipeline.generate("1", streamer=5)  # type: ignore[arg-type]
     assert model.steps == []
 

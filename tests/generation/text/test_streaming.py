@@ -12,7 +12,7 @@ from genai_iface.generation import Detokenizer, StopStrings, TextStream
 from tests.fakes import ByteTokenizer
 from tests.generation.text.tokenizers_for_tests import TEXTS, Wrapped, byte_level, metaspace
 
-# A busy machine is slow; that is no finding.
+# A busy machine is slow; that is not a finding.
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
 

@@ -61,7 +61,7 @@ class MaskedBuilder(_Builder):
         return super().attention(layer, x)
 
     def op(self, kind: str, inputs: Any, **more: Any) -> str:
-        # The scores' mask of the decomposed form is added where it is no boolean.
+        # The scores' mask of the decomposed form is added where it is not a boolean.
         if kind == "Where" and inputs[0] in getattr(self, "biases", ()) and self.spelling != "bool":
             return super().op("Add", [inputs[1], inputs[0]], **more)
         return super().op(kind, inputs, **more)

@@ -131,6 +131,33 @@ def test_older_operators(target: Any, variant: str) -> None:
     assert same_steps(one, other, ragged=batch > 1) < 1e-5
 
 
+def calls(*nodes: onnx.NodeProto) -> ir.Model:
+    info, number = onnx.helper.make_tensor_value_info, onnx.TensorProto.FLOAT
+    inputs = [info("x", number, ["B", "S", 16]), info("any", number, None), info("scale", number, [16])]
+    inputs += [info(name, number, [9, 2]) for name in ("cos", "sin")]
+    inputs += [info("positions", onnx.TensorProto.INT64, ["B", "S"])]
+    graph = onnx.helper.make_graph(nodes, "calls", inputs, [info("y", number, None)])
+    imports = [onnx.helper.make_opsetid("", 24), onnx.helper.make_opsetid("own", 1)]
+    return ir.from_proto(onnx.helper.make_model(graph, opset_imports=imports, ir_version=11))
+
+
+def test_a_norm_behind_an_operator_of_another_domain() -> None:
+    """ONNX infers no type there."""
+    other = onnx.helper.make_node("Foreign", ["x"], ["z"], domain="own")
+    model = calls(other, onnx.helper.make_node("RMSNormalization", ["z", "scale"], ["y"]))
+    PrimitiveOperators()(model)
+    operators = count_ops(model)
+    assert operators["Sqrt"] == 1
+    assert "RMSNormalization" not in operators
+
+
+@pytest.mark.parametrize("x", ["x", "any"])
+def test_a_rotation_without_heads_or_rank_is_refused(x: str) -> None:
+    model = calls(onnx.helper.make_node("RotaryEmbedding", [x, "cos", "sin", "positions"], ["y"]))
+    with pytest.raises(UnsupportedModelError, match=r"rank (3|None), or its heads are not known"):
+        PrimitiveOperators()(model)
+
+
 def test_older_operators_interleaved_and_in_half_precision() -> None:
     proto = scatter_model(dtype="float16")
     for node in proto.graph.node:

@@ -317,7 +317,7 @@ def test_rows_that_the_block_does_not_divide_get_smaller_blocks(tmp_path: Path) 
 def test_rows_that_no_block_divides_are_kept(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "float", hidden=24, layers=1)
     _, rewrite = quantized(source, tmp_path / "low", block_size=32)
-    assert len(rewrite.kept["K is no multiple of 16"]) == 6
+    assert len(rewrite.kept["K is not a multiple of 16"]) == 6
     assert rewrite.note.count == 2  # o has K = 32, down K = 48
 
 

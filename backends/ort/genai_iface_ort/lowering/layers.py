@@ -54,10 +54,10 @@ class Layer:
     """One layer's attention.
 
     Attributes:
-        attention: The node.
+        attention: The node that computes it.
         query, key, value: New tokens, (B, S, heads * D) or (B, heads, S, D), rotated unless ``rotary`` is set.
         past_key, past_value, present_key, present_value: Graph inputs and outputs.
-        num_heads, num_kv_heads, head_dim: Sizes.
+        num_heads, num_kv_heads, head_dim: Query heads, key/value heads, and the size of one head.
         scale: Factor on the scores; 0 for the default.
         softcap: 0 for none.
         window: Keys that a query sees, its own among them; -1 for all.

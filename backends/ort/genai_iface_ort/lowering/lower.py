@@ -52,7 +52,7 @@ def lower(model: ir.Model, signature: GraphSignature, *, level: Level, device_ki
 
     Args:
         model: The model, local functions inlined. It is changed in place.
-        signature: Its signature.
+        signature: The signature that was derived from the graph.
         level: "none" leaves it alone; "standard" keeps to standard operators; "runtime" uses ONNX Runtime's own.
         device_kind: "cpu" or "cuda".
     """

@@ -29,7 +29,7 @@ class Prepared:
 
     Attributes:
         model: The rewritten graph, or None where a file is used as it is.
-        path: That file.
+        path: The model.onnx that the session loads.
         signature: How to drive it.
         notes: What was done and why, one line each.
         logits_positions: See ``Session``.

@@ -34,7 +34,7 @@ class StoredGraph:
     """A rewritten graph on disk.
 
     Attributes:
-        path: Its model.onnx.
+        path: The model.onnx of the rewritten graph.
         signature: How to drive it.
         facts: What else ``Prepared`` needs, as it was given to ``store``.
     """

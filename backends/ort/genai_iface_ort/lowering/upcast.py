@@ -25,7 +25,7 @@ def upcast_bfloat16(model: ir.Model, signature: GraphSignature) -> str:
 
     Args:
         model: Changed in place.
-        signature: Its signature.
+        signature: The signature that was derived from the graph.
 
     Returns:
         One line that says what was done.

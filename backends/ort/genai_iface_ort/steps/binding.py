@@ -38,7 +38,7 @@ class StepInputs:
     The arrays live as long as this object: ONNX Runtime keeps their addresses only.
 
     Args:
-        session: The graph.
+        session: The loaded graph.
         rows: Rows of the runs.
         width: Tokens per row.
         total: The most columns that an attention mask will have.
@@ -94,8 +94,8 @@ class StepInputs:
 
         Args:
             values: By role, of any integer type.
-            step: The step.
-            run: The run.
+            step: The step as the caller asked for it, checked.
+            run: The rows and columns of the step that this run computes.
         """
         for role, array in self._arrays.items():
             array[...] = values[role]

@@ -19,7 +19,7 @@ class BoundStep(StepInputs):
     """Steps of one shape on some rows of one cache.
 
     Args:
-        session: The graph.
+        session: The loaded graph.
         cache: The cache; its buffers must stay where they are.
         run: The first run.
         step: Its step.

@@ -26,8 +26,8 @@ class ConcatRunner:
     and others apart.
 
     Args:
-        session: The graph.
-        spec: The model.
+        session: The loaded graph.
+        spec: What the model is; it gives the sizes of the caches.
     """
 
     def __init__(self, session: Session, spec: ModelSpec) -> None:

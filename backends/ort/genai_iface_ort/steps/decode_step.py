@@ -25,7 +25,7 @@ class DecodeStep:
 
     Args:
         bound: The step, after a run that was in place.
-        vocab_size: V.
+        vocab_size: V, the columns of the logits.
         ends: Tokens of the longest row after the step for which the buffers are neither too small nor too large.
     """
 

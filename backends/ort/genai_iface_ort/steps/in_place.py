@@ -55,8 +55,8 @@ class InPlaceRunner:
     """Implements ``Runner[OrtCache]``.
 
     Args:
-        session: The graph.
-        spec: The model.
+        session: The loaded graph.
+        spec: What the model is; it gives the sizes of the caches.
         options: The load options.
     """
 

@@ -30,7 +30,7 @@ class LogitsOutput:
     callers have chosen their token by then, so that no step allocates or copies.
 
     Args:
-        session: The graph.
+        session: The loaded graph.
         binding: Where the output is bound.
         rows: Rows of the runs.
         count: Logits per row.

@@ -23,7 +23,7 @@ class Probe:
     Args:
         buffers: All buffers of the cache.
         row: A row with at least one new token.
-        start: Its length.
+        start: The length of the row before the step.
         width: Columns of the step, padding included.
     """
 

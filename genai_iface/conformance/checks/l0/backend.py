@@ -58,13 +58,13 @@ def signatures(context: Context) -> None:
 def info(context: Context) -> None:
     """The information is a BackendInfo whose fields have their types."""
     got: Any = context.backend.info()
-    expect(isinstance(got, BackendInfo), "info() gives no BackendInfo", got=type(got).__name__)
+    expect(isinstance(got, BackendInfo), "info() does not return a BackendInfo", got=type(got).__name__)
     for name in ("name", "version", "runtime", "runtime_version"):
         value = getattr(got, name)
-        expect(isinstance(value, str) and value != "", f"BackendInfo.{name} is no text", got=repr(value))
+        expect(isinstance(value, str) and value != "", f"BackendInfo.{name} is not text", got=repr(value))
     limits = got.limits
     bad = {key: value for key, value in limits.items() if not isinstance(value, int) or value < 1}
-    expect(not bad, "BackendInfo.limits holds what is no positive integer", got=bad)
+    expect(not bad, "BackendInfo.limits holds what is not a positive integer", got=bad)
 
 
 @check("L0.backend.info_stable", spec=["Backend.info.3"])

@@ -143,5 +143,5 @@ def finite(context: Context) -> None:
     subject = context.subject()
     got = subject.model.forward(subject.golden.tokens[:1], context.cache(subject, capacity=24))
     equal(str(got.dtype), "float32", "the dtype of the logits")
-    expect(isinstance(got, np.ndarray), "the logits are no NumPy array", got=type(got).__name__)
+    expect(isinstance(got, np.ndarray), "the logits are not a NumPy array", got=type(got).__name__)
     expect(np.isfinite(got).all(), "logits are not finite", num_wrong=int((~np.isfinite(got)).sum()))
