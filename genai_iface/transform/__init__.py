@@ -2,6 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Exact rewrites of a loaded graph, on ONNX IR. Rooms below write new folders: ``fuse``, ``convert``, ``quantize``."""
 
+import importlib
+from typing import TYPE_CHECKING
+
 from genai_iface.transform.bnsh_cache import BnshCache
 from genai_iface.transform.gather_elements import GatherElements
 from genai_iface.transform.gather_quantized import GatherQuantized
@@ -10,8 +13,10 @@ from genai_iface.transform.rewrite import Note, Rewrite
 from genai_iface.transform.select_logits import LOGITS_POSITIONS, SelectLogits
 from genai_iface.transform.separate_dequantization import SeparateDequantization
 from genai_iface.transform.standard import StandardResult, apply_standard
-from genai_iface.transform.standardize.standardize import Standardized, standardize
 from genai_iface.transform.symbolic_capacity import SymbolicCapacity
+
+if TYPE_CHECKING:
+    from genai_iface.transform.standardize.standardize import Standardized, standardize
 
 __all__ = [
     "LOGITS_POSITIONS",
@@ -29,3 +34,10 @@ __all__ = [
     "apply_standard",
     "standardize",
 ]
+
+
+def __getattr__(name: str) -> object:
+    # Only graphs with contrib operators need it.
+    if name in ("Standardized", "standardize"):
+        return getattr(importlib.import_module("genai_iface.transform.standardize.standardize"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -12,6 +12,7 @@ from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 
 from genai_iface.backend_kit import (
@@ -36,7 +37,7 @@ from genai_iface.capabilities import Capability
 from genai_iface.errors import BackendError
 from genai_iface.folder import ModelFolder
 from genai_iface.graph import GraphSignature
-from genai_iface.transform import LOGITS_POSITIONS, SelectLogits, standardize
+from genai_iface.transform import LOGITS_POSITIONS, SelectLogits
 from genai_iface.types import Device, LogitsMode, ModelSpec, UpdateMode
 from genai_iface_numpy.cache import BufferSpec, NumpyCache
 from genai_iface_numpy.evaluator import Evaluator
@@ -88,11 +89,9 @@ class NumpyModel:
     """
 
     def __init__(self, folder: ModelFolder, /, *, device: Device) -> None:
-        # onnx.reference has no contrib operators: they, and the cache of GroupQueryAttention, become standard ones.
-        standard = standardize(folder.load_ir(), folder.signature)
-        graph, signature = standard.model, standard.signature
+        graph, signature = _standard(folder.load_ir(), folder.signature)
         self._folder, self._signature, self._device = folder, signature, device
-        self._spec = replace(folder.spec, cache=signature.cache) if standard.notes else folder.spec
+        self._spec = replace(folder.spec, cache=signature.cache)
         self._inputs = GraphInputs(signature, context_length=self._spec.context_length)
         self._outputs = [signature.logits, *(tensor.present for tensor in signature.cache_tensors)]
         self._buffer_specs = _buffer_specs(signature)
@@ -233,6 +232,16 @@ class NumpyModel:
                 buffer[...] = new
                 mode = "copied"
         return logits, mode
+
+
+def _standard(graph: ir.Model, signature: GraphSignature) -> tuple[ir.Model, GraphSignature]:
+    """A graph in standard operators: onnx.reference has no contrib ones, and no cache of GroupQueryAttention."""
+    if graph.opset_imports.keys() <= {"", "ai.onnx"}:
+        return graph, signature
+    from genai_iface.transform import standardize  # noqa: PLC0415 - most graphs do not need it
+
+    standard = standardize(graph, signature)
+    return standard.model, standard.signature
 
 
 def _buffer_specs(signature: GraphSignature) -> tuple[BufferSpec, ...]:
