@@ -16,7 +16,7 @@ from genai_iface.transform.standard import StandardResult, apply_standard
 from genai_iface.transform.symbolic_capacity import SymbolicCapacity
 
 if TYPE_CHECKING:
-    from genai_iface.transform.standardize.standardize import Standardized, standardize
+    from genai_iface.transform.contrib.standardize import Standardized, standardize
 
 __all__ = [
     "LOGITS_POSITIONS",
@@ -39,5 +39,5 @@ __all__ = [
 def __getattr__(name: str) -> object:
     # Only graphs with contrib operators need it.
     if name in ("Standardized", "standardize"):
-        return getattr(importlib.import_module("genai_iface.transform.standardize.standardize"), name)
+        return getattr(importlib.import_module("genai_iface.transform.contrib.standardize"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

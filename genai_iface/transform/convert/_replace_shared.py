@@ -9,8 +9,8 @@ from collections.abc import Callable
 import onnx_ir as ir
 
 from genai_iface.graph.signature import GraphSignature
+from genai_iface.transform.contrib.shared_cache import SharedCache
 from genai_iface.transform.convert._cache_surgery import LayerNote
-from genai_iface.transform.standardize.shared_cache import SharedCache
 
 __all__ = ["replace_shared_cache"]
 

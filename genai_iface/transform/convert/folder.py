@@ -16,6 +16,8 @@ from genai_iface.folder._files import read_json
 from genai_iface.graph._walk import attribute, is_op
 from genai_iface.registry import load_model
 from genai_iface.transform._model_writer import copy_companions, new_folder, save_checked
+from genai_iface.transform.contrib.operators import has_foreign_nodes
+from genai_iface.transform.contrib.types import GROUPED
 from genai_iface.transform.convert._cache_surgery import Converted
 from genai_iface.transform.convert._mask_probe import window_sizes
 from genai_iface.transform.convert._primitive_operators import PrimitiveOperators
@@ -24,8 +26,6 @@ from genai_iface.transform.convert.concat_cache import to_concat
 from genai_iface.transform.convert.scatter_cache import to_scatter
 from genai_iface.transform.convert.scatter_nd import to_scatter_nd
 from genai_iface.transform.convert.standard_model import to_standard
-from genai_iface.transform.standardize.operators import has_foreign_nodes
-from genai_iface.transform.standardize.types import GROUPED
 
 __all__ = ["Target", "convert_folder"]
 

@@ -15,11 +15,11 @@ from genai_iface.graph.derive import derive_signature
 from genai_iface.graph.signature import GraphSignature
 from genai_iface.transform._graph_probe import GraphProbe
 from genai_iface.transform._raise_opset import check_age, raise_opset
+from genai_iface.transform.contrib.operators import ATTENTION_OPERATORS, StandardOperators
 from genai_iface.transform.convert._cache_surgery import CacheSurgery, Converted, finished, layer_notes
 from genai_iface.transform.convert._cached_attention import CacheLayer, read_cache_layers
 from genai_iface.transform.convert._replace_shared import replace_shared_cache
 from genai_iface.transform.convert._step_positions import StepValues, find_step_values
-from genai_iface.transform.standardize.operators import ATTENTION_OPERATORS, StandardOperators
 
 __all__ = ["to_scatter"]
 

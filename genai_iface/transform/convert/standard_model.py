@@ -14,10 +14,10 @@ from genai_iface.graph._edit import infer_shapes
 from genai_iface.graph._walk import unsupported
 from genai_iface.graph.derive import derive_signature
 from genai_iface.transform._raise_opset import check_age, raise_opset
+from genai_iface.transform.contrib.operators import OPSET, StandardOperators, check_standard, has_foreign_nodes
 from genai_iface.transform.convert._cache_surgery import Converted, LayerNote, finished
 from genai_iface.transform.convert._replace_shared import replace_shared_cache
 from genai_iface.transform.convert.scatter_cache import to_scatter
-from genai_iface.transform.standardize.operators import OPSET, StandardOperators, check_standard, has_foreign_nodes
 
 __all__ = ["to_standard"]
 

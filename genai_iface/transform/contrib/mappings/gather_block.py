@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from genai_iface.graph._edit import Lazy
 from genai_iface.graph._walk import is_op
-from genai_iface.transform.standardize.mappings.matmul_nbits import Blocked, blocked_matrix, table_key
-from genai_iface.transform.standardize.mappings.packed import (
+from genai_iface.transform.contrib.mappings.matmul_nbits import Blocked, blocked_matrix, table_key
+from genai_iface.transform.contrib.mappings.packed import (
     PackedTensor,
     packed_tensor,
     signed,
@@ -21,7 +21,7 @@ from genai_iface.transform.standardize.mappings.packed import (
     unpack,
     unsigned,
 )
-from genai_iface.transform.standardize.site import Site
+from genai_iface.transform.contrib.site import Site
 
 __all__ = ["gather_block_quantized"]
 

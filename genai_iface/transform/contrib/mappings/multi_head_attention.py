@@ -7,7 +7,7 @@ from __future__ import annotations
 import onnx_ir as ir
 
 from genai_iface.graph._walk import dim, output_at
-from genai_iface.transform.standardize.site import Site
+from genai_iface.transform.contrib.site import Site
 
 __all__ = ["multi_head_attention"]
 

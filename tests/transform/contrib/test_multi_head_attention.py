@@ -13,7 +13,7 @@ import pytest
 from numpy.typing import NDArray
 
 from genai_iface.errors import UnsupportedModelError
-from tests.transform.standardize.one_node import on_ort, one_node, same, standard
+from tests.transform.contrib.one_node import on_ort, one_node, same, standard
 
 ROWS, HEADS, SIZE, NEW, PAST = 2, 3, 8, 4, 5
 WIDE = HEADS * SIZE

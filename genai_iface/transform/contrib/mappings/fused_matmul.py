@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from genai_iface.transform.standardize.site import Site
+from genai_iface.transform.contrib.site import Site
 
 __all__ = ["fused_gemm", "fused_matmul"]
 

@@ -13,8 +13,8 @@ import pytest
 from numpy.typing import NDArray
 
 from genai_iface.errors import UnsupportedModelError
-from tests.transform.standardize.one_node import one_node, same, standard
-from tests.transform.standardize.test_weights import packed
+from tests.transform.contrib.one_node import one_node, same, standard
+from tests.transform.contrib.test_weights import packed
 
 EXPERTS, HIDDEN, INNER, TOKENS = 5, 32, 64, 6
 RANDOM = np.random.default_rng(0)

@@ -11,8 +11,8 @@ import onnx_ir as ir
 
 from genai_iface.graph._edit import constant_tensor, copy_type
 from genai_iface.graph._walk import dim, static_dim
-from genai_iface.transform.standardize.mappings.rotary import rotated
-from genai_iface.transform.standardize.site import Site
+from genai_iface.transform.contrib.mappings.rotary import rotated
+from genai_iface.transform.contrib.site import Site
 from genai_iface.types import LayerCacheSpec
 
 __all__ = ["StepInputs", "grouped_query"]

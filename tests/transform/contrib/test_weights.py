@@ -15,7 +15,7 @@ from onnx import helper
 
 from genai_iface.errors import UnsupportedModelError
 from genai_iface.graph._edit import constant_array
-from tests.transform.standardize.one_node import one_node, same, standard
+from tests.transform.contrib.one_node import one_node, same, standard
 
 
 def packed(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:

@@ -14,11 +14,11 @@ from genai_iface.graph._edit import Editor
 from genai_iface.graph._walk import describe, input_at, is_op, unsupported
 from genai_iface.graph.signature import GraphSignature, InputRole
 from genai_iface.transform._graph_probe import GraphProbe
+from genai_iface.transform.contrib.mappings.grouped_query import StepInputs, grouped_query
+from genai_iface.transform.contrib.operators import OPSET
+from genai_iface.transform.contrib.site import KEEP, Scope, Site
+from genai_iface.transform.contrib.types import GROUPED
 from genai_iface.transform.rewrite import Note, Rewrite
-from genai_iface.transform.standardize.mappings.grouped_query import StepInputs, grouped_query
-from genai_iface.transform.standardize.operators import OPSET
-from genai_iface.transform.standardize.site import KEEP, Scope, Site
-from genai_iface.transform.standardize.types import GROUPED
 
 __all__ = ["SharedCache"]
 

@@ -14,7 +14,7 @@ import onnx_ir as ir
 from genai_iface.errors import UnsupportedModelError
 from genai_iface.graph._edit import Editor, constant_tensor, copy_type, replace_value
 from genai_iface.graph._walk import attribute, describe, input_at, output_at, rank, static_dim, unsupported
-from genai_iface.transform.standardize.types import type_outputs
+from genai_iface.transform.contrib.types import type_outputs
 
 __all__ = ["KEEP", "Scope", "Site"]
 

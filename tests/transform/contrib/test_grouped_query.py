@@ -14,9 +14,9 @@ import pytest
 
 from genai_iface.errors import UnsupportedModelError
 from genai_iface.graph import derive_signature
-from genai_iface.transform.standardize.standardize import standardize
+from genai_iface.transform.contrib.standardize import standardize
+from tests.transform.contrib.one_layer import VOCABULARY, Layer, one_layer
 from tests.transform.convert.drive import Drive, load, on_ort, on_reference
-from tests.transform.standardize.one_layer import VOCABULARY, Layer, one_layer
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*in-place optimization.*")
 # The window's border and chunks that cross it are among these.

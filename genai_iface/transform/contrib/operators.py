@@ -14,24 +14,24 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 
 from genai_iface.graph._edit import Editor
 from genai_iface.graph._walk import describe, op, unsupported
-from genai_iface.transform.rewrite import Note, Rewrite
-from genai_iface.transform.standardize.mappings.activations import bias_gelu, fast_gelu, gelu, quick_gelu, swiglu
-from genai_iface.transform.standardize.mappings.experts import mixture_of_experts, quantized_mixture_of_experts
-from genai_iface.transform.standardize.mappings.fused_matmul import fused_gemm, fused_matmul
-from genai_iface.transform.standardize.mappings.gather_block import gather_block_quantized
-from genai_iface.transform.standardize.mappings.integer_matmul import (
+from genai_iface.transform.contrib.mappings.activations import bias_gelu, fast_gelu, gelu, quick_gelu, swiglu
+from genai_iface.transform.contrib.mappings.experts import mixture_of_experts, quantized_mixture_of_experts
+from genai_iface.transform.contrib.mappings.fused_matmul import fused_gemm, fused_matmul
+from genai_iface.transform.contrib.mappings.gather_block import gather_block_quantized
+from genai_iface.transform.contrib.mappings.integer_matmul import (
     dynamic_quantize_matmul,
     matmul_integer_to_float,
     plain_linear,
 )
-from genai_iface.transform.standardize.mappings.matmul_bnb4 import matmul_bnb4
-from genai_iface.transform.standardize.mappings.matmul_nbits import matmul_nbits
-from genai_iface.transform.standardize.mappings.multi_head_attention import multi_head_attention
-from genai_iface.transform.standardize.mappings.norms import simplified_norm, skip_layer_norm, skip_simplified_norm
-from genai_iface.transform.standardize.mappings.packed import packed_tensor
-from genai_iface.transform.standardize.mappings.rotary import rotary_embedding
-from genai_iface.transform.standardize.site import KEEP, Scope, Site
-from genai_iface.transform.standardize.types import type_outputs
+from genai_iface.transform.contrib.mappings.matmul_bnb4 import matmul_bnb4
+from genai_iface.transform.contrib.mappings.matmul_nbits import matmul_nbits
+from genai_iface.transform.contrib.mappings.multi_head_attention import multi_head_attention
+from genai_iface.transform.contrib.mappings.norms import simplified_norm, skip_layer_norm, skip_simplified_norm
+from genai_iface.transform.contrib.mappings.packed import packed_tensor
+from genai_iface.transform.contrib.mappings.rotary import rotary_embedding
+from genai_iface.transform.contrib.site import KEEP, Scope, Site
+from genai_iface.transform.contrib.types import type_outputs
+from genai_iface.transform.rewrite import Note, Rewrite
 
 __all__ = ["ATTENTION_OPERATORS", "OPSET", "StandardOperators", "check_standard", "has_foreign_nodes"]
 

@@ -12,8 +12,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from genai_iface.graph._edit import Lazy
-from genai_iface.transform.standardize.mappings.packed import packed_tensor
-from genai_iface.transform.standardize.site import Site
+from genai_iface.transform.contrib.mappings.packed import packed_tensor
+from genai_iface.transform.contrib.site import Site
 
 __all__ = ["matmul_bnb4"]
 

@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from genai_iface.errors import UnsupportedModelError
-from tests.transform.standardize.one_node import on_ort, one_node, same, standard
+from tests.transform.contrib.one_node import on_ort, one_node, same, standard
 
 RANDOM = np.random.default_rng(0)
 TOLERANCES = {np.float32: 1e-5, np.float16: 4e-3}

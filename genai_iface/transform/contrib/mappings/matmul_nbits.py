@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from genai_iface.graph._edit import Lazy, constant_tensor
 from genai_iface.transform._weights import sizes
-from genai_iface.transform.standardize.mappings.packed import (
+from genai_iface.transform.contrib.mappings.packed import (
     PackedTensor,
     packed_tensor,
     signed,
@@ -22,7 +22,7 @@ from genai_iface.transform.standardize.mappings.packed import (
     unpack,
     unsigned,
 )
-from genai_iface.transform.standardize.site import Site
+from genai_iface.transform.contrib.site import Site
 
 __all__ = ["Blocked", "blocked_matrix", "matmul_nbits", "table_key"]
 

@@ -13,9 +13,9 @@ from genai_iface.graph._edit import infer_shapes
 from genai_iface.graph.derive import derive_signature
 from genai_iface.graph.signature import GraphSignature
 from genai_iface.transform._raise_opset import check_age, raise_opset
+from genai_iface.transform.contrib.operators import OPSET, StandardOperators, check_standard, has_foreign_nodes
+from genai_iface.transform.contrib.shared_cache import SharedCache
 from genai_iface.transform.rewrite import Note
-from genai_iface.transform.standardize.operators import OPSET, StandardOperators, check_standard, has_foreign_nodes
-from genai_iface.transform.standardize.shared_cache import SharedCache
 
 __all__ = ["Standardized", "standardize"]
 

@@ -18,7 +18,7 @@ from onnx.reference import ReferenceEvaluator
 
 from genai_iface.transform import GatherElements
 from genai_iface.transform._raise_opset import raise_opset
-from genai_iface.transform.standardize.operators import OPSET, StandardOperators, check_standard
+from genai_iface.transform.contrib.operators import OPSET, StandardOperators, check_standard
 
 Arrays = Mapping[str, NDArray[Any]]
 
