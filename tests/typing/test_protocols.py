@@ -19,18 +19,25 @@ from genai_iface import (
     Backend,
     BackendInfo,
     Device,
+    GenerationConfig,
     Generator,
     KVCache,
     Model,
     Pipeline,
+    SupportsGenerator,
     TextGenerationPipeline,
     Tokenizer,
     load_backend,
 )
 from genai_iface.folder import FolderTokenizer
-from genai_iface.generation import ModelGenerator
+from genai_iface.generation import Engine, ModelGenerator, ScheduledRequest
+from genai_iface.generation._engines import Engines, ModelEngines
+from genai_iface.generation.beam.search import BeamSearch
+from genai_iface.generation.runtime.engines import RuntimeEngines
+from genai_iface.generation.runtime.loop import RuntimeLoop
 from genai_iface.types import LogitsMode, ModelSpec, UpdateMode
 from tests.fakes import ByteTokenizer, FakeCache, FakeModel
+from tests.generation.runtime.fake_runtime import FakeRuntime
 
 
 class OwnCache(KVCache):
@@ -184,6 +191,23 @@ def test_what_the_sdk_brings_itself() -> None:
     generator.generate_next_token()
     assert generator.token_count() == 3
     assert tokenizer_class.__name__ == "FolderTokenizer"
+
+
+def test_a_runtime_that_owns_its_loop() -> None:
+    runtime = FakeRuntime()
+    backend: Backend = runtime
+    supports: SupportsGenerator = runtime
+    generator: Generator = supports.generator("anywhere", config=GenerationConfig())
+    assert generator.token_count() == 0
+    assert isinstance(backend, SupportsGenerator)
+
+
+def test_the_engines() -> None:
+    engine: Engine = ModelGenerator(FakeModel(), capacity=8)
+    kinds: tuple[type[Engine], ...] = (BeamSearch, RuntimeLoop, ScheduledRequest)
+    makers: tuple[type[Engines], ...] = (ModelEngines, RuntimeEngines)
+    assert engine.metrics.num_prompt_tokens == 0
+    assert len(kinds) + len(makers) == 5
 
 
 def test_the_numpy_backend() -> None:

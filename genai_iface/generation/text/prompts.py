@@ -36,16 +36,15 @@ def encode_prompt(tokenizer: Tokenizer, prompt: Prompt, /) -> EncodedPrompt:
         InvalidInputError: The shape means nothing, or a prompt is empty.
     """
     is_chat = _is_conversation(prompt)
-    if is_chat:
+    if not (is_chat or _is_text(prompt)):
+        encoded = _as_lists(prompt)
+    elif is_chat:
         text = tokenizer.apply_chat_template(cast("Sequence[Mapping[str, Any]]", prompt))
         # The template writes the special tokens itself.
         encoded = [tokenizer.encode(text, add_special_tokens=False)]
-    elif isinstance(prompt, str):
-        encoded = [tokenizer.encode(prompt)]
-    elif _is_sequence(prompt) and len(prompt) and all(isinstance(item, str) for item in prompt):
-        encoded = [tokenizer.encode(cast("str", item)) for item in prompt]
     else:
-        encoded = _as_lists(prompt)
+        texts = [prompt] if isinstance(prompt, str) else cast("Sequence[str]", prompt)
+        encoded = [tokenizer.encode(one) for one in texts]
     for index, ids in enumerate(encoded):
         if not ids:
             raise InvalidInputError(
@@ -73,6 +72,14 @@ def decode_prompt(tokenizer: Tokenizer, token_ids: Sequence[int], /) -> str:
     """The text of a prompt, without a character at its end that is not complete: what follows completes it."""
     known = [token for token in token_ids if token < tokenizer.vocab_size]
     return tokenizer.decode(known).rstrip("\ufffd")
+
+
+def _is_text(prompt: object) -> bool:
+    """Whether a prompt is a text or a list of texts."""
+    if isinstance(prompt, str):
+        return True
+    items = cast("Sequence[Any]", prompt)
+    return _is_sequence(prompt) and not _is_empty(prompt) and all(isinstance(item, str) for item in items)
 
 
 def _is_sequence(prompt: object) -> bool:
