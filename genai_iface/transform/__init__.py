@@ -5,18 +5,31 @@
 import importlib
 from typing import TYPE_CHECKING
 
-from genai_iface.transform.bnsh_cache import BnshCache
 from genai_iface.transform.gather_elements import GatherElements
-from genai_iface.transform.gather_quantized import GatherQuantized
-from genai_iface.transform.pack_projections import PackProjections
 from genai_iface.transform.rewrite import Note, Rewrite
 from genai_iface.transform.select_logits import LOGITS_POSITIONS, SelectLogits
-from genai_iface.transform.separate_dequantization import SeparateDequantization
-from genai_iface.transform.standard import StandardResult, apply_standard
-from genai_iface.transform.symbolic_capacity import SymbolicCapacity
 
 if TYPE_CHECKING:
+    from genai_iface.transform.bnsh_cache import BnshCache
     from genai_iface.transform.contrib.standardize import Standardized, standardize
+    from genai_iface.transform.gather_quantized import GatherQuantized
+    from genai_iface.transform.pack_projections import PackProjections
+    from genai_iface.transform.separate_dequantization import SeparateDequantization
+    from genai_iface.transform.standard import StandardResult, apply_standard
+    from genai_iface.transform.symbolic_capacity import SymbolicCapacity
+
+# Loaded when they are used: a backend takes one or two of them, and few graphs have contrib operators.
+_MODULES = {
+    "BnshCache": "bnsh_cache",
+    "GatherQuantized": "gather_quantized",
+    "PackProjections": "pack_projections",
+    "SeparateDequantization": "separate_dequantization",
+    "StandardResult": "standard",
+    "Standardized": "contrib.standardize",
+    "SymbolicCapacity": "symbolic_capacity",
+    "apply_standard": "standard",
+    "standardize": "contrib.standardize",
+}
 
 __all__ = [
     "LOGITS_POSITIONS",
@@ -37,7 +50,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> object:
-    # Only graphs with contrib operators need it.
-    if name in ("Standardized", "standardize"):
-        return getattr(importlib.import_module("genai_iface.transform.contrib.standardize"), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"genai_iface.transform.{_MODULES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
