@@ -72,7 +72,7 @@ def test_the_estimate_is_what_a_cache_of_the_reference_backend_reports(tmp_path:
 )
 def test_the_estimate_is_what_a_filled_cache_of_onnx_runtime_reports(tmp_path: Path, fields: dict[str, Any]) -> None:
     folder = write_folder(tmp_path / "model", **fields)
-    options = {"growth_slots": 1, "optimize": "none" if fields.get("dtype") == "bfloat16" else "runtime"}
+    options = {"growth_positions": 1, "optimize": "none" if fields.get("dtype") == "bfloat16" else "runtime"}
     try:
         model = load_model(folder, backend="ort", options=options)
     except GenAIError as error:
@@ -87,7 +87,7 @@ def test_the_estimate_is_what_a_filled_cache_of_onnx_runtime_reports(tmp_path: P
 @needs_ort
 @pytest.mark.parametrize("length", [1, 63, 65, 300])
 def test_growing_buffers_take_at_most_a_step_more(length: int) -> None:
-    model = load_model(default_folder(), backend="ort", options={"growth_slots": 64})
+    model = load_model(default_folder(), backend="ort", options={"growth_positions": 64})
     cache = model.create_cache(batch_size=2)
     model.forward(np.full((2, length), 5), cache, logits="none")
     least = estimate_cache_bytes(default_folder(), 2, length)

@@ -29,8 +29,8 @@ FOLDERS: dict[str, dict[str, Any]] = {
 
 SIDES: dict[str, dict[str, Any]] = {
     "numpy": {"backend": "numpy"},
-    "ort, none": {"backend": "ort", "options": {"optimize": "none", "growth_slots": 2}},
-    "ort, runtime": {"backend": "ort", "options": {"growth_slots": 2}},
+    "ort, none": {"backend": "ort", "options": {"optimize": "none", "growth_positions": 2}},
+    "ort, runtime": {"backend": "ort", "options": {"growth_positions": 2}},
 }
 CASES = [
     pytest.param(fields, side, id=f"{name}-{kind}", marks=[needs_ort] if "ort" in kind else [])

@@ -39,16 +39,16 @@ def test_a_device_buffer_does_what_a_host_buffer_does(layout: str) -> None:
 
     def same(rows: int, used: int) -> None:
         assert [buffer.rows for buffer in both] == [rows, rows]
-        assert both[0].slots == both[1].slots
+        assert both[0].num_positions == both[1].num_positions
         assert both[0].row_nbytes == both[1].row_nbytes
         for row in range(rows):
             one, other = (buffer.read(row, np.arange(used)) for buffer in both)
             assert np.array_equal(one, other)
 
     same(3, 8)
-    for slots in (12, 6, 10):
+    for positions in (12, 6, 10):
         for buffer in both:
-            buffer.set_slots(slots, 6)
+            buffer.resize(positions, 6)
         same(3, 6)
     assert both[0].nbytes == both[1].nbytes
     forks = [buffer.copy(6) for buffer in both]

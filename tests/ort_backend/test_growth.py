@@ -20,7 +20,7 @@ LONG = {"max_positions": 512}
 @pytest.fixture(scope="module", params=["scatter", "scatter-bsh", "scatter-fixed", "shared", "circular-and-linear"])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     more = LONG if request.param != "scatter-fixed" else {**LONG, "capacity": 512}
-    return ort_model(write(tmp_path_factory.mktemp("models"), request.param, **more), "none", growth_slots=16)
+    return ort_model(write(tmp_path_factory.mktemp("models"), request.param, **more), "none", growth_positions=16)
 
 
 def tokens(seed: int, *shape: int) -> np.ndarray:
@@ -39,22 +39,22 @@ def test_memory_follows_the_longest_row(model: Any) -> None:
     for at in range(0, 120, 10):
         model.forward(tokens(at, 2, 10), cache, counts=np.array([10, 5]), logits="none")
         sizes.append(cache.nbytes)
-        slots = 2 * int(cache.lengths.max()) * cache.bytes_per_token
-        assert cache.nbytes <= slots + 2 * 26 * cache.bytes_per_token
+        positions = 2 * int(cache.lengths.max()) * cache.bytes_per_token
+        assert cache.nbytes <= positions + 2 * 26 * cache.bytes_per_token
     assert len(set(sizes)) >= 5
     assert cache.capacity == 500
 
 
 def test_growth_is_in_steps(model: Any) -> None:
     cache = model.create_cache(capacity=500)
-    slots = set()
+    positions = set()
     for at in range(80):
         model.forward(tokens(at, 1, 1), cache, logits="none")
-        slots.add(cache.slots)
-    assert slots == {16, 32, 48, 64, 80}
+        positions.add(cache.num_positions)
+    assert positions == {16, 32, 48, 64, 80}
     run(model, cache, tokens(0, 1, 300), 1 if model.spec.cache.is_circular else 10)
     # Long rows grow by larger steps.
-    assert cache.slots % 32 == 0
+    assert cache.num_positions % 32 == 0
 
 
 def test_growth_keeps_every_bit(model: Any) -> None:
@@ -82,7 +82,7 @@ def test_logits_do_not_depend_on_growth(model: Any) -> None:
 def test_short_rows_get_short_buffers_again(model: Any) -> None:
     cache = model.create_cache(batch_size=2, capacity=500)
     run(model, cache, tokens(2, 2, 200), 50)
-    long = cache.slots
+    long = cache.num_positions
     assert long >= 200
     kept = cache.read(1, 1)
     if model.spec.cache.is_circular:
@@ -91,7 +91,7 @@ def test_short_rows_get_short_buffers_again(model: Any) -> None:
     else:
         cache.rewind_to([10, 20])
     model.forward(tokens(3, 2, 1), cache)
-    assert cache.slots < long / 4
+    assert cache.num_positions < long / 4
     if not model.spec.cache.is_circular:
         for old, new in zip(kept, cache.read(1, 1), strict=True):
             assert np.array_equal(old[:, :20], new[:, :20])
@@ -108,8 +108,8 @@ def test_no_memory_to_grow_leaves_the_cache_usable(model: Any, monkeypatch: pyte
     for one in (cache, twin):
         model.forward(ids[:, :14], one, logits="none")
     content = [[cache.read(layer, row) for layer in range(2)] for row in range(2)]
-    slots = cache.slots
-    linear = sum(spec.window is None for spec in cache.specs)
+    positions = cache.num_positions
+    linear = sum(buffer.spec.window is None for buffer in cache.buffers)
     calls, real = 0, np.zeros
 
     def zeros(*args: Any, **kwargs: Any) -> np.ndarray:
@@ -126,7 +126,7 @@ def test_no_memory_to_grow_leaves_the_cache_usable(model: Any, monkeypatch: pyte
             model.forward(ids[:, 14:], cache)
     assert isinstance(caught.value.__cause__, MemoryError)
     assert calls == min(failing, linear - 1) + 1
-    assert cache.slots == slots
+    assert cache.num_positions == positions
     assert cache.lengths.tolist() == [14, 14]
     for row in range(2):
         for layer in range(2):
@@ -151,7 +151,7 @@ def test_growth_needs_one_buffer_above_the_final_size(model: Any, monkeypatch: p
 
     with monkeypatch.context() as patch:
         patch.setattr(buffers.np, "zeros", zeros)
-        cache.set_slots(300)
+        cache.resize(300)
     assert max(alive) <= cache.nbytes + max(allocated)
 
 

@@ -38,7 +38,7 @@ def test_a_step_writes_its_tokens_and_nothing_else(tmp_path: Path, name: str, le
     assert cache.update_mode == "in_place"
     for old, buffer in zip(before, cache.buffers, strict=True):
         changed = (old != buffer.blocks).any(axis=(0, 1, 3))
-        assert changed.tolist() == [slot == 4 for slot in range(buffer.slots)]
+        assert changed.tolist() == [position == 4 for position in range(buffer.num_positions)]
 
 
 def test_a_copy_is_reported_warned_about_once_and_harmless(tmp_path: Path) -> None:

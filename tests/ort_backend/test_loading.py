@@ -25,7 +25,8 @@ from genai_iface import (
     load_backend,
     load_model,
 )
-from genai_iface_ort import prepare, session
+from genai_iface_ort import session
+from genai_iface_ort.lowering import prepare
 from tests.ort_backend.cases import close, numpy_model, ort_model, write
 
 
@@ -77,13 +78,13 @@ def test_unknown_devices_are_refused(folder: Path, device: str) -> None:
 @pytest.mark.parametrize(
     "options",
     [
-        {"optimize": "none"},
+        {"optimizer": "none"},
         {"optimize": "all"},
         {"optimize": None},
         {"num_threads": -1},
         {"num_threads": 1.5},
         {"num_threads": True},
-        {"growth_slots": -1},
+        {"growth_positions": -1},
         {"session_options": []},
         {"session_options": {1: 2}},
         {"session_options": {"no_such_attribute": 1}},
@@ -146,7 +147,7 @@ def test_a_capacity_that_something_depends_on_stays(tmp_path: Path) -> None:
     assert Capability.GROWTH in model.capabilities
     cache = model.create_cache(batch_size=2)
     assert cache.capacity == 48
-    # The mask of this graph is made for exactly as many slots.
+    # The mask of this graph is made for exactly as many positions.
     folder = write(tmp_path, "scatter-mask", capacity=48)
     graph = onnx.load(folder / "model.onnx")
     mask = next(value for value in graph.graph.input if value.name == "attention_mask")
@@ -165,7 +166,7 @@ def test_a_capacity_that_something_depends_on_stays(tmp_path: Path) -> None:
 
 
 def test_a_mask_over_a_full_buffer_has_no_holes(tmp_path: Path) -> None:
-    model = ort_model(write(tmp_path, "scatter-mask"), "none", growth_slots=4)
+    model = ort_model(write(tmp_path, "scatter-mask"), "none", growth_positions=4)
     reference = numpy_model(tmp_path, "scatter-mask")
     caches = [(each, each.create_cache(capacity=40)) for each in (model, reference)]
     for seed in range(30):

@@ -30,7 +30,7 @@ def generate(model: Any, seed: int) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("name", ["scatter", "concat", "shared"])
 def test_four_threads_give_what_one_gives(tmp_path: Path, name: str) -> None:
-    model = ort_model(write(tmp_path, name, max_positions=256), growth_slots=8)
+    model = ort_model(write(tmp_path, name, max_positions=256), growth_positions=8)
     expected = [generate(model, seed) for seed in range(8)]
     with ThreadPoolExecutor(4) as pool:
         results = list(pool.map(lambda seed: generate(model, seed), range(8)))

@@ -13,7 +13,7 @@ import onnxruntime
 from genai_iface.capabilities import Capability
 from genai_iface.folder import open_folder
 from genai_iface.types import BackendInfo, Device
-from genai_iface_ort.model import OrtModel
+from genai_iface_ort.model import OrtModel, open_model
 from genai_iface_ort.options import parse_options
 from genai_iface_ort.runtime import find_device, list_devices
 
@@ -48,8 +48,8 @@ class OrtBackend:
         *,
         device: str | None = None,
         options: Mapping[str, Any] | None = None,
-    ) -> OrtModel:
+    ) -> OrtModel[Any]:
         """Loads a model folder. For the options see ``genai_iface_ort.options.LoadOptions``."""
         chosen = find_device(device)
         parsed = parse_options(options, chosen.kind)
-        return OrtModel(open_folder(folder), device=chosen, options=parsed)
+        return open_model(open_folder(folder), device=chosen, options=parsed)

@@ -7,6 +7,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
@@ -30,8 +31,8 @@ class BufferSpec:
         head_dim: D.
         axis: The sequence axis: 2 for (B, Hkv, C, D), 1 for (B, C, Hkv * D).
         dtype: Element type by its ONNX name.
-        window: Slots of a circular layer, None for a linear one.
-        fixed: Slots if the graph fixes them, window included; None where any number will do.
+        window: Positions of a circular layer, None for a linear one.
+        fixed: Positions if the graph fixes them, window included; None where any number will do.
     """
 
     past: str
@@ -55,31 +56,35 @@ class BufferSpec:
 
     @property
     def blocks(self) -> int:
-        """Contiguous blocks per row: the slots of one block follow each other."""
+        """Contiguous blocks per row: the positions of one block follow each other."""
         return self.num_heads if self.axis == 2 else 1
 
     @property
-    def slot_size(self) -> int:
-        """Elements of one slot within a block."""
+    def position_size(self) -> int:
+        """Elements of one position within a block."""
         return self.head_dim if self.axis == 2 else self.num_heads * self.head_dim
 
     @property
-    def slot_nbytes(self) -> int:
-        """Bytes of one slot of one row over all heads."""
+    def position_nbytes(self) -> int:
+        """Bytes of one position of one row over all heads."""
         return self.num_heads * self.head_dim * self.storage.itemsize
 
-    def shape(self, batch_size: int, slots: int) -> tuple[int, ...]:
+    def shape(self, batch_size: int, num_positions: int) -> tuple[int, ...]:
         """The tensor's shape."""
         if self.axis == 2:
-            return (batch_size, self.num_heads, slots, self.head_dim)
-        return (batch_size, slots, self.num_heads * self.head_dim)
+            return (batch_size, self.num_heads, num_positions, self.head_dim)
+        return (batch_size, num_positions, self.num_heads * self.head_dim)
 
-    def slots(self, wanted: int) -> int:
-        """The slots of this buffer where the linear layers have ``wanted``."""
+    def num_positions(self, wanted: int) -> int:
+        """The positions of this buffer where the linear layers have ``wanted``."""
         return wanted if self.fixed is None else self.fixed
 
+    def typed(self, tokens: NDArray[Any], /) -> NDArray[Any]:
+        """The same bits in the type that the tensor has."""
+        return tokens.view(ml_dtypes.bfloat16) if self.dtype == "bfloat16" else tokens
+
     def by_head(self, tokens: NDArray[Any], /) -> NDArray[Any]:
-        """Turns (blocks, L, slot_size) into (Hkv, L, D)."""
+        """Turns (blocks, L, position_size) into (Hkv, L, D)."""
         if self.axis == 2:
             return tokens
         return np.ascontiguousarray(tokens.reshape(-1, self.num_heads, self.head_dim).swapaxes(0, 1))
@@ -114,23 +119,23 @@ def buffer_specs(signature: GraphSignature) -> tuple[BufferSpec, ...]:
 class HostBuffer:
     """Flat memory and the tensor that lies in its front part.
 
-    The tensor can get more or fewer slots within the same memory, so shrinking and undoing a growth
+    The tensor can get more or fewer positions within the same memory, so shrinking and undoing a growth
     allocate nothing.
 
     Args:
         spec: The tensor.
         rows: B.
-        slots: C.
+        num_positions: C.
 
     Raises:
         MemoryError: There is no room for it.
     """
 
-    def __init__(self, spec: BufferSpec, rows: int, slots: int) -> None:
+    def __init__(self, spec: BufferSpec, rows: int, num_positions: int) -> None:
         self.spec = spec
         self.rows = rows
-        self.slots = slots
-        self._flat: NDArray[Any] = np.zeros(rows * spec.blocks * slots * spec.slot_size, spec.storage)
+        self.num_positions = num_positions
+        self._flat: NDArray[Any] = np.zeros(rows * spec.blocks * num_positions * spec.position_size, spec.storage)
 
     @property
     def nbytes(self) -> int:
@@ -140,7 +145,7 @@ class HostBuffer:
     @property
     def row_nbytes(self) -> int:
         """Bytes from one row to the next."""
-        return self.slots * self.spec.slot_nbytes
+        return self.num_positions * self.spec.position_nbytes
 
     @property
     def address(self) -> int:
@@ -149,48 +154,48 @@ class HostBuffer:
 
     @property
     def blocks(self) -> NDArray[Any]:
-        """The tensor as (rows, blocks, slots, slot_size); a view."""
-        return self._view(self.rows, self.slots)
+        """The tensor as (rows, blocks, positions, position_size); a view."""
+        return self._view(self.rows, self.num_positions)
 
-    def _view(self, rows: int, slots: int) -> NDArray[Any]:
-        shape = (rows, self.spec.blocks, slots, self.spec.slot_size)
+    def _view(self, rows: int, num_positions: int) -> NDArray[Any]:
+        shape = (rows, self.spec.blocks, num_positions, self.spec.position_size)
         return self._flat[: int(np.prod(shape))].reshape(shape)
 
-    def fits(self, rows: int, slots: int) -> bool:
+    def fits(self, rows: int, num_positions: int) -> bool:
         """Whether the memory is large enough for such a tensor."""
-        return rows * self.spec.blocks * slots * self.spec.slot_size <= self._flat.size
+        return rows * self.spec.blocks * num_positions * self.spec.position_size <= self._flat.size
 
-    def set_slots(self, slots: int, used: int) -> None:
-        """Changes the number of slots and keeps the first ``used`` of each row.
+    def resize(self, num_positions: int, used: int) -> None:
+        """Changes the number of positions and keeps the first ``used`` of each row.
 
         Raises:
             MemoryError: The memory must grow and cannot; nothing has changed.
         """
-        if slots == self.slots:
+        if num_positions == self.num_positions:
             return
-        if not self.fits(self.rows, slots):
-            larger = HostBuffer(self.spec, self.rows, slots)
+        if not self.fits(self.rows, num_positions):
+            larger = HostBuffer(self.spec, self.rows, num_positions)
             larger.blocks[:, :, :used] = self.blocks[:, :, :used]
-            self._flat, self.slots = larger._flat, slots
+            self._flat, self.num_positions = larger._flat, num_positions
             return
-        size = self.spec.slot_size
+        size = self.spec.position_size
         count = self.rows * self.spec.blocks
         # Blocks move within the memory, so those that others would overwrite go first.
-        order = range(count) if slots < self.slots else range(count - 1, -1, -1)
+        order = range(count) if num_positions < self.num_positions else range(count - 1, -1, -1)
         for index in order:
-            begin, target = index * self.slots * size, index * slots * size
+            begin, target = index * self.num_positions * size, index * num_positions * size
             self._flat[target : target + used * size] = self._flat[begin : begin + used * size]
-        self.slots = slots
+        self.num_positions = num_positions
 
     def copy(self, used: int) -> HostBuffer:
-        """An independent copy of the first ``used`` slots of each row."""
-        twin = HostBuffer(self.spec, self.rows, self.slots)
+        """An independent copy of the first ``used`` positions of each row."""
+        twin = HostBuffer(self.spec, self.rows, self.num_positions)
         twin.blocks[:, :, :used] = self.blocks[:, :, :used]
         return twin
 
     def taken(self, indices: NDArray[np.int64], used: int) -> HostBuffer:
         """A new buffer whose row i is row ``indices[i]``."""
-        twin = HostBuffer(self.spec, len(indices), self.slots)
+        twin = HostBuffer(self.spec, len(indices), self.num_positions)
         # Row by row: fancy indexing of a view would copy all of it first.
         for target, source in enumerate(indices):
             twin.blocks[target, :, :used] = self.blocks[source, :, :used]
@@ -205,7 +210,7 @@ class HostBuffer:
             targets: int64 (K,).
             sources: int64 (K,).
             rows: The number of rows afterwards, not more than before.
-            used: Slots that matter.
+            used: Positions that matter.
             scratch: Memory for the content of K rows.
         """
         blocks = self.blocks[:, :, :used]
@@ -218,9 +223,9 @@ class HostBuffer:
         self.rows = rows
 
     def read(self, row: int, order: NDArray[np.int64]) -> NDArray[Any]:
-        """These slots of one row, as (Hkv, L, D); a copy."""
+        """These positions of one row, as (Hkv, L, D); a copy."""
         return self.spec.by_head(self.blocks[row][:, order])
 
     def write(self, row: int, order: NDArray[np.int64], tokens: NDArray[Any]) -> None:
-        """Sets these slots of one row from (Hkv, L, D)."""
+        """Sets these positions of one row from (Hkv, L, D)."""
         self.blocks[row][:, order] = self.spec.by_block(tokens)

@@ -17,8 +17,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from genai_iface_ort.buffers import BufferSpec, HostBuffer
-from genai_iface_ort.io_buffers import DeviceIndex
-from genai_iface_ort.runtime import ORT_ERRORS
+from genai_iface_ort.runtime import ORT_ERRORS, DeviceIndex
 
 __all__ = ["DeviceBuffer"]
 
@@ -29,15 +28,15 @@ class DeviceBuffer(HostBuffer):
     Args:
         spec: The tensor.
         rows: B.
-        slots: C.
+        num_positions: C.
         device: Where it lies.
 
     Raises:
         MemoryError: There is no room for it.
     """
 
-    def __init__(self, spec: BufferSpec, rows: int, slots: int, device: DeviceIndex) -> None:
-        super().__init__(spec, rows, slots)
+    def __init__(self, spec: BufferSpec, rows: int, num_positions: int, device: DeviceIndex) -> None:
+        super().__init__(spec, rows, num_positions)
         self._device = device
         self._on_device = _allocated(self._flat, device)
         self._nbytes = self._flat.nbytes
@@ -52,17 +51,17 @@ class DeviceBuffer(HostBuffer):
     @property
     def row_nbytes(self) -> int:
         """Bytes from one row to the next."""
-        return self.slots * self.spec.slot_nbytes
+        return self.num_positions * self.spec.position_nbytes
 
     @property
     def address(self) -> int:
         """Address of the first element, on the device."""
         return int(self._on_device.data_ptr())
 
-    def set_slots(self, slots: int, used: int) -> None:
-        """Changes the number of slots; the memory moves if it must grow."""
+    def resize(self, num_positions: int, used: int) -> None:
+        """Changes the number of positions; the memory moves if it must grow."""
         with self._here():
-            super().set_slots(slots, used)
+            super().resize(num_positions, used)
 
     def copy(self, used: int) -> DeviceBuffer:
         """An independent copy."""
@@ -72,7 +71,7 @@ class DeviceBuffer(HostBuffer):
         """A new buffer whose row i is row ``indices[i]``."""
         with self._here(changes=False):
             chosen = super().taken(indices, used)
-        twin = DeviceBuffer(self.spec, 0, self.slots, self._device)
+        twin = DeviceBuffer(self.spec, 0, self.num_positions, self._device)
         twin.rows = len(indices)
         twin._on_device, twin._nbytes = _allocated(chosen._flat, self._device), chosen._flat.nbytes
         return twin
@@ -88,12 +87,12 @@ class DeviceBuffer(HostBuffer):
             super().move_rows(targets, sources, rows, used, scratch)
 
     def read(self, row: int, order: NDArray[np.int64]) -> NDArray[Any]:
-        """These slots of one row, as (Hkv, L, D); a copy."""
+        """These positions of one row, as (Hkv, L, D); a copy."""
         with self._here(changes=False):
             return super().read(row, order)
 
     def write(self, row: int, order: NDArray[np.int64], tokens: NDArray[Any]) -> None:
-        """Sets these slots of one row from (Hkv, L, D)."""
+        """Sets these positions of one row from (Hkv, L, D)."""
         with self._here():
             super().write(row, order, tokens)
 

@@ -5,26 +5,32 @@
 from __future__ import annotations
 
 from os import PathLike
-from typing import TypeAlias
+from typing import Any, Generic
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from genai_iface.backend_kit import check_batch_and_capacity, check_step
+from genai_iface.backend_kit import (
+    RowLengths,
+    capacity_bound,
+    check_batch_and_capacity,
+    check_cache,
+    check_loaded,
+    check_step,
+    load_cache,
+    save_cache,
+)
 from genai_iface.capabilities import Capability
-from genai_iface.errors import InvalidInputError, UnsupportedCapabilityError
-from genai_iface.folder import ModelFolder, load_saved_cache, save_cache_file
+from genai_iface.errors import UnsupportedCapabilityError
+from genai_iface.folder import ModelFolder
 from genai_iface.types import Device, LogitsMode, ModelSpec
-from genai_iface_ort.cache import OrtCache
-from genai_iface_ort.concat_cache import OrtConcatCache
 from genai_iface_ort.options import LoadOptions
 from genai_iface_ort.session import open_session
-from genai_iface_ort.steps.concat import ConcatSteps
-from genai_iface_ort.steps.in_place import BufferSteps
+from genai_iface_ort.steps.concat import ConcatRunner
+from genai_iface_ort.steps.in_place import InPlaceRunner
+from genai_iface_ort.steps.runner import CacheT, Runner
 
-__all__ = ["AnyOrtCache", "OrtModel"]
-
-AnyOrtCache: TypeAlias = OrtCache | OrtConcatCache
+__all__ = ["OrtModel", "open_model"]
 
 _STYLES = {
     "scatter": {Capability.CACHE_SCATTER, Capability.IN_PLACE},
@@ -33,37 +39,25 @@ _STYLES = {
 }
 
 
-class OrtModel:
-    """Implements ``Model``.
+class OrtModel(Generic[CacheT]):
+    """Implements ``Model`` for the caches of one style.
 
     Args:
         folder: The opened folder.
         device: Where it runs.
-        options: The load options.
-
-    Raises:
-        UnsupportedModelError: The graph cannot run on the device.
-        BackendError: ONNX Runtime refused it.
+        runner: Runs the steps.
+        notes: What was done to the graph at load, or why not; one line each.
     """
 
-    def __init__(self, folder: ModelFolder, /, *, device: Device, options: LoadOptions) -> None:
+    def __init__(
+        self, folder: ModelFolder, /, *, device: Device, runner: Runner[CacheT], notes: tuple[str, ...]
+    ) -> None:
         self._spec = folder.spec
         self._device = device
         self._folder = folder
-        session = open_session(folder, options, device)
-        self._notes = session.notes
-        self._steps: ConcatSteps | BufferSteps | None
-        if session.signature.cache.style == "concat":
-            if options.cuda_graph:
-                raise UnsupportedCapabilityError(
-                    "CUDA graphs need buffers at fixed addresses, but this model's cache tensors grow (style concat)",
-                    capability=Capability.IN_PLACE,
-                    remedy="Convert the folder to TensorScatter, or leave cuda_graph out.",
-                )
-            self._steps = ConcatSteps(session, self._spec)
-        else:
-            self._steps = BufferSteps(session, self._spec, options)
-        self._grows = self._steps.grows
+        self._notes = notes
+        self._grows = runner.grows
+        self._runner: Runner[CacheT] | None = runner
 
     @property
     def spec(self) -> ModelSpec:
@@ -98,70 +92,71 @@ class OrtModel:
         circular = Capability.CACHE_CIRCULAR if cache.is_circular else Capability.REWIND
         return frozenset(always | _STYLES[cache.style] | {circular} | ({Capability.GROWTH} if self._grows else set()))
 
-    def create_cache(self, *, batch_size: int = 1, capacity: int | None = None) -> AnyOrtCache:
+    def create_cache(self, *, batch_size: int = 1, capacity: int | None = None) -> CacheT:
         """Makes an empty cache. On the processor it starts small and grows with its longest row."""
-        steps = self._loaded()
-        bounds = [bound for bound in (self._spec.context_length, self._spec.cache.fixed_capacity) if bound is not None]
-        check_batch_and_capacity(batch_size, capacity, min(bounds, default=None))
-        most = min(bounds, default=int(np.iinfo(np.int32).max))
-        return steps.create_cache(batch_size, most if capacity is None else capacity)
+        runner = check_loaded(self._runner)
+        most = check_batch_and_capacity(batch_size, capacity, capacity_bound(self._spec))
+        layers = self._spec.cache.layers
+        windows = [layer.capacity for layer in layers if layer.mode == "circular" and layer.capacity is not None]
+        return runner.create_cache(RowLengths(batch_size, most, owner=self, windows=windows))
 
     def forward(
         self,
         input_ids: ArrayLike,
-        cache: AnyOrtCache,
+        cache: CacheT,
         /,
         *,
         counts: ArrayLike | None = None,
         logits: LogitsMode = "last",
     ) -> NDArray[np.float32]:
         """Appends tokens to the rows of a cache and returns logits."""
-        steps = self._loaded()
-        self._check_cache(cache)
-        if counts is None and logits == "last" and isinstance(cache, OrtCache) and isinstance(steps, BufferSteps):
-            decoded = steps.decode(input_ids, cache)
+        runner = check_loaded(self._runner)
+        rows = check_cache(cache, self)
+        if counts is None and logits == "last":
+            decoded = runner.decode(input_ids, cache)
             if decoded is not None:
                 return decoded
         step = check_step(
             input_ids,
             counts,
             logits,
-            lengths=cache.lengths,
-            capacity=cache.capacity,
+            lengths=rows.lengths,
+            capacity=rows.capacity,
             vocab_size=self._spec.vocab_size,
         )
-        return steps.run(step, cache)  # type: ignore[arg-type]
+        return runner.run(step, cache)
 
-    def save_cache(self, cache: AnyOrtCache, path: str | PathLike[str], /) -> None:
+    def save_cache(self, cache: CacheT, path: str | PathLike[str], /) -> None:
         """Writes the valid content of a cache to a safetensors file."""
-        self._check_cache(cache)
-        save_cache_file(path, folder=self._folder, lengths=cache.lengths, read=cache.read)
+        check_loaded(self._runner)
+        check_cache(cache, self)
+        save_cache(cache, path, folder=self._folder)
 
-    def load_cache(self, path: str | PathLike[str], /, *, capacity: int | None = None) -> AnyOrtCache:
+    def load_cache(self, path: str | PathLike[str], /, *, capacity: int | None = None) -> CacheT:
         """Makes a cache from such a file; any backend may have written it."""
-        with load_saved_cache(path, folder=self._folder) as saved:
-            cache = self.create_cache(batch_size=len(saved.lengths), capacity=capacity)
-            longest = int(saved.lengths.max())
-            if longest > cache.capacity:
-                raise InvalidInputError(
-                    f"The saved cache has a row of {longest} tokens, capacity={cache.capacity} is too small",
-                    remedy=f"Pass at least {longest}.",
-                )
-            self._loaded().make_room(cache, longest)  # type: ignore[arg-type]
-            for row, length in enumerate(saved.lengths.tolist()):
-                cache.restore(row, length, saved.row(row))
-        return cache
+        make_room = check_loaded(self._runner).make_room
+        return load_cache(path, self.create_cache, folder=self._folder, capacity=capacity, make_room=make_room)
 
     def close(self) -> None:
         """Frees the session."""
-        self._steps = None
+        self._runner = None
 
-    def _check_cache(self, cache: AnyOrtCache) -> None:
-        if getattr(cache, "specs", None) is not self._loaded().specs:
-            raise InvalidInputError("The cache was not made by this model", remedy="Use this model's create_cache().")
-        cache.check_open()
 
-    def _loaded(self) -> ConcatSteps | BufferSteps:
-        if self._steps is None:
-            raise InvalidInputError("The model is closed", remedy="Load it again.")
-        return self._steps
+def open_model(folder: ModelFolder, /, *, device: Device, options: LoadOptions) -> OrtModel[Any]:
+    """Loads the graph of a folder, with the runner for its cache style.
+
+    Raises:
+        UnsupportedModelError: The graph cannot run on the device.
+        UnsupportedCapabilityError: CUDA graphs cannot be captured of it.
+        BackendError: ONNX Runtime refused it.
+    """
+    session = open_session(folder, options, device)
+    if session.signature.cache.style != "concat":
+        return OrtModel(folder, device=device, runner=InPlaceRunner(session, folder.spec, options), notes=session.notes)
+    if options.cuda_graph:
+        raise UnsupportedCapabilityError(
+            "CUDA graphs need buffers at fixed addresses, but this model's cache tensors grow (style concat)",
+            capability=Capability.IN_PLACE,
+            remedy="Convert the folder to TensorScatter, or leave cuda_graph out.",
+        )
+    return OrtModel(folder, device=device, runner=ConcatRunner(session, folder.spec), notes=session.notes)

@@ -30,7 +30,7 @@ class LoadOptions:
         cache_dir: A directory that keeps rewritten models between processes.
         share_buffers: Bind past and present of the cache to one buffer. Off, ONNX Runtime copies the
             cache in every step: for measurements.
-        growth_slots: The smallest step, in tokens, by which the buffers of a cache grow on the processor.
+        growth_positions: The smallest step, in tokens, by which the buffers of a cache grow on the processor.
             0 for 64 where attention costs by buffer length, and 256 where it costs by valid length.
         huge_pages: On Linux, move packed weights to large memory pages once they are loaded. Decoding was
             6 to 32 % faster in measurements, loading slower by a few milliseconds per megabyte at worst.
@@ -44,7 +44,7 @@ class LoadOptions:
     provider_options: Mapping[str, str] = field(default_factory=dict)
     cache_dir: Path | None = None
     share_buffers: bool = True
-    growth_slots: int = 0
+    growth_positions: int = 0
     huge_pages: bool = True
     cuda_graph: bool = False
     cpu_fallback: bool = True
@@ -84,7 +84,7 @@ def _checked(name: str, value: Any) -> Any:
     match name:
         case "optimize":
             legal = "" if value in get_args(OptimizeLevel) else f"one of {', '.join(get_args(OptimizeLevel))}"
-        case "num_threads" | "growth_slots":
+        case "num_threads" | "growth_positions":
             is_integer = isinstance(value, int) and not isinstance(value, bool)
             legal = "" if is_integer and value >= 0 else "an integer from 0 on"
         case "session_options" | "provider_options":

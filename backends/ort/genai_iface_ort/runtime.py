@@ -10,7 +10,7 @@ from onnxruntime.capi import onnxruntime_pybind11_state as native
 from genai_iface.errors import InvalidInputError
 from genai_iface.types import Device
 
-__all__ = ["ORT_ERRORS", "ORT_TYPES", "find_device", "list_devices"]
+__all__ = ["HOST", "ORT_ERRORS", "ORT_TYPES", "DeviceIndex", "device_index", "find_device", "list_devices"]
 
 # A library must not report on its users.
 onnxruntime.disable_telemetry_events()
@@ -37,7 +37,17 @@ ORT_ERRORS: tuple[type[Exception], ...] = (
 ORT_TYPES = {"float32": 1, "int8": 3, "int32": 6, "int64": 7, "bool": 9, "float16": 10, "float64": 11, "bfloat16": 16}
 """ONNX element type numbers by name."""
 
+DeviceIndex = tuple[str, int]
+"""How onnxruntime names a device: ("cpu", 0), ("cuda", 1)."""
+
+HOST: DeviceIndex = ("cpu", 0)
+
 _CUDA = "CUDAExecutionProvider"
+
+
+def device_index(device: Device) -> DeviceIndex:
+    """The runtime's name of a device."""
+    return (device.kind, int(device.identifier.partition(":")[2] or 0))
 
 
 def list_devices() -> list[Device]:

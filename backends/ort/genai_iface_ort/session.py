@@ -18,11 +18,10 @@ from genai_iface.folder import ModelFolder
 from genai_iface.graph import GraphSignature
 from genai_iface.types import Device
 from genai_iface_ort.huge_pages import HugePages
-from genai_iface_ort.io_buffers import HOST, DeviceIndex, device_index
 from genai_iface_ort.lowering.prepare import Prepared, prepare
 from genai_iface_ort.lowering.store import write_graph
 from genai_iface_ort.options import LoadOptions
-from genai_iface_ort.runtime import ORT_ERRORS
+from genai_iface_ort.runtime import HOST, ORT_ERRORS, DeviceIndex, device_index
 
 __all__ = ["Session", "open_session"]
 

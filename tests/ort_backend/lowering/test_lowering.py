@@ -12,7 +12,7 @@ import onnx_ir as ir
 import pytest
 
 from genai_iface.transform import LOGITS_POSITIONS
-from genai_iface_ort import lowering
+from genai_iface_ort.lowering import lower as lowering
 from genai_iface_ort.lowering.lower import lower
 from tests.models import ModelOptions, build_model
 from tests.transform.convert.drive import Drive, count_ops, load, on_ort, on_reference, same_steps
@@ -181,7 +181,7 @@ def test_identities_before_outputs_do_not_hide_the_cache():
     ("options", "reason"),
     [
         ({"v_head_dim": 8}, "keys of size 16, values of 8"),
-        ({"head_dim": 4}, "no multiple of 8"),
+        ({"head_dim": 4}, "not a multiple of 8"),
         ({"mode": ["linear", "circular"], "capacity": [None, 8]}, "circular"),
         ({"attention_mask": True}, "mask"),
         ({"style": "concat"}, "style concat"),

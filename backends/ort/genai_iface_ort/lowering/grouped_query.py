@@ -15,7 +15,7 @@ from genai_iface_ort.lowering.layers import Layer, Refused, flat_heads, read_lay
 __all__ = ["QUERY_SEQLENS", "GroupQuery"]
 
 SEQLENS_K, TOTAL, QUERY_SEQLENS = "seqlens_k", "total_sequence_length", "query_seqlens"
-_QUERY_SEQLENS_SLOT = 16
+_QUERY_SEQLENS_INDEX = 16
 
 
 class GroupQuery(Rewrite):
@@ -108,7 +108,7 @@ def _is_read(value: ir.Value, graph: ir.Graph) -> bool:
 def _replace(edit: Editor, graph: ir.Graph, layer: Layer, lengths: tuple[ir.Value, ir.Value, ir.Value | None]) -> None:
     seqlens, total, chunk = lengths
     node = layer.attention
-    inputs: list[ir.Value | None] = [None] * (_QUERY_SEQLENS_SLOT + 1)
+    inputs: list[ir.Value | None] = [None] * (_QUERY_SEQLENS_INDEX + 1)
     if layer.packed is not None:
         inputs[0] = layer.packed
     else:
@@ -116,7 +116,7 @@ def _replace(edit: Editor, graph: ir.Graph, layer: Layer, lengths: tuple[ir.Valu
     inputs[3:7] = [layer.past_key, layer.past_value, seqlens, total]
     if layer.rotary is not None:
         inputs[7:9] = [layer.rotary.cos, layer.rotary.sin]
-    inputs[_QUERY_SEQLENS_SLOT] = chunk
+    inputs[_QUERY_SEQLENS_INDEX] = chunk
     while inputs[-1] is None:
         inputs.pop()
     attributes = {

@@ -106,7 +106,7 @@ def read_layers(model: ir.Model, signature: GraphSignature) -> list[Layer]:
         if spec.key_head_dim != spec.value_head_dim:
             raise Refused(f"layer {key.layer} has keys of size {spec.key_head_dim}, values of {spec.value_head_dim}")
         if spec.key_head_dim % 8:
-            raise Refused(f"the head size {spec.key_head_dim} is no multiple of 8")
+            raise Refused(f"the head size {spec.key_head_dim} is not a multiple of 8")
         ends = (values[key.past], values[key.present], values[value.past], values[value.present])
         layers.append(reader.read(ends, spec.num_kv_heads, spec.key_head_dim))
     return layers
@@ -180,9 +180,9 @@ class _Reader:
             raise Refused(f"{key.name!r} and {value.name!r} are not read by one Attention alone")
         if attribute(node, "is_causal", 0) != 1:
             raise Refused(f"the {describe(node)} is not causal")
-        if any(input_at(node, slot) is not None for slot in (3, 4, 5)):
+        if any(input_at(node, index) is not None for index in (3, 4, 5)):
             raise Refused(f"the {describe(node)} has a mask or a past of its own")
-        if any(output_at(node, slot) is not None for slot in (1, 2, 3)):
+        if any(output_at(node, index) is not None for index in (1, 2, 3)):
             raise Refused(f"the {describe(node)} gives more than its result")
         if attribute(node, "softmax_precision", _FLOAT) != _FLOAT:
             raise Refused(f"the {describe(node)} asks for another softmax precision")
@@ -217,8 +217,8 @@ class _Reader:
         interleaved = bool(attribute(node, "interleaved", 0))
         tables: list[ir.Value] = []
         positions = input_at(node, 3)
-        for slot in (1, 2):
-            table = input_at(node, slot)
+        for index in (1, 2):
+            table = input_at(node, index)
             if positions is None:
                 lookup = None if table is None else table.producer()
                 if lookup is None or not is_op(lookup, "Gather") or attribute(lookup, "axis", 0) != 0:

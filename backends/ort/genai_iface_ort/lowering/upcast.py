@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from genai_iface.errors import UnsupportedModelError
-from genai_iface.graph import GraphSignature
+from genai_iface.graph import GraphSignature, is_op
 
 __all__ = ["upcast_bfloat16"]
 
@@ -41,33 +41,44 @@ def upcast_bfloat16(model: ir.Model, signature: GraphSignature) -> str:
         )
     pasts = {tensor.past for tensor in signature.cache_tensors}
     presents = {tensor.present for tensor in signature.cache_tensors}
-    graph = model.graph
     # An int8 cache has its own scales; only what they are applied to is widened.
-    narrow = [value for value in graph.inputs if value.name in pasts and value.dtype == _NARROW]
+    narrow_pasts = [value for value in model.graph.inputs if value.name in pasts and value.dtype == _NARROW]
+    _widen_constants(model.graph)
+    _widen_values(model.graph, pasts | presents)
+    for node in list(model.graph):
+        if is_op(node, "TensorScatter") and node.outputs[0].dtype != ir.DataType.INT8:
+            _keep_narrow(node)
+    for value in narrow_pasts:
+        _widen_uses(value)
+    _narrow_outputs(model.graph, presents)
+    return "bfloat16: computed in float32, the cache stays bfloat16"
+
+
+def _widen_constants(graph: ir.Graph) -> None:
+    """Weights, and the constants and target types in attributes."""
     for value in graph.initializers.values():
         tensor = value.const_value
         if tensor is not None and tensor.dtype == _NARROW:
             value.const_value = _widened(tensor)
             value.dtype = _WIDE
-    for value in graph.inputs:
-        if value.dtype == _NARROW and value.name not in pasts:
-            value.dtype = _WIDE
-    for node in list(graph):
+    for node in graph:
         _widen_attributes(node)
-        for output in node.outputs:
-            if output.dtype == _NARROW and output.name not in presents:
-                output.dtype = _WIDE
-    for node in list(graph):
-        if node.op_type == "TensorScatter" and node.domain == "" and node.outputs[0].dtype != ir.DataType.INT8:
-            _keep_narrow(node)
-    for value in narrow:
-        _widen_uses(value)
+
+
+def _widen_values(graph: ir.Graph, kept: set[str]) -> None:
+    """The types of all values but those of these names."""
+    for value in (*graph.inputs, *(output for node in graph for output in node.outputs)):
+        if value.dtype == _NARROW and value.name not in kept:
+            value.dtype = _WIDE
+
+
+def _narrow_outputs(graph: ir.Graph, presents: set[str]) -> None:
+    """Rounds the presents that no TensorScatter gives: it has written narrow values already."""
     for index, output in enumerate(graph.outputs):
         producer = output.producer()
         is_narrow = output.dtype == _NARROW and output.name in presents
-        if is_narrow and producer is not None and producer.op_type != "TensorScatter":
+        if is_narrow and producer is not None and not is_op(producer, "TensorScatter"):
             graph.outputs[index] = _narrowed_output(output, producer)
-    return "bfloat16: computed in float32, the cache stays bfloat16"
 
 
 def _widened(tensor: ir.TensorProtocol) -> ir.TensorProtocol:

@@ -5,25 +5,22 @@
 from __future__ import annotations
 
 import ctypes
-import sys
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from genai_iface.backend_kit import GraphRun, Step, asked_columns
 from genai_iface.graph import InputRole
 from genai_iface.types import LogitsMode
-from genai_iface_ort.io_buffers import HOST, DeviceIndex, Place
-from genai_iface_ort.runtime import ORT_TYPES
+from genai_iface_ort.runtime import HOST, ORT_TYPES, DeviceIndex
 from genai_iface_ort.session import Session
+from genai_iface_ort.steps.bound_array import BoundArray
+from genai_iface_ort.steps.logits import LogitsOutput
 
 __all__ = ["StepInputs", "view_of"]
-
-# Up to so many logits stay bound between steps; more are given back to the system with the step's result.
-_FEW_LOGITS = 1 << 20
-# Of an array that only its place holds: the attribute, and the argument of the call that counts.
-_OWN_REFERENCES = 2
 
 _SHAPES: dict[InputRole, str] = {
     "input_ids": "matrix",
@@ -52,9 +49,10 @@ class StepInputs:
         self.session = session
         self.binding: onnxruntime.IOBinding = session.runtime.io_binding()
         self.shape = (rows, width)
+        self._on_host = session.device == HOST
         signature = session.signature
         shapes: dict[str, tuple[int, ...]] = {"matrix": (rows, width), "vector": (rows,), "scalar": ()}
-        self._places: list[Place] = []
+        self._bound: list[BoundArray] = []
         self._arrays: dict[InputRole, NDArray[Any]] = {}
         for role, name in signature.inputs.items():
             if role in _SHAPES:
@@ -63,12 +61,10 @@ class StepInputs:
                 # GroupQueryAttention reads the total on the processor, on every device.
                 on_host = role == "total_sequence_length"
                 self._bind_input(name, array, signature.input_dtypes[role], HOST if on_host else session.device)
-        self._steps = np.arange(width)
         self._mask: NDArray[Any] | None = None
         if "attention_mask" in signature.inputs:
             self._mask = np.ones(rows * total, signature.input_dtypes["attention_mask"])
         self._options: onnxruntime.RunOptions | None = None
-        self._logits_dtype = np.dtype("uint16" if signature.logits_dtype == "bfloat16" else signature.logits_dtype)
         self._num_logits = width
         if session.last_only or (session.logits_positions is not None and logits != "all"):
             self._num_logits = 1
@@ -80,84 +76,44 @@ class StepInputs:
         if session.query_seqlens is not None:
             self._bind_input(session.query_seqlens, self._counts, "int32", session.device)
         self._picks_last = session.logits_positions is not None and logits == "last" and width > 1
-        self._wants_logits = logits != "none"
-        if not self._wants_logits:
+        self._logits: LogitsOutput | None = None
+        if logits != "none":
+            self._logits = LogitsOutput(session, self.binding, rows, self._num_logits)
+        else:
             # What only leads to the logits, the LM head above all, is left out.
             self._options = onnxruntime.RunOptions()
             self._options.only_execute_path_to_fetches = True
-        self._fixed_logits: Place | None = None
-        few = rows * self._num_logits * signature.vocab_size <= _FEW_LOGITS
-        if self._wants_logits and (few or session.device != HOST):
-            self._fixed_logits = Place(self._new_logits(), session.device)
-            self._bind_logits(self._fixed_logits)
 
     def _bind_input(self, name: str, array: NDArray[Any], dtype: str, device: DeviceIndex) -> None:
-        place = Place(array, device)
-        self._places.append(place)
-        self.binding.bind_input(name, *device, ORT_TYPES[dtype], array.shape, place.address)
+        bound = BoundArray(array, device)
+        self._bound.append(bound)
+        self.binding.bind_input(name, *device, ORT_TYPES[dtype], array.shape, bound.address)
 
-    def _bind_logits(self, place: Place) -> None:
-        signature = self.session.signature
-        self.binding.bind_output(
-            signature.logits, *place.device, ORT_TYPES[signature.logits_dtype], place.array.shape, place.address
-        )
-
-    def _new_logits(self) -> NDArray[Any]:
-        return np.empty((self.shape[0], self._num_logits, self.session.signature.vocab_size), self._logits_dtype)
-
-    def set(
-        self,
-        input_ids: NDArray[np.int64],
-        starts: NDArray[np.int64],
-        counts: NDArray[np.int64],
-        valid: NDArray[np.int64],
-        total: int,
-        *,
-        mask_width: int = 0,
-        position_limit: int | None = None,
-    ) -> None:
+    def set(self, values: Mapping[InputRole, NDArray[Any]], step: Step, run: GraphRun[Any], /) -> None:
         """Writes the inputs of the next run.
 
         Args:
-            input_ids: int64 (rows, width).
-            starts: int64 (rows,), position of each row's first token.
-            counts: int64 (rows,), real tokens of each row.
-            valid: int64 (rows,), tokens that each row's cache holds after the write.
-            total: The longest of them, as GroupQueryAttention wants it.
-            mask_width: Columns of the attention mask, where there is one.
-            position_limit: Positions from here on (padding) are moved below it.
+            values: By role, of any integer type.
+            step: The step.
+            run: The run.
         """
-        arrays = self._arrays
-        arrays["input_ids"][...] = input_ids
-        if "write_indices" in arrays:
-            arrays["write_indices"][...] = starts
-        if "nonpad_kv_seqlen" in arrays:
-            arrays["nonpad_kv_seqlen"][...] = valid
-        if "position_ids" in arrays:
-            positions = starts[:, None] + self._steps
-            arrays["position_ids"][...] = (
-                positions if position_limit is None else np.minimum(positions, position_limit - 1)
-            )
-        if "seqlens_k" in arrays:
-            arrays["seqlens_k"][...] = valid - 1
-        if "total_sequence_length" in arrays:
-            arrays["total_sequence_length"][...] = total
-        self._counts[...] = counts
+        for role, array in self._arrays.items():
+            array[...] = values[role]
+        self._counts[...] = run.counts
         if self._picks_last:
-            np.maximum(counts - 1, 0, out=self._positions[:, 0])
+            self._positions[...] = asked_columns(step, run)
         if self._mask is not None:
-            signature = self.session.signature
-            mask = self._mask[: self.shape[0] * mask_width].reshape(self.shape[0], mask_width)
-            mask[...] = np.arange(mask_width) < valid[:, None]
-            # Its shape follows the lengths, so it has no place of its own.
-            dtype = ORT_TYPES[signature.input_dtypes["attention_mask"]]
-            self.binding.bind_input(signature.inputs["attention_mask"], *HOST, dtype, mask.shape, mask.ctypes.data)
+            # Its shape follows the lengths, so it is bound anew each time.
+            given = values["attention_mask"]
+            mask = self._mask[: given.size].reshape(given.shape)
+            mask[...] = given
+            name, dtype = self.session.signature.inputs["attention_mask"], ORT_TYPES[self._mask.dtype.name]
+            self.binding.bind_input(name, *HOST, dtype, mask.shape, mask.ctypes.data)
 
     def cache_outputs(self, count: int) -> list[onnxruntime.OrtValue]:
         """What the last run gave for the cache tensors, in the order in which they were bound, one after the other."""
         outputs: list[onnxruntime.OrtValue] = self.binding.get_outputs()
-        # In the order of binding: logits at a fixed place came before the cache, others after it.
-        return outputs[:count] if self._fixed_logits is None else outputs[-count:]
+        return outputs[-count:]
 
     def decode_inputs(
         self,
@@ -177,8 +133,8 @@ class StepInputs:
     @property
     def can_decode(self) -> bool:
         """Whether ``decode_inputs`` says all that changes."""
-        is_float32 = self._logits_dtype == np.float32
-        return self.session.device == HOST and self._mask is None and is_float32 and self.shape[1] == 1
+        is_plain = self._mask is None and self._logits is not None and self._logits.is_float32
+        return self._on_host and is_plain and self.shape[1] == 1
 
     def run(self) -> NDArray[Any]:
         """Runs the graph.
@@ -189,33 +145,16 @@ class StepInputs:
         Raises:
             BackendError: ONNX Runtime failed.
         """
-        if self.session.device != HOST:
-            for place in self._places:
-                place.send()
+        if not self._on_host:
+            for bound in self._bound:
+                bound.send()
             self.binding.synchronize_inputs()
-        logits = self._free_logits()
-        if logits is None and self._wants_logits:
-            logits = Place(self._new_logits(), HOST)
-            self._bind_logits(logits)
-        self.session.run(self.binding, self._options)
-        if logits is None:
+        if self._logits is None:
+            self.session.run(self.binding, self._options)
             return np.empty((self.shape[0], 0, self.session.signature.vocab_size), np.float32)
-        values = logits.fetched()
-        if self.session.signature.logits_dtype == "bfloat16":
-            return (values.astype(np.uint32) << 16).view(np.float32)
-        return values
-
-    def _free_logits(self) -> Place | None:
-        """The fixed place for logits; another one if somebody still holds the array of the last run.
-
-        Most callers have chosen their token by then, so that no step allocates or copies.
-        """
-        place = self._fixed_logits
-        # An array that is kept, or of which a view is kept, has more references than these.
-        if place is not None and place.device == HOST and sys.getrefcount(place.array) > _OWN_REFERENCES:
-            place = self._fixed_logits = Place(self._new_logits(), HOST)
-            self._bind_logits(place)
-        return place
+        self._logits.prepare()
+        self.session.run(self.binding, self._options)
+        return self._logits.values()
 
 
 def view_of(value: onnxruntime.OrtValue, dtype: np.dtype[Any]) -> NDArray[Any]:

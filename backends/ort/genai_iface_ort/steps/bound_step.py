@@ -6,13 +6,11 @@ from __future__ import annotations
 
 import onnxruntime
 
-from genai_iface.backend_kit import Step
+from genai_iface.backend_kit import GraphRun, Step
 from genai_iface.errors import BackendError
 from genai_iface_ort.cache import OrtCache
-from genai_iface_ort.io_buffers import HOST
 from genai_iface_ort.session import Session
 from genai_iface_ort.steps.binding import StepInputs, view_of
-from genai_iface_ort.steps.runs import Run
 
 __all__ = ["BoundStep"]
 
@@ -30,22 +28,21 @@ class BoundStep(StepInputs):
     """
 
     def __init__(
-        self, session: Session, cache: OrtCache, run: Run, step: Step, *, shares: bool, captures: str | None
+        self, session: Session, cache: OrtCache, run: GraphRun, step: Step, *, shares: bool, captures: str | None
     ) -> None:
-        rows = run.stop - run.begin
-        total = max(cache.slots, cache.buffers[0].slots)
+        rows = len(run.starts)
+        total = max(cache.num_positions, cache.buffers[0].num_positions)
         super().__init__(session, rows, run.width, total, step.logits)
         self._buffers = cache.buffers
-        self._rows = slice(run.begin, run.stop)
-        self._addresses = [buffer.address + run.begin * buffer.row_nbytes for buffer in cache.buffers]
+        self._rows = run.rows
+        self._addresses = [buffer.address + run.rows.start * buffer.row_nbytes for buffer in cache.buffers]
         for buffer, address in zip(cache.buffers, self._addresses, strict=True):
-            spec, shape = buffer.spec, buffer.spec.shape(rows, buffer.slots)
+            spec, shape = buffer.spec, buffer.spec.shape(rows, buffer.num_positions)
             self.binding.bind_input(spec.past, *session.device, spec.onnx_type, shape, address)
             if shares:
                 self.binding.bind_output(spec.present, *session.device, spec.onnx_type, shape, address)
             else:
                 self.binding.bind_output(spec.present, *session.device)
-        self._on_host = session.device == HOST
         self._is_checked = False
         self._copies = False
         if captures is not None:
