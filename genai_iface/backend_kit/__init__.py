@@ -20,9 +20,7 @@ from genai_iface.backend_kit.inputs import GraphInputs
 from genai_iface.backend_kit.logits import asked_columns, empty_logits, store_logits
 from genai_iface.backend_kit.planning import (
     GraphRun,
-    RowGroup,
     RunRules,
-    group_rows,
     plan_concat,
     plan_in_place,
 )
@@ -34,7 +32,6 @@ __all__ = [
     "GraphInputs",
     "GraphRun",
     "RestorableCache",
-    "RowGroup",
     "RowLengths",
     "RunRules",
     "Step",
@@ -48,7 +45,6 @@ __all__ = [
     "check_rows",
     "check_step",
     "empty_logits",
-    "group_rows",
     "load_cache",
     "plan_concat",
     "plan_in_place",
