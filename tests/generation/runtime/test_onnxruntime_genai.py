@@ -24,7 +24,8 @@ from genai_iface import (
     UnsupportedCapabilityError,
 )
 from tests.model_files import write_tokenizer_files
-from tests.ort_backend.test_genai_builder import PROMPTS, build, write_checkpoint
+from tests.ort_backend.test_genai_builder import PROMPTS
+from tests.parity.genai_folders import build_genai, write_checkpoint
 
 pytestmark = [
     pytest.mark.parity,
@@ -128,8 +129,8 @@ def _load(folder: str) -> Any:
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    checkpoint = write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
-    path = build(checkpoint, tmp_path_factory.mktemp("built") / "fp32", "fp32")
+    checkpoint, _ = write_checkpoint("llama", tmp_path_factory.mktemp("checkpoint"))
+    path = build_genai(checkpoint, tmp_path_factory.mktemp("built") / "fp32", "fp32")
     write_tokenizer_files(path)
     return path
 
