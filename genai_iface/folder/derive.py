@@ -30,6 +30,9 @@ from genai_iface.folder.roles import derive_roles
 
 __all__ = ["derive_contract"]
 
+_WITH_LENGTHS = frozenset({"TensorScatter", "Attention", "com.microsoft.GroupQueryAttention"})
+_TO_A_BUFFER = SAME_ELEMENTS | {"DequantizeLinear", "Expand"}
+
 
 def derive_contract(model: ir.Model) -> GraphContract:
     """Walks the graph and says what drives it.
@@ -81,7 +84,8 @@ def _find_logits(graph: ir.Graph, presents: set[str]) -> ir.Value:
     if len(likely) > 1:
         likely = [value for value in likely if value.name == "logits"] or likely
     if len(likely) != 1:
-        names = ", ".join(f"{value.name!r} ({dtype_name(value)}, rank {rank(value)})" for value in others) or "none"
+        few = [f"{value.name!r} ({dtype_name(value)}, rank {rank(value)})" for value in others[:20]]
+        names = ", ".join(few) or "none"
         raise unsupported(
             f"{len(likely)} outputs could be the logits, expected one float output of rank 3 (B, S, V) besides the "
             f"cache; the other outputs are: {names}",
@@ -134,12 +138,14 @@ def _check_lengths(graph: ir.Graph, tensors: tuple[CacheTensor, ...], inputs: di
     """A buffer with free slots needs its lengths: without them attention would read garbage."""
     presents = {tensor.present for tensor in tensors}
     for node in graph:
+        if op(node) not in _WITH_LENGTHS:
+            continue
         if is_op(node, "TensorScatter") and "write_indices" not in inputs and node.outputs[0].name in presents:
             raise unsupported(
                 f"No graph input of rank 1 gives write_indices of the {describe(node)}; expected an int64 input (B,)"
             )
         if is_op(node, "Attention") and input_at(node, 3) is None and input_at(node, 6) is None:
-            buffer = trace_back(input_at(node, 1), SAME_ELEMENTS | {"DequantizeLinear", "Expand"})
+            buffer = trace_back(input_at(node, 1), _TO_A_BUFFER)
             if buffer is not None and is_op(buffer.producer(), "TensorScatter"):
                 raise unsupported(
                     f"The {describe(node)} reads a buffer with free slots and has neither nonpad_kv_seqlen nor a mask, "
@@ -155,11 +161,12 @@ def _rotary_rows(graph: ir.Graph) -> list[int]:
     """Rows of the rotary tables that operators index by themselves."""
     rows = []
     for node in graph:
-        operator = OPERATORS.get(op(node))
+        name = op(node)
+        operator = OPERATORS.get(name)
         table = None
-        if is_op(node, "RotaryEmbedding") and input_at(node, 3) is not None:
+        if name == "RotaryEmbedding" and input_at(node, 3) is not None:
             table = input_at(node, 1)
-        elif is_op(node, "com.microsoft.RotaryEmbedding"):
+        elif name == "com.microsoft.RotaryEmbedding":
             table = input_at(node, 2)
         elif operator is not None and operator.cos is not None:
             table = input_at(node, operator.cos)
@@ -171,12 +178,12 @@ def _rotary_rows(graph: ir.Graph) -> list[int]:
 
 def _counted_rows(graph: ir.Graph, pasts: set[str]) -> list[int]:
     """Rows of the tables that positions index which the graph counts from the past's length."""
-    rows: list[int] = []
-    for value in graph.inputs:
-        if value.name not in pasts:
-            continue
-        for node in value.consumers():
-            if is_op(node, "Shape"):
-                tables = (table_rows(at.node) for at in reach(node.outputs[0]) if at.sink == "lookup")
-                rows.extend(count for count in tables if count is not None)
-    return rows
+    shapes = [
+        node.outputs[0]
+        for value in graph.inputs
+        if value.name in pasts
+        for node in value.consumers()
+        if is_op(node, "Shape")
+    ]
+    tables = (table_rows(at.node) for at in reach(*shapes) if at.sink == "lookup")
+    return [count for count in tables if count is not None]
