@@ -10,7 +10,7 @@ from genai_iface.transform.gather_quantised import GatherQuantised
 from genai_iface.transform.match_norm_types import MatchNormTypes
 from genai_iface.transform.match_rotary_batch import MatchRotaryBatch
 from genai_iface.transform.pack_projections import PackProjections
-from genai_iface.transform.rewrite import Note, Rewrite
+from genai_iface.transform.rewrite import GRAPH_ERRORS, Note, Rewrite
 from genai_iface.transform.rotary_tables import RotaryTables
 from genai_iface.transform.select_logits import LOGITS_POSITIONS, SelectLogits
 from genai_iface.transform.separate_dequantisation import SeparateDequantisation
@@ -18,6 +18,7 @@ from genai_iface.transform.standard import StandardResult, apply_standard
 from genai_iface.transform.symbolic_capacity import SymbolicCapacity
 
 __all__ = [
+    "GRAPH_ERRORS",
     "LOGITS_POSITIONS",
     "BnshCache",
     "FusePartialRotary",

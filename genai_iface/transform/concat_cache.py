@@ -7,7 +7,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import onnx_ir as ir
-from onnx_ir.passes.common import IdentityEliminationPass
 
 from genai_iface.errors import UnsupportedModelError
 from genai_iface.folder.contract import GraphContract
@@ -15,7 +14,7 @@ from genai_iface.folder.derive import derive_contract
 from genai_iface.folder.graph import unsupported
 from genai_iface.transform.cache_surgery import CacheSurgery, Converted, finished
 from genai_iface.transform.cached_attention import CacheLayer, read_cache_layers
-from genai_iface.transform.edit import copy_type, infer_shapes, replace_value
+from genai_iface.transform.edit import copy_type, drop_identities, infer_shapes, replace_value
 from genai_iface.transform.graph_probe import GraphProbe
 from genai_iface.transform.raise_opset import raise_opset
 from genai_iface.transform.step_positions import StepValues, find_step_values
@@ -45,7 +44,7 @@ def to_concat(
             a window.
     """
     nodes_before = len(model.graph)
-    IdentityEliminationPass()(model)
+    drop_identities(model)
     infer_shapes(model)
     contract = derive_contract(model)
     if contract.cache.style != "scatter" or contract.cache.is_circular:

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 import onnx_ir as ir
-from onnx_ir.passes.common import IdentityEliminationPass
 
 from genai_iface.folder.contract import GraphContract
 from genai_iface.folder.derive import derive_contract
 from genai_iface.folder.graph import unsupported
 from genai_iface.transform.cache_surgery import CacheSurgery, Converted, finished
 from genai_iface.transform.cached_attention import CacheLayer, read_cache_layers
-from genai_iface.transform.edit import copy_type, infer_shapes, replace_value
+from genai_iface.transform.edit import copy_type, drop_identities, infer_shapes, replace_value
 from genai_iface.transform.graph_probe import GraphProbe
 from genai_iface.transform.grouped_query import StandardOperators
 from genai_iface.transform.raise_opset import check_age, raise_opset
@@ -52,7 +51,7 @@ def to_scatter(
         UnsupportedModelError: The graph follows no known pattern, or a mask is neither causal nor a window.
     """
     nodes_before = len(model.graph)
-    IdentityEliminationPass()(model)
+    drop_identities(model)
     infer_shapes(model)
     contract = derive_contract(model)
     source = contract

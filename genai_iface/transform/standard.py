@@ -7,10 +7,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import onnx_ir as ir
-from onnx_ir.passes.common import IdentityEliminationPass
 
 from genai_iface.folder.contract import GraphContract
-from genai_iface.transform.edit import infer_shapes
+from genai_iface.transform.edit import drop_identities, infer_shapes
 from genai_iface.transform.gather_quantised import GatherQuantised
 from genai_iface.transform.pack_projections import PackProjections
 from genai_iface.transform.rewrite import Note, Rewrite
@@ -44,7 +43,7 @@ def apply_standard(model: ir.Model, contract: GraphContract, *, pack: bool = Tru
         pack: Join the matrices of products that read the same value.
     """
     # An Identity before a cache output or the logits would hide what gives them.
-    IdentityEliminationPass()(model)
+    drop_identities(model)
     infer_shapes(model)
     select = SelectLogits(contract)
     passes: list[Rewrite] = [GatherQuantised(), SeparateDequantisation(), select]

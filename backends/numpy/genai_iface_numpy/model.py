@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genai_iface.capabilities import Capability
-from genai_iface.errors import BackendError, InvalidInputError
+from genai_iface.errors import BackendError, GenAIError, InvalidInputError
 from genai_iface.folder import GraphContract, ModelFolder, load_saved_cache, save_cache_file
 from genai_iface.steps import RowGroup, Step, check_batch_and_capacity, check_step, group_rows
-from genai_iface.transform import LOGITS_POSITIONS, SelectLogits
+from genai_iface.transform import GRAPH_ERRORS, LOGITS_POSITIONS, SelectLogits
 from genai_iface.types import Device, LogitsMode, ModelSpec, UpdateMode
 from genai_iface_numpy.cache import BufferSpec, NumpyCache
 from genai_iface_numpy.evaluator import Evaluator
@@ -32,19 +32,6 @@ _DTYPES: Mapping[str, Any] = MappingProxyType(
 _INITIAL_SLOTS = 256
 # What a run of the graph costs by itself, in tokens of a prompt; see ``group_rows``.
 _RUN_COST = 16
-
-# What NumPy and onnx.reference raise when a graph asks for the impossible.
-_RUNTIME_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    NameError,
-    NotImplementedError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,13 +65,15 @@ class NumpyModel:
         self._outputs = [self._contract.logits, *(tensor.present for tensor in self._contract.cache_tensors)]
         graph = folder.load_ir()
         select = SelectLogits(self._contract)
-        select(graph)
-        self._selects_logits = select.note.applied
         try:
+            select(graph)
+            self._selects_logits = select.note.applied
             self._evaluator: Evaluator | None = Evaluator(graph, keep=self._outputs)
-        except _RUNTIME_ERRORS as error:
+        except GenAIError:
+            raise
+        except GRAPH_ERRORS as error:
             raise BackendError(
-                f"onnx.reference cannot load {folder.path}: {error}",
+                f"onnx.reference cannot load {folder.path}: {type(error).__name__}: {str(error)[:300]}",
                 remedy="Check the model with onnx.checker, or use another backend.",
             ) from error
         self._buffer_specs = _buffer_specs(self._contract, self._spec)
@@ -268,13 +257,14 @@ class NumpyModel:
         feeds |= {tensor.past: array for tensor, array in zip(self._contract.cache_tensors, past, strict=True)}
         try:
             logits, *present = self._loaded().run(feeds, self._outputs)
-        except _RUNTIME_ERRORS as error:
+            if not self._selects_logits:
+                logits = np.take_along_axis(logits, positions[:, :, None], axis=1)
+            self._check_results(logits, present, past, positions)
+        except GRAPH_ERRORS as error:
             raise BackendError(
-                f"onnx.reference failed in a step of shape {step.input_ids.shape}: {error}",
+                f"onnx.reference failed in a step of shape {step.input_ids.shape}: {str(error)[:300]}",
                 remedy="Check the model with onnx.checker, or use another backend.",
             ) from error
-        if not self._selects_logits:
-            logits = np.take_along_axis(logits, positions[:, :, None], axis=1)
         if is_concat:
             _append(cache, present, run, self._buffer_specs)
             return logits, "copied"
@@ -284,6 +274,24 @@ class NumpyModel:
                 buffer[...] = new
                 in_place = False
         return logits, "in_place" if in_place else "copied"
+
+    def _check_results(
+        self,
+        logits: NDArray[Any],
+        present: list[NDArray[Any]],
+        past: list[NDArray[Any]],
+        positions: NDArray[np.int64],
+    ) -> None:
+        """Raises ValueError where the graph gives other shapes than its signature says."""
+        expected = (*positions.shape, self._spec.vocab_size)
+        if logits.shape != expected:
+            raise ValueError(f"the logits {self._contract.logits!r} have the shape {logits.shape}, expected {expected}")
+        for tensor, spec, old, new in zip(self._contract.cache_tensors, self._buffer_specs, past, present, strict=True):
+            wanted = list(old.shape)
+            if self._spec.cache.style == "concat":
+                wanted[spec.axis] = new.shape[spec.axis] if new.ndim == old.ndim else -1
+            if list(new.shape) != wanted:
+                raise ValueError(f"{tensor.present!r} has the shape {new.shape}, its past has {old.shape}")
 
     def _feeds(self, input_ids: NDArray[np.int64], starts: NDArray[np.int64]) -> dict[str, NDArray[Any]]:
         batch_size, width = input_ids.shape
