@@ -25,6 +25,7 @@ from genai_iface.generation.constraints import Constraint, check_constraint
 from genai_iface.generation.generator import ModelGenerator
 from genai_iface.generation.generator_call import open_generator
 from genai_iface.generation.metrics import Stopwatch
+from genai_iface.generation.own_process import OwnProcess
 from genai_iface.generation.plan import one_per_sequence
 from genai_iface.generation.prefix import save_prefix
 from genai_iface.generation.processors import LogitsHook
@@ -119,6 +120,7 @@ class TextGenerationPipeline:
         memory_limit: int | None,
     ) -> None:
         check_memory_limit(memory_limit)
+        self._process = OwnProcess("pipeline")
         self._memory_limit = memory_limit
         self._model = model
         self._tokenizer = tokenizer
@@ -308,12 +310,15 @@ class TextGenerationPipeline:
 
         Args:
             prompt: A text or token ids.
-            path: The file, in safetensors format; replaced if it is there.
+            path: The file, in safetensors format; replaced if it is a regular file.
 
         Raises:
             UnsupportedCapabilityError: The model cannot save caches.
-            InvalidInputError: The prompt is empty, or the file cannot be written.
+            InvalidInputError: The prompt is empty, or there cannot be a file of that name, or something else than a
+                regular file has it.
+            OutputError: The file cannot be written.
         """
+        self._check_open()
         (ids,) = encode_prompt(self._tokenizer, prompt)
         with self._model_lock:
             self._check_open()
@@ -328,6 +333,7 @@ class TextGenerationPipeline:
             InvalidInputError: The prompt gives no token.
             CacheOverflowError: Together they are longer than the model's context.
         """
+        self._check_open()
         tokens, start = split_continuation(self._tokenizer, prompt, continuation)
         with self._model_lock:
             self._check_open()
@@ -346,6 +352,7 @@ class TextGenerationPipeline:
         Raises:
             InvalidInputError: The text is too short, or the stride is not legal.
         """
+        self._check_open()
         tokens = self._tokenizer.encode(text)
         with self._model_lock:
             self._check_open()
@@ -361,7 +368,7 @@ class TextGenerationPipeline:
 
     def close(self) -> None:
         """Ends every running call and frees the model and all caches. A second call does nothing."""
-        if self._is_closed:
+        if self._is_closed or self._process.is_other:
             return
         self._is_closed = True
         self.cancel()
@@ -430,6 +437,7 @@ class TextGenerationPipeline:
             run.close()
 
     def _step(self, run: Call) -> ModelGenerator[Any]:
+        self._process.check()
         with run.lock, self._model_lock:
             self._check_open()
             generator = run.generator
@@ -457,6 +465,7 @@ class TextGenerationPipeline:
         try:
             is_running = True
             while is_running:
+                self._process.check()
                 with run.lock, self._model_lock:
                     self._check_open()
                     if run.search is None:
@@ -485,5 +494,6 @@ class TextGenerationPipeline:
         return eos
 
     def _check_open(self) -> None:
+        self._process.check()
         if self._is_closed:
             raise InvalidInputError("The pipeline is closed", remedy="Make a new one.")

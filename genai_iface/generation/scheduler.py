@@ -21,6 +21,7 @@ from genai_iface.generation.admission import check_batches, open_job
 from genai_iface.generation.call import Call, context_of
 from genai_iface.generation.constraints import Constraint
 from genai_iface.generation.job import Job
+from genai_iface.generation.own_process import OwnProcess
 from genai_iface.generation.processors import LogitsHook
 from genai_iface.generation.room import check_rows_fit, tokens_to_hold
 from genai_iface.generation.scheduled_request import ScheduledRequest
@@ -93,6 +94,7 @@ class Scheduler:
                 f"token_budget={token_budget} is not legal for {slots} slots",
                 remedy=f"Every slot may need a token in each step: pass at least {slots}.",
             )
+        self._process = OwnProcess("scheduler")
         self._model = model
         self._tokenizer = tokenizer
         self._prepare = prepare
@@ -154,6 +156,7 @@ class Scheduler:
             CacheOverflowError: The prompt is longer than the model's context.
             InsufficientMemoryError: Rows of its length would need more memory than there is.
         """
+        self._process.check()
         options = {
             **overrides,
             "logits_processors": logits_processors,
@@ -191,6 +194,7 @@ class Scheduler:
         Returns:
             Whether anything is left to do.
         """
+        self._process.check()
         with self._step_lock, self._model_lock:
             if self._is_closed:
                 return False
@@ -204,6 +208,7 @@ class Scheduler:
 
     def cancel(self) -> None:
         """Ends all requests with what they have, reason "cancelled"."""
+        self._process.check()
         with self._changed:
             jobs = self._all_jobs()
         for job in jobs:
@@ -211,6 +216,9 @@ class Scheduler:
 
     def close(self) -> None:
         """Ends all requests with what they have and frees the cache. A second call does nothing."""
+        if self._process.is_other:
+            # All of it belongs to the process that made it, and a lock may be held for ever.
+            return
         with self._changed:
             if self._is_closed:
                 return
@@ -238,6 +246,7 @@ class Scheduler:
         Raises:
             TimeoutError: It does not hold by then.
         """
+        self._process.check()
         deadline = None if timeout is None else time.monotonic() + timeout
         if self._thread is not None:
             with self._changed:
@@ -258,6 +267,7 @@ class Scheduler:
 
     def cancel_job(self, job: Job) -> None:
         """Ends one request; at once if it waits, else before the next step."""
+        self._process.check()
         with self._changed:
             job.is_cancelled = True
             if job in self._waiting:

@@ -274,8 +274,8 @@ def _any_node(model: onnx.ModelProto, random: Random) -> onnx.NodeProto:
     groups = [group for group in groups if len(group)]
     if not groups:
         groups = [[model.graph.node.add(op_type="Identity")]]
-    node: onnx.NodeProto = random.choice(groups[0] if random.random() < 0.7 else random.choice(groups))
-    return node
+    found: onnx.NodeProto = random.choice(groups[0] if random.random() < 0.7 else random.choice(groups))
+    return found
 
 
 def _names(model: onnx.ModelProto) -> list[str]:
