@@ -16,7 +16,7 @@ MAX_CONFIG_BYTES = 16 * 2**20
 
 # What reads the values later walks them by recursion, and prints them.
 _MAX_DEPTH = 64
-_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89abAB]")
+_SURROGATE_ESCAPE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 def parse_object(content: bytes, /) -> dict[str, Any]:

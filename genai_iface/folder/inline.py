@@ -4,13 +4,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import onnx.inliner
-from onnx import GraphProto, ModelProto, NodeProto, TensorProto
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from genai_iface.errors import InvalidInputError
-from genai_iface.folder.structure import FunctionId, function_id
+from genai_iface.folder.structure import FunctionId, function_id, subgraphs_of
 
 __all__ = ["inline_functions"]
 
@@ -32,7 +32,11 @@ def inline_functions(proto: ModelProto) -> None:
                 )
     for domain in versions.keys() - {entry.domain for entry in proto.opset_import}:
         proto.opset_import.add(domain=domain, version=versions[domain])
-    inlined = onnx.inliner.inline_local_functions(_without_weights(proto))
+    light = _without_weights(proto)
+    functions = {function_id(function): function for function in light.functions}
+    for nodes in (light.graph.node, *(function.node for function in light.functions)):
+        _give_defaults(nodes, functions)
+    inlined = onnx.inliner.inline_local_functions(light)
     left = _first_call(inlined.graph.node, {function_id(function) for function in proto.functions})
     if left is not None:
         raise InvalidInputError(
@@ -55,14 +59,24 @@ def _without_weights(proto: ModelProto) -> ModelProto:
     )
 
 
+def _give_defaults(nodes: Iterable[NodeProto], functions: Mapping[FunctionId, FunctionProto]) -> None:
+    """Writes the defaults of a function's attributes into its calls: the inliner does not know them."""
+    for node in nodes:
+        function = functions.get(function_id(node))
+        if function is not None and function.attribute_proto:
+            given = {attribute.name for attribute in node.attribute}
+            node.attribute.extend(default for default in function.attribute_proto if default.name not in given)
+        for graph in subgraphs_of(node) if node.attribute else ():
+            _give_defaults(graph.node, functions)
+
+
 def _first_call(nodes: Iterable[NodeProto], functions: set[FunctionId]) -> NodeProto | None:
     """A node that still calls a function, if there is one."""
     for node in nodes:
         if function_id(node) in functions:
             return node
-        for attribute in node.attribute:
-            for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-                found = _first_call(graph.node, functions)
-                if found is not None:
-                    return found
+        for graph in subgraphs_of(node) if node.attribute else ():
+            found = _first_call(graph.node, functions)
+            if found is not None:
+                return found
     return None

@@ -16,7 +16,7 @@ from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProt
 
 from genai_iface.errors import InvalidInputError, UnsupportedModelError
 
-__all__ = ["BROKEN", "FunctionId", "check_structure", "function_id"]
+__all__ = ["BROKEN", "FunctionId", "check_structure", "function_id", "subgraphs_of"]
 
 BROKEN = "Copy or export the model again; onnx.checker.check_model tells more."
 """The remedy for a graph that is not well formed."""
@@ -98,7 +98,8 @@ def check_structure(proto: ModelProto) -> None:
     _check_growth(proto, bodies)
 
 
-def _subgraphs(node: NodeProto) -> Iterator[GraphProto]:
+def subgraphs_of(node: NodeProto) -> Iterator[GraphProto]:
+    """The graphs that a node holds: branches, bodies of loops."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.g
@@ -112,7 +113,7 @@ def _count_subgraphs(proto: ModelProto) -> int:
     while pending:
         for node in pending.pop():
             if node.attribute:
-                inner = [graph.node for graph in _subgraphs(node)]
+                inner = [graph.node for graph in subgraphs_of(node)]
                 count += len(inner)
                 pending.extend(inner)
     return count
@@ -172,7 +173,7 @@ def _check_nodes(nodes: Iterable[NodeProto], known: set[str], own: set[str], add
                     "the value is missing, or the graph has a cycle or is not sorted",
                     remedy=BROKEN,
                 )
-        for graph in _subgraphs(node) if node.attribute else ():
+        for graph in subgraphs_of(node) if node.attribute else ():
             _check_graph(graph, known)
         for name in node.output:
             if name and name in own:
@@ -237,7 +238,7 @@ def _check_operators(
             _check_call(node, function)
         elif (signature := _signature(node.op_type, versions.get(domain, 0), domain)) is not None:
             _check_node(node, signature)
-        for graph in _subgraphs(node):
+        for graph in subgraphs_of(node):
             _check_operators(graph.node, versions, bodies)
 
 
@@ -280,7 +281,8 @@ def _check_call(node: NodeProto, function: FunctionProto) -> None:
                 f"it has {len(expected)}",
                 remedy=BROKEN,
             )
-    if any(True for _ in _subgraphs(node)):
+    graphs = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
+    if any(True for _ in subgraphs_of(node)) or any(given.type in graphs for given in function.attribute_proto):
         raise InvalidInputError(
             f"The node {node.name!r} gives a graph to the function {function.name!r}, which is not supported",
             remedy="Export the model without functions that take graphs.",
@@ -300,7 +302,7 @@ def _check_growth(proto: ModelProto, bodies: Mapping[FunctionId, FunctionProto])
         count, copied = 0, 0
         for node in nodes:
             count += 1
-            for graph in _subgraphs(node) if node.attribute else ():
+            for graph in subgraphs_of(node) if node.attribute else ():
                 inner = size(graph.node)
                 count, copied = count + inner[0], copied + inner[1]
             call = function_id(node)
