@@ -46,6 +46,11 @@ def new_file(path: str | PathLike[str], /) -> Iterator[Path]:
         OutputError: It cannot be written.
     """
     target = _file_target(path)
+    if not target.parent.is_dir():
+        raise OutputError(
+            f"{str(target)!r} cannot be written: No such file or directory",
+            remedy=f"Make the folder {str(target.parent)!r} first.",
+        )
     clear_stale(target.parent)
     temporary = target.with_name(temporary_name(target.name))
     try:

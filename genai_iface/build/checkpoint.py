@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
@@ -22,6 +24,24 @@ from genai_iface.folder.files import find_inside, open_root
 from genai_iface.types import DType
 
 __all__ = ["Checkpoint", "open_checkpoint", "quiet_transformers"]
+
+# What Transformers, safetensors and gguf raise for files whose parts contradict each other.
+_BROKEN: tuple[type[Exception], ...] = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +70,7 @@ class Checkpoint:
         try:
             with quiet_transformers():
                 return AutoConfig.from_pretrained(self.folder, local_files_only=True, **self._gguf_option())
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except _BROKEN as error:
             raise InvalidInputError(
                 f"The configuration of {self.name!r} is not understood: {_short(error)}",
                 remedy="Give a checkpoint whose model type Transformers knows without code of its own.",
@@ -82,7 +102,7 @@ class Checkpoint:
                 f"Transformers has no causal language model for {config.model_type!r}: {_short(error)}",
                 remedy="Give the checkpoint of a decoder.",
             ) from error
-        except (OSError, RuntimeError, KeyError, SafetensorError) as error:
+        except _BROKEN as error:
             raise InvalidInputError(
                 f"The weights of {self.name!r} cannot be loaded: {_short(error)}", remedy="Copy the checkpoint again."
             ) from error

@@ -19,7 +19,7 @@ from genai_iface.protocols import Backend
 from genai_iface.registry import load_backend
 from tools.robustness.mutate import change_folder
 
-__all__ = ["Escape", "TooLongError", "run_case"]
+__all__ = ["Escape", "TooLongError", "place_of", "run_case"]
 
 _PACKAGES = ("genai_iface", "genai_iface_numpy", "genai_iface_ort", "genai_iface_transformers")
 # Most memory of a cache: cases run side by side.
@@ -130,12 +130,13 @@ def _attempt(stage: str, action: Callable[[], object], escapes: list[Escape]) ->
             escapes.append(Escape(stage, f"{type(error).__name__} without a remedy", "", str(error)[:200]))
         return False
     except Exception as error:  # noqa: BLE001 - whatever it is, it is what is looked for
-        escapes.append(Escape(stage, type(error).__name__, _place(error), str(error)[:200]))
+        escapes.append(Escape(stage, type(error).__name__, place_of(error), str(error)[:200]))
         return False
     return True
 
 
-def _place(error: BaseException) -> str:
+def place_of(error: BaseException) -> str:
+    """The innermost line of this project in a traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if any(f"/{name}/" in frame.filename for name in _PACKAGES)]
     if not own:
