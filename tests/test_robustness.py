@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from genai_iface import InvalidInputError
 from tools.robustness import case as cases
 from tools.robustness.__main__ import main
 from tools.robustness.case import run_case
@@ -95,3 +96,17 @@ def test_checkpoints_and_gguf_files(tmp_path: Path) -> None:
     results = [run_checkpoint_case(made, tmp_path, 1, number) for number in range(100)]
     assert [(what, escapes) for what, _, escapes in results if escapes] == []
     assert {reached for _, reached, _ in results} >= {"opened", "loaded"}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("field", ["head_dim", "vocab_size", "intermediate_size", "num_hidden_layers", "hidden_size"])
+def test_a_configuration_larger_than_its_weights(tmp_path: Path, field: str) -> None:
+    from genai_iface.build.checkpoint import open_checkpoint
+    from tests.parity.checkpoints import make_checkpoint
+
+    make_checkpoint("llama", tmp_path / "checkpoint")
+    path = tmp_path / "checkpoint" / "config.json"
+    assert open_checkpoint(path.parent).load("float32") is not None
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: 8_000_000}))
+    with pytest.raises(InvalidInputError, match=f"{field}=8000000"):
+        open_checkpoint(path.parent).load("float32")

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
+from genai_iface.build.config_sizes import check_sizes
 from genai_iface.errors import InvalidInputError, UnsupportedModelError
 from genai_iface.folder.files import find_inside, open_root
 from genai_iface.types import DType
@@ -84,6 +85,8 @@ class Checkpoint:
             UnsupportedModelError: It is no decoder that Transformers knows.
         """
         config = self.config()
+        files = [self.folder / self.gguf] if self.gguf is not None else self.folder.glob("*.safetensors")
+        check_sizes(config, sum(file.stat().st_size for file in files), self.name)
         options = {"use_safetensors": True} if self.gguf is None else self._gguf_option()
         try:
             with quiet_transformers():
