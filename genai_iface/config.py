@@ -285,7 +285,7 @@ def _shown(value: object) -> str:
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
-def _integer(low: int, high: int = _LARGEST, *, none: bool = False) -> Callable[[Any], bool]:
+def _integer(low: int, high: float = _LARGEST, *, none: bool = False) -> Callable[[Any], bool]:
     def legal(value: Any) -> bool:
         if value is None:
             return none
@@ -307,7 +307,8 @@ def _number(low: float, high: float = math.inf, *, open_low: bool = False, none:
 
 
 def _token_ids(value: Any) -> bool:
-    return isinstance(value, tuple) and all(map(_integer(0), value))
+    # Whether the model has such a token is said where its vocabulary is known.
+    return isinstance(value, tuple) and all(map(_integer(0, math.inf), value))
 
 
 def _boolean(value: Any) -> bool:
@@ -334,7 +335,7 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "frequency_penalty": (_number(-2, 2), "a number from -2 to 2"),
     "no_repeat_ngram_size": (_integer(0), "an integer of at least 0"),
     "logit_bias": (
-        lambda value: all(map(_integer(0), value)) and all(map(_number(-math.inf), value.values())),
+        lambda value: all(map(_integer(0, math.inf), value)) and all(map(_number(-math.inf), value.values())),
         "a mapping from token ids to finite numbers",
     ),
     "bad_words_ids": (
@@ -352,7 +353,7 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "include_stop_str_in_output": (_boolean, "True or False"),
     "ignore_eos": (_boolean, "True or False"),
     "eos_token_id": (
-        lambda value: _integer(0, none=True)(value) or _token_ids(value),
+        lambda value: _integer(0, math.inf, none=True)(value) or _token_ids(value),
         "a token id, a list of token ids, or None",
     ),
     "num_beams": (_integer(1, _MOST_ROWS), f"an integer from 1 to {_MOST_ROWS}"),

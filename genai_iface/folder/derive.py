@@ -30,6 +30,8 @@ from genai_iface.folder.roles import derive_roles
 
 __all__ = ["derive_contract"]
 
+# Rows of logits are made in this size; vocabularies end far below it.
+_MOST_TOKENS = 2**24
 _WITH_LENGTHS = frozenset({"TensorScatter", "Attention", "com.microsoft.GroupQueryAttention"})
 _TO_A_BUFFER = SAME_ELEMENTS | {"DequantizeLinear", "Expand"}
 
@@ -99,6 +101,8 @@ def _find_logits(graph: ir.Graph, presents: set[str]) -> ir.Value:
 def _vocab_size(logits: ir.Value) -> tuple[int, str]:
     """V and where it was read."""
     size = static_dim(logits, -1)
+    if size is not None and size > _MOST_TOKENS:
+        raise unsupported(f"The logits {logits.name!r} have {size} columns, at most {_MOST_TOKENS} are read")
     if size is not None and size > 0:
         return size, f"its last axis has the fixed size {size}"
     # Scaling, softcap and casts may follow the product with the weight.
@@ -110,7 +114,7 @@ def _vocab_size(logits: ir.Value) -> tuple[int, str]:
             size = shape[0] if is_op(node, "Gemm") and attribute(node, "transB", 0) else shape[1]
         elif is_op(node, "com.microsoft.MatMulNBits"):
             size = attribute(node, "N", 0)
-        if size:
+        if size and 0 < size <= _MOST_TOKENS:
             return size, f"the weight of the {describe(node)} has {size} columns"
     raise unsupported(
         f"The vocabulary's size is not in the graph: the last axis of {logits.name!r} is symbolic and no weight of a "

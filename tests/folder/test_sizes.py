@@ -258,6 +258,30 @@ def test_inlining_keeps_the_mathematics() -> None:
         np.testing.assert_array_equal(given, np.float32([-factor, 2 * factor]))
 
 
+def test_more_logits_than_any_vocabulary(tmp_path: Path) -> None:
+    path = write_folder(tmp_path / "model", layers=1) / "model.onnx"
+    model = onnx.load(path)
+    logits = next(value for value in model.graph.output if value.name == "logits")
+    logits.type.tensor_type.shape.dim[-1].dim_value = 2**62
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(UnsupportedModelError, match="columns, at most 16777216 are read"):
+        open_folder(path.parent)
+
+
+@pytest.mark.parametrize("sizes", [{1: -2}, {3: -8}, {2: 2**62}, {1: 2**40}], ids=str)
+def test_cache_sizes_that_no_buffer_has(tmp_path: Path, sizes: dict[int, int]) -> None:
+    path = write_folder(tmp_path / "model", layers=1) / "model.onnx"
+    model = onnx.load(path)
+    for value in (*model.graph.input, *model.graph.output):
+        dims = value.type.tensor_type.shape.dim
+        if len(dims) == 4:
+            for axis, size in sizes.items():
+                dims[axis].dim_value = size
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(UnsupportedModelError, match="expected numbers from 1|expected 1 to"):
+        open_folder(path.parent)
+
+
 # Files of text.
 
 

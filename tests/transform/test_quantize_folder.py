@@ -143,7 +143,7 @@ def test_targets_that_would_lose_something_are_refused(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     source = write_folder(tmp_path / "float")
     (tmp_path / "file").write_text("")
-    with pytest.raises(InvalidInputError, match="cannot be written to"):
+    with pytest.raises(InvalidInputError, match="cannot be made"):
         quantize_folder(source, tmp_path / "file" / "low")
 
 

@@ -251,7 +251,7 @@ def _template_text(random: Random) -> str:
 
 def _template(folder: Path, random: Random) -> str:
     path = folder / "chat_template.jinja"
-    text = path.read_text(encoding="utf-8") if path.exists() and random.random() < 0.5 else ""
+    text = path.read_bytes().decode("utf-8", "replace") if path.exists() and random.random() < 0.5 else ""
     at = random.randrange(len(text) + 1)
     path.write_text(text[:at] + _template_text(random) + text[at:], encoding="utf-8")
     return "template"
