@@ -5,6 +5,7 @@
     GenAIError
      +-- InvalidInputError           an argument or a file of the model folder is not legal
      |    +-- InsufficientMemoryError     a cache would need more memory than there is
+     |    +-- OutputError                 a file or folder cannot be written: no room, no permission
      +-- UnsupportedModelError       the model is well formed, but its graph is not understood
      +-- UnsupportedCapabilityError  the backend, or this model on it, cannot do what was asked
      +-- InterfaceVersionError       SDK and backend share no interface version
@@ -28,6 +29,7 @@ __all__ = [
     "InsufficientMemoryError",
     "InterfaceVersionError",
     "InvalidInputError",
+    "OutputError",
     "UnsupportedCapabilityError",
     "UnsupportedModelError",
 ]
@@ -78,6 +80,10 @@ class InsufficientMemoryError(InvalidInputError):
             remedy="Use fewer rows or slots, a smaller capacity or max_new_tokens, or raise memory_limit if you know "
             "better.",
         )
+
+
+class OutputError(InvalidInputError):
+    """A file or folder cannot be written: the disk is full, a permission is missing. Nothing half-written is left."""
 
 
 class UnsupportedModelError(GenAIError):

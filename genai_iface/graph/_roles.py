@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import onnx_ir as ir
 
 from genai_iface.graph._consumers import Reached, Sink, reach
-from genai_iface.graph._walk import describe, dtype_name, op, rank, unsupported
+from genai_iface.graph._walk import describe, dtype_name, listed, op, rank, unsupported
 from genai_iface.graph.signature import Evidence, InputRole
 
 __all__ = ["DerivedRoles", "derive_roles"]
@@ -38,6 +38,8 @@ _EXPECTED = (
     "expected token ids, positions, an attention mask of rank 2, write_indices, nonpad_kv_seqlen, seqlens_k or "
     "total_sequence_length"
 )
+# One more than there are roles: each input is followed through the graph.
+_MOST_INPUTS = 8
 # A table of so few rows holds token types or flags, not positions.
 _FEWEST_POSITIONS = 8
 
@@ -62,6 +64,10 @@ def derive_roles(inputs: Sequence[ir.Value], vocab_size: int, leading_to_logits:
     Raises:
         UnsupportedModelError: An input's role is not clear, given twice, or there are no input_ids.
     """
+    if len(inputs) > _MOST_INPUTS:
+        raise unsupported(
+            f"The graph has {len(inputs)} inputs besides the cache ({listed(inputs)}), {_EXPECTED}: one of each at most"
+        )
     sinks = {value: [at for at in reach(value) if at.node in leading_to_logits] for value in inputs}
     derived = DerivedRoles()
     lookups = []
@@ -79,7 +85,7 @@ def derive_roles(inputs: Sequence[ir.Value], vocab_size: int, leading_to_logits:
         _give(derived, role, value, at)
     _tell_lookups_apart(derived, lookups, sinks, vocab_size)
     if "input_ids" not in derived.inputs:
-        given = ", ".join(repr(value.name) for value in inputs) or "none"
+        given = listed(inputs)
         raise unsupported(
             f"No graph input selects rows of a token table with a Gather on the way to the logits (inputs: {given})",
             "Export the decoder with its embedding, so that it takes token ids.",

@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from genai_iface.transform.gather_elements import GatherElements
-from genai_iface.transform.rewrite import Note, Rewrite
+from genai_iface.transform.rewrite import GRAPH_ERRORS, Note, Rewrite
 from genai_iface.transform.select_logits import LOGITS_POSITIONS, SelectLogits
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "GRAPH_ERRORS",
     "LOGITS_POSITIONS",
     "BnshCache",
     "GatherElements",

@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.serde import SerdeError
 
-from genai_iface.errors import GenAIError, InvalidInputError
+from genai_iface.errors import GenAIError, InvalidInputError, OutputError
 from genai_iface.folder import ModelFolder, open_folder
 from genai_iface.folder._files import find_inside
 from genai_iface.folder._load import MODEL_FILE
@@ -131,7 +131,7 @@ def quantize_folder(
             made = open_folder(temporary)
             nbytes = sum(file.stat().st_size for file in made.files)
     except OSError as error:
-        raise InvalidInputError(
+        raise OutputError(
             f"The quantized model cannot be written to {str(place)!r}: {error}", remedy=_WRITE_REMEDY
         ) from error
     return QuantizeReport(place, notes, sum(file.stat().st_size for file in folder.files), nbytes)
