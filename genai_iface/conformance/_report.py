@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from genai_iface.conformance._golden import manifest_digest
-from genai_iface.conformance._results import Run
+from genai_iface.conformance._results import ConformanceResult
 from genai_iface.conformance.registry import LEVELS
 from genai_iface.version import INTERFACE_VERSION
 
@@ -38,7 +38,7 @@ td, th {border: 1px solid #888; padding: .2em .6em; text-align: left; vertical-a
 _STATUSES = ("passed", "failed", "deviation", "not_applicable", "not_executed")
 
 
-def write_report(run: Run, folder: str | PathLike[str], /) -> list[Path]:
+def write_report(run: ConformanceResult, folder: str | PathLike[str], /) -> list[Path]:
     """Writes report.json, report.md and report.html and returns their paths."""
     data = as_json(run)
     target = Path(folder)
@@ -53,7 +53,7 @@ def write_report(run: Run, folder: str | PathLike[str], /) -> list[Path]:
     return [target / name for name in texts]
 
 
-def as_json(run: Run) -> dict[str, Any]:
+def as_json(run: ConformanceResult) -> dict[str, Any]:
     """The run as plain data; ``report.schema.json`` describes it."""
     return {
         "format": 1,

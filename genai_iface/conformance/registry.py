@@ -42,7 +42,7 @@ _MODULES = (
 )
 _ID = re.compile(r"L[0-4](\.[a-z0-9_]+){2,}")
 
-Run: TypeAlias = "Callable[[Context], None]"
+CheckFunction: TypeAlias = "Callable[[Context], None]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Check:
     requires: frozenset[str]
     since: int
     spec: tuple[str, ...]
-    run: Run
+    run: CheckFunction
 
 
 _CHECKS: dict[str, Check] = {}
@@ -73,7 +73,7 @@ _CHECKS: dict[str, Check] = {}
 
 def check(
     identifier: str, *, requires: Iterable[str] = (), spec: Iterable[str] = (), since: int = 1, title: str = ""
-) -> Callable[[Run], Run]:
+) -> Callable[[CheckFunction], CheckFunction]:
     """Registers a function as a check; its docstring's first line is the title.
 
     Args:
@@ -91,7 +91,7 @@ def check(
     if identifier in _CHECKS:
         raise ValueError(f"the check id {identifier!r} is taken")
 
-    def register(run: Run) -> Run:
+    def register(run: CheckFunction) -> CheckFunction:
         line = title or (run.__doc__ or "").strip().partition("\n")[0]
         _CHECKS[identifier] = Check(
             identifier, int(identifier[1]), line.rstrip("."), frozenset(map(str, requires)), since, tuple(spec), run

@@ -86,7 +86,8 @@ def save_cache_file(
             temporary.unlink(missing_ok=True)
     except (OSError, safetensors.SafetensorError) as error:
         raise InvalidInputError(
-            f"The cache cannot be written to {str(target)!r}: {error}", remedy="Choose a writable place with room."
+            f"The cache cannot be written to {str(target)!r}: {error}",
+            remedy="Choose a writable folder with enough space.",
         ) from error
 
 

@@ -134,7 +134,8 @@ def _add_tokens(source: Path, target: Path, tokens: list[int]) -> None:
         finished.replace(target)
     except OSError as error:
         raise InvalidInputError(
-            f"The prompt cannot be written to {str(target)!r}: {error}", remedy="Choose a writable place with room."
+            f"The prompt cannot be written to {str(target)!r}: {error}",
+            remedy="Choose a writable folder with enough space.",
         ) from error
     finally:
         finished.unlink(missing_ok=True)

@@ -105,7 +105,7 @@ def _capacity(tensor: FoundCache) -> int | None:
     if capacity is not None and capacity <= 0:
         raise unsupported(f"The cache {tensor.past.name!r} has the capacity {capacity}, expected at least 1")
     if fixed is not None and present is not None and fixed != present:
-        raise unsupported(f"{tensor.past.name!r} has {fixed} slots and {tensor.present.name!r} has {present}")
+        raise unsupported(f"{tensor.past.name!r} has {fixed} positions and {tensor.present.name!r} has {present}")
     return capacity
 
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from genai_iface.graph._attention import OPERATORS
 from genai_iface.graph._caches import derive_cache
-from genai_iface.graph._consumers import reach, table_rows
+from genai_iface.graph._consumers import consumers, table_rows
 from genai_iface.graph._roles import derive_roles
 from genai_iface.graph._walk import (
     SAME_ELEMENTS,
@@ -131,7 +131,7 @@ def _ancestors(value: ir.Value) -> set[ir.Node]:
 
 
 def _check_lengths(graph: ir.Graph, tensors: tuple[CacheTensor, ...], inputs: dict[InputRole, ir.Value]) -> None:
-    """A buffer with free slots needs its lengths: without them attention would read garbage."""
+    """A buffer with free positions needs its lengths: without them attention would read garbage."""
     presents = {tensor.present for tensor in tensors}
     for node in graph:
         if is_op(node, "TensorScatter") and "write_indices" not in inputs and node.outputs[0].name in presents:
@@ -142,8 +142,8 @@ def _check_lengths(graph: ir.Graph, tensors: tuple[CacheTensor, ...], inputs: di
             buffer = trace_back(input_at(node, 1), SAME_ELEMENTS | {"DequantizeLinear", "Expand"})
             if buffer is not None and is_op(buffer.producer(), "TensorScatter"):
                 raise unsupported(
-                    f"The {describe(node)} reads a buffer with free slots and has neither nonpad_kv_seqlen nor a mask, "
-                    "expected one of them"
+                    f"The {describe(node)} reads a buffer with free positions and has neither nonpad_kv_seqlen "
+                    "nor a mask, expected one of them"
                 )
         if is_op(node, "com.microsoft.GroupQueryAttention") and not {"seqlens_k", "attention_mask"} & inputs.keys():
             raise unsupported(
@@ -177,6 +177,6 @@ def _counted_rows(graph: ir.Graph, pasts: set[str]) -> list[int]:
             continue
         for node in value.consumers():
             if is_op(node, "Shape"):
-                tables = (table_rows(at.node) for at in reach(node.outputs[0]) if at.sink == "lookup")
+                tables = (table_rows(at.node) for at in consumers(node.outputs[0]) if at.sink == "lookup")
                 rows.extend(count for count in tables if count is not None)
     return rows

@@ -45,7 +45,7 @@ def scatter_in_place(
         if mode == "circular":
             start %= capacity
         elif start < 0 or start + num_new > capacity:
-            raise ValueError(f"row {row}: writing {num_new} tokens at {start} leaves a cache of {capacity} slots")
+            raise ValueError(f"row {row}: writing {num_new} tokens at {start} leaves a cache of {capacity} positions")
         num_before_wrap = min(num_new, capacity - start)
         cache[row, start : start + num_before_wrap] = update[row, :num_before_wrap]
         cache[row, : num_new - num_before_wrap] = update[row, num_before_wrap:]

@@ -46,7 +46,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         action="store_true",
         help="spell out Attention, RotaryEmbedding and RMSNormalization in older operators (not with --to scatter)",
     )
-    parser.add_argument("--capacity", type=positive, metavar="N", help="fix the slots of the cache (--to scatter)")
+    parser.add_argument("--capacity", type=positive, metavar="N", help="fix the positions of the cache (--to scatter)")
     parser.add_argument(
         "--no-verify", dest="verify", action="store_false", help="do not compare the result's logits with the source's"
     )

@@ -71,8 +71,8 @@ class StandardOperators(Rewrite):
 
     def _attention(self, node: ir.Node, size: int) -> None:
         heads, kv_heads = attribute(node, "num_heads", 0), attribute(node, "kv_num_heads", 0)
-        extra = [slot for slot in range(_FIRST_EXTRA, len(node.inputs)) if input_at(node, slot) is not None]
-        query, key, value, past_key, past_value = (input_at(node, slot) for slot in range(5))
+        extra = [index for index in range(_FIRST_EXTRA, len(node.inputs)) if input_at(node, index) is not None]
+        query, key, value, past_key, past_value = (input_at(node, index) for index in range(5))
         if extra or attribute(node, "smooth_softmax", 0) or query is None or past_key is None or output_at(node, 3):
             raise unsupported(
                 f"The {describe(node)} has a bias, a sink, norms or an output that the standard Attention does not "
@@ -148,8 +148,8 @@ class StandardOperators(Rewrite):
         self._typed(result, node, 0)
         replace_value(node.outputs[0], result)
 
-    def _typed(self, value: ir.Value, node: ir.Node, slot: int) -> None:
+    def _typed(self, value: ir.Value, node: ir.Node, index: int) -> None:
         """The type and shape of an output, or at least of the input."""
-        old = node.outputs[slot] if slot < len(node.outputs) else node.outputs[0]
+        old = node.outputs[index] if index < len(node.outputs) else node.outputs[0]
         copy_type(old if old.dtype is not None else (node.inputs[0] or old), value)
         value.shape = node.outputs[0].shape

@@ -51,7 +51,7 @@ def convert_folder(
         source: A folder with ``model.onnx`` or ``onnx/model.onnx`` in it, or that file.
         out: The new folder; it must not exist, or be empty.
         to: The way to keep the cache.
-        capacity: Slots of the cache for "scatter", None to leave them to the runtime.
+        capacity: Positions of the cache for "scatter", None to leave them to the runtime.
         primitive: Spell out Attention, RotaryEmbedding and RMSNormalization in operators of opset 18.
         verify: Compare the result's logits with the source's before the folder appears.
         progress: Called with (what is done, how much of it, all of it).
@@ -60,7 +60,7 @@ def convert_folder(
         What was found and done.
 
     Raises:
-        InvalidInputError: A file is missing or broken, or ``out`` is taken.
+        InvalidInputError: A file is missing or broken, or ``out`` exists.
         UnsupportedModelError: The graph cannot be converted; the message says which node is in the way.
         BackendError: The result computes something else than the source.
     """

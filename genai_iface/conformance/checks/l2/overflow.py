@@ -106,11 +106,13 @@ def whole_context(context: Context) -> None:
 
 @check("L2.overflow.fixed_buffers", spec=["Model.forward.5", "Model.create_cache.2"])
 def fixed_buffers(context: Context) -> None:
-    """A graph that fixes its buffers sets the capacity; the last slot works, one more is refused."""
+    """A graph that fixes its buffers sets the capacity; the last position works, one more is refused."""
     subject = context.subject("rank3")
     fixed = subject.model.spec.cache.fixed_capacity
     if fixed is not None:
-        raises(InvalidInputError, lambda: subject.model.create_cache(capacity=fixed + 1), "more than the fixed slots")
+        raises(
+            InvalidInputError, lambda: subject.model.create_cache(capacity=fixed + 1), "more than the fixed positions"
+        )
     cache = context.cache(subject, capacity=12)
     got = subject.model.forward(subject.golden.tokens[:1, :12], cache)
     subject.near(got[0, 0], 0, 12, "logits of a row that is full before the buffer is")
