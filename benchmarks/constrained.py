@@ -25,7 +25,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from genai_iface import GenerationConfig
 from genai_iface.folder import FolderTokenizer
-from genai_iface.generation.plan import SequencePlan
+from genai_iface.generation import GenerationHooks, Sampler
+from genai_iface.generation.sampling.sampler import make_sampler
 
 _SCHEMA = {
     "type": "object",
@@ -63,14 +64,14 @@ def main() -> None:
     )
     size = tokenizer.vocab_size
     base = {"benchmark": "constrained", "vocab_size": size}
-    first = _milliseconds(lambda: _plan({"regex": "a"}, tokenizer))
+    first = _milliseconds(lambda: _sampler({"regex": "a"}, tokenizer))
     print(json.dumps({**base, "step": "table of tokens", "milliseconds": round(first, 1)}))
     rng = np.random.default_rng(0)
     rows = [rng.normal(0, 2, size).astype(np.float32) for _ in range(16)]
-    plain = statistics.median(_per_token(_plan({}, tokenizer), rows, arguments.num_tokens))
+    plain = statistics.median(_per_token(_sampler({}, tokenizer), rows, arguments.num_tokens))
     for name, fields in _CONSTRAINTS.items():
-        compiling = _milliseconds(lambda fields=fields: _plan(fields, tokenizer))  # type: ignore[misc]
-        times = _per_token(_plan(fields, tokenizer), rows, arguments.num_tokens)
+        compiling = _milliseconds(lambda fields=fields: _sampler(fields, tokenizer))  # type: ignore[misc]
+        times = _per_token(_sampler(fields, tokenizer), rows, arguments.num_tokens)
         line = {
             **base,
             "constraint": name,
@@ -83,20 +84,22 @@ def main() -> None:
         print(json.dumps(line))
 
 
-def _plan(fields: dict[str, Any], tokenizer: FolderTokenizer) -> SequencePlan:
+def _sampler(fields: dict[str, Any], tokenizer: FolderTokenizer) -> Sampler:
     config = GenerationConfig(temperature=0.8, top_k=50, top_p=0.95, **fields)
-    return SequencePlan(config, vocab_size=tokenizer.vocab_size, eos_token_ids=[0], seed=0, tokenizer=tokenizer)
+    return make_sampler(
+        config, GenerationHooks(), vocab_size=tokenizer.vocab_size, eos_token_ids=[0], tokenizer=tokenizer
+    )
 
 
-def _per_token(plan: SequencePlan, rows: list[Any], num_tokens: int) -> list[float]:
+def _per_token(sampler: Sampler, rows: list[Any], num_tokens: int) -> list[float]:
     """Microseconds of each token: choosing it and asking whether the output is over. Begins anew where it is."""
     times: list[float] = []
     new: list[int] = []
     while len(times) < num_tokens:
         tokens = np.array([1, *new], dtype=np.int64)
         started = time.perf_counter()
-        token = plan.sampler.choose(rows[len(times) % len(rows)], tokens, len(new), 0)
-        is_over = token == 0 or plan.is_over([*new, token])
+        token = sampler.choose(rows[len(times) % len(rows)], tokens, len(new), 0)
+        is_over = token == 0 or sampler.is_over([*new, token])
         times.append(1e6 * (time.perf_counter() - started))
         new = [] if is_over else [*new, token]
     return times

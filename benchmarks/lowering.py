@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What load-time lowering is worth: one random decoder, every level, measured in turn in one process.
 
-    python benchmarks/lowering.py --quantize int4 --threads 2
+    python -m benchmarks.lowering --quantize int4 --threads 2
 
 prints a JSON line for each level and task: median seconds, and the ratio to the graph as it is on disk.
 """

@@ -95,7 +95,9 @@ class TransformersSide:
             raise SystemExit("Transformers takes part in fp32 only.")
         torch.set_num_threads(setting.threads)
         self._checkpoint = make_checkpoint(setting.size, setting.work_dir)
-        self._model = transformers.AutoModelForCausalLM.from_pretrained(self._checkpoint, dtype=torch.float32).eval()
+        self._model = transformers.AutoModelForCausalLM.from_pretrained(
+            self._checkpoint, dtype=torch.float32, trust_remote_code=False
+        ).eval()
         self._prompt = torch.randint(3, self._model.config.vocab_size, (1, setting.context))
         self._setting = setting
         self.prefill()

@@ -32,6 +32,7 @@ from genai_iface.protocols import (
     Pipeline,
     Prompt,
     SupportsFork,
+    SupportsGenerator,
     SupportsInspect,
     SupportsSave,
     Tokenizer,
@@ -54,6 +55,7 @@ from genai_iface.types import (
 from genai_iface.version import INTERFACE_VERSION, SUPPORTED_INTERFACE_VERSIONS, negotiate_version
 
 if TYPE_CHECKING:
+    from genai_iface.generation.hooks import GenerationHooks
     from genai_iface.memory import available_memory, check_cache_fits, estimate_cache_bytes
     from genai_iface.pipeline import TextGenerationPipeline
 
@@ -80,6 +82,7 @@ __all__ = [
     "FinishReason",
     "GenAIError",
     "GenerationConfig",
+    "GenerationHooks",
     "GenerationResult",
     "Generator",
     "InsufficientMemoryError",
@@ -96,6 +99,7 @@ __all__ = [
     "Prompt",
     "Score",
     "SupportsFork",
+    "SupportsGenerator",
     "SupportsInspect",
     "SupportsSave",
     "TextGenerationPipeline",
@@ -120,6 +124,10 @@ def __getattr__(name: str) -> object:
         from genai_iface.pipeline import TextGenerationPipeline  # noqa: PLC0415
 
         return TextGenerationPipeline
+    if name == "GenerationHooks":
+        from genai_iface.generation.hooks import GenerationHooks  # noqa: PLC0415
+
+        return GenerationHooks
     if name in ("available_memory", "check_cache_fits", "estimate_cache_bytes"):
         from genai_iface import memory  # noqa: PLC0415
 

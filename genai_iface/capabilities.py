@@ -68,6 +68,9 @@ class Capability(StrEnum):
     INSPECT = "inspect"
     """The cache implements ``SupportsInspect``."""
 
+    GENERATOR = "generator"
+    """The backend implements ``SupportsGenerator``: its runtime owns the loop, and pipelines drive its generators."""
+
 
 _STEP = frozenset({Capability.BATCH, Capability.RAGGED, Capability.CHUNKED_PREFILL, Capability.REWIND})
 

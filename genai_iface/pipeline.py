@@ -5,45 +5,42 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Generator, Iterator, Mapping, Sequence
-from contextlib import closing, nullcontext
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, nullcontext
 from os import PathLike
 from typing import Any, Self, TypeAlias
 from weakref import WeakSet
 
 from genai_iface.capabilities import Capability
 from genai_iface.config import GenerationConfig
-from genai_iface.errors import InvalidInputError
-from genai_iface.generation.beam.call import beam_chunks, found_beams, open_search
-from genai_iface.generation.cached_rows import DEFAULT_PREFILL_CHUNK_SIZE, CachedRows
-from genai_iface.generation.call import Call, RunningTurn, capacity_for, context_of, split_options, with_seeds
+from genai_iface.generation._collect import collect
+from genai_iface.generation._driver import Driver
+from genai_iface.generation._engines import Engines, ModelEngines, StepSettings
+from genai_iface.generation._request import GenerationRequest, context_of, make_request
+from genai_iface.generation._scoring import as_score, perplexity, score_tokens, split_continuation
 from genai_iface.generation.chat.session import ChatSession
-from genai_iface.generation.constraints import Constraint, check_constraint
-from genai_iface.generation.generator import ModelGenerator
-from genai_iface.generation.generator_call import open_generator
-from genai_iface.generation.memory_check import check_call_fits, check_memory_limit, check_rows_fit
-from genai_iface.generation.metrics import Stopwatch
-from genai_iface.generation.plan import one_per_sequence
-from genai_iface.generation.prefix import save_prefix
-from genai_iface.generation.sampling.processors import LogitsHook
+from genai_iface.generation.constraints import Constraint
+from genai_iface.generation.hooks import (
+    ChunkHook,
+    GenerationHooks,
+    LogitsHook,
+    PrefillHook,
+    StopHook,
+    Streamer,
+    TextHook,
+)
+from genai_iface.generation.rows.cached_rows import DEFAULT_PREFILL_CHUNK_SIZE
+from genai_iface.generation.rows.prefix import save_prefix
+from genai_iface.generation.runtime.engines import RuntimeEngines
 from genai_iface.generation.scheduling.scheduler import Scheduler
-from genai_iface.generation.scoring import as_score, perplexity, score_tokens, split_continuation
 from genai_iface.generation.speculation.speculator import Speculation
-from genai_iface.generation.supported import check_supported, check_together
 from genai_iface.generation.text.async_chunks import iterate_in_thread
-from genai_iface.generation.text.chunks import ChunkSource
-from genai_iface.generation.text.collect import collect
-from genai_iface.generation.text.prompts import encode_prompt, is_conversation
-from genai_iface.generation.text.stopping import StopHook
-from genai_iface.generation.text.streamer import ChunkHook, Streamer, TextHook, streaming_to
+from genai_iface.generation.text.prompts import encode_prompt
 from genai_iface.protocols import Backend, Model, Prompt, Tokenizer
-from genai_iface.registry import load_model
+from genai_iface.registry import load_backend
 from genai_iface.results import Chunk, GenerationResult, Score
 
 __all__ = ["TextGenerationPipeline"]
-
-PrefillProgress: TypeAlias = Callable[[int, int], None]
-"""Told how many prompt tokens are done, and of how many."""
 
 Configs: TypeAlias = GenerationConfig | Sequence[GenerationConfig] | None
 """One configuration for all prompts, or one for each."""
@@ -70,6 +67,8 @@ class TextGenerationPipeline:
         GenAIError: The folder or the backend cannot be loaded.
     """
 
+    _on_close: Callable[[], None] | None = None
+
     def __init__(
         self,
         folder: str | PathLike[str] | None = None,
@@ -78,17 +77,27 @@ class TextGenerationPipeline:
         device: str | None = None,
         options: Mapping[str, Any] | None = None,
         prefill_chunk_size: int = DEFAULT_PREFILL_CHUNK_SIZE,
-        on_prefill: PrefillProgress | None = None,
+        on_prefill: PrefillHook | None = None,
         memory_limit: int | None = None,
     ) -> None:
         # Reading a folder needs libraries that importing the interface must not load.
-        from genai_iface.folder import open_folder  # noqa: PLC0415
+        from genai_iface.folder import open_folder, open_texts  # noqa: PLC0415
         from genai_iface.models import default_folder  # noqa: PLC0415
 
         path = default_folder() if folder is None else folder
+        settings = StepSettings(prefill_chunk_size=prefill_chunk_size, on_prefill=on_prefill, memory_limit=memory_limit)
+        chosen = load_backend(backend) if isinstance(backend, str) else backend
+        if Capability.GENERATOR in chosen.info().capabilities:
+            tokenizer, config = open_texts(path)
+            runtime = RuntimeEngines(chosen, path, tokenizer, device=device, options=options)
+            self._set_up(runtime, tokenizer, config, settings)
+            self._on_close = tokenizer.close
+            return
         opened = open_folder(path)
-        model = load_model(path, backend=backend, device=device, options=options)
-        self._set_up(model, opened.tokenizer, opened.generation_config, prefill_chunk_size, on_prefill, memory_limit)
+        model = chosen.load(path, device=device, options=options)
+        tokenizer = opened.tokenizer
+        self._set_up(ModelEngines(model, tokenizer, settings), tokenizer, opened.generation_config, settings)
+        self._on_close = tokenizer.close
 
     @classmethod
     def from_parts(
@@ -98,43 +107,40 @@ class TextGenerationPipeline:
         generation_config: GenerationConfig | None = None,
         *,
         prefill_chunk_size: int = DEFAULT_PREFILL_CHUNK_SIZE,
-        on_prefill: PrefillProgress | None = None,
+        on_prefill: PrefillHook | None = None,
         memory_limit: int | None = None,
     ) -> Self:
         """Makes a pipeline from a model and a tokenizer that are loaded already.
 
         Closing the pipeline closes the model.
         """
+        settings = StepSettings(prefill_chunk_size=prefill_chunk_size, on_prefill=on_prefill, memory_limit=memory_limit)
         pipeline = cls.__new__(cls)
-        pipeline._set_up(model, tokenizer, generation_config, prefill_chunk_size, on_prefill, memory_limit)
+        engines = ModelEngines(model, tokenizer, settings)
+        pipeline._set_up(engines, tokenizer, generation_config or GenerationConfig(), settings)
         return pipeline
 
     def _set_up(
-        self,
-        model: Model[Any],
-        tokenizer: Tokenizer,
-        generation_config: GenerationConfig | None,
-        prefill_chunk_size: int,
-        on_prefill: PrefillProgress | None,
-        memory_limit: int | None,
+        self, engines: Engines, tokenizer: Tokenizer, generation_config: GenerationConfig, settings: StepSettings
     ) -> None:
-        check_memory_limit(memory_limit)
-        self._memory_limit = memory_limit
-        self._model = model
+        self._engines = engines
+        self._settings = settings
         self._tokenizer = tokenizer
-        self._generation_config = generation_config or GenerationConfig()
-        self._prefill_chunk_size = prefill_chunk_size
-        self._on_prefill = on_prefill
-        self._running: set[Call] = set()
-        self._is_closed = False
+        self._generation_config = generation_config
+        is_threaded = Capability.THREADS in engines.capabilities
+        self._model_lock: AbstractContextManager[object] = nullcontext() if is_threaded else threading.RLock()
+        self._driver = Driver(self._model_lock)
         self._sessions: WeakSet[ChatSession] = WeakSet()
         self._schedulers: WeakSet[Scheduler] = WeakSet()
-        self._model_lock = nullcontext() if Capability.THREADS in model.capabilities else threading.RLock()
 
     @property
     def model(self) -> Model[Any]:
-        """The loaded model."""
-        return self._model
+        """The loaded model.
+
+        Raises:
+            UnsupportedCapabilityError: There is none: the backend's runtime owns the loop.
+        """
+        return self._engines.need_model("model")
 
     @property
     def tokenizer(self) -> Tokenizer:
@@ -191,35 +197,73 @@ class TextGenerationPipeline:
             CacheOverflowError: A prompt is longer than the model's context.
             InsufficientMemoryError: The cache would need more memory than there is.
         """
-        options = {
-            **overrides,
-            "logits_processors": logits_processors,
-            "stopping_criteria": stopping_criteria,
-            "constraint": constraint,
-            "prefix": prefix,
-            "speculation": speculation,
-        }
-        run = self._prepare(prompt, config, options)
-        with streaming_to(streamer, run, on_chunk) as take, closing(self._chunks(run)) as chunks:
-            return collect(run, chunks, take)
+        hooks = GenerationHooks(
+            logits_processors=logits_processors,
+            stopping_criteria=stopping_criteria,
+            constraint=constraint,
+            prefix=prefix,
+            speculation=speculation,
+            streamer=streamer,
+            on_chunk=on_chunk,
+        )
+        request = self._ask(prompt, config, hooks, overrides)
+        engine = self._engines.open_engine(request)
+        with closing(self._driver.run(engine)) as chunks:
+            return collect(request, engine, chunks)
 
     __call__ = generate
 
-    def stream(self, prompt: Prompt, config: Configs = None, **options: Any) -> Iterator[Chunk]:
+    def stream(
+        self,
+        prompt: Prompt,
+        config: Configs = None,
+        *,
+        logits_processors: Sequence[LogitsHook] = (),
+        stopping_criteria: Sequence[StopHook] = (),
+        constraint: Constraint | None = None,
+        prefix: str | PathLike[str] | None = None,
+        speculation: Speculation | None = None,
+        **overrides: Any,
+    ) -> Iterator[Chunk]:
         """Generates and yields text as it comes. Arguments and errors as ``generate``.
 
         The prompt is encoded and the parameters are checked at once; the work begins with the first
         chunk. Closing the iterator, or dropping it, frees its cache.
         """
-        return self._chunks(self._prepare(prompt, config, options))
+        hooks = GenerationHooks(
+            logits_processors=logits_processors,
+            stopping_criteria=stopping_criteria,
+            constraint=constraint,
+            prefix=prefix,
+            speculation=speculation,
+        )
+        return self._driver.run(self._engines.open_engine(self._ask(prompt, config, hooks, overrides)))
 
-    def astream(self, prompt: Prompt, config: Configs = None, **options: Any) -> AsyncIterator[Chunk]:
+    def astream(
+        self,
+        prompt: Prompt,
+        config: Configs = None,
+        *,
+        logits_processors: Sequence[LogitsHook] = (),
+        stopping_criteria: Sequence[StopHook] = (),
+        constraint: Constraint | None = None,
+        prefix: str | PathLike[str] | None = None,
+        speculation: Speculation | None = None,
+        **overrides: Any,
+    ) -> AsyncIterator[Chunk]:
         """As ``stream``, for asyncio: the steps run in a worker thread.
 
         Closing the iterator, or cancelling the task that reads it, cancels the generation.
         """
-        run = self._prepare(prompt, config, options)
-        return iterate_in_thread(self._chunks(run), run.cancel)
+        hooks = GenerationHooks(
+            logits_processors=logits_processors,
+            stopping_criteria=stopping_criteria,
+            constraint=constraint,
+            prefix=prefix,
+            speculation=speculation,
+        )
+        engine = self._engines.open_engine(self._ask(prompt, config, hooks, overrides))
+        return iterate_in_thread(self._driver.run(engine), engine.cancel)
 
     def chat(
         self,
@@ -228,6 +272,10 @@ class TextGenerationPipeline:
         tools: Sequence[Mapping[str, Any]] | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
         capacity: int | None = None,
+        logits_processors: Sequence[LogitsHook] = (),
+        stopping_criteria: Sequence[StopHook] = (),
+        constraint: Constraint | None = None,
+        speculation: Speculation | None = None,
         **overrides: Any,
     ) -> ChatSession:
         """Starts a conversation that keeps its cache from turn to turn.
@@ -237,25 +285,32 @@ class TextGenerationPipeline:
             tools: What the chat template is told about tools.
             template_kwargs: Further variables of the template.
             capacity: Most tokens of the conversation; None for the model's context.
+            logits_processors: As for ``generate``, for all its answers.
+            stopping_criteria: Likewise.
+            constraint: Likewise.
+            speculation: Likewise.
             **overrides: Fields of ``GenerationConfig`` for all its answers.
 
         Raises:
             InvalidInputError: Nothing bounds the conversation.
+            InsufficientMemoryError: Its cache would need more memory than there is.
         """
-        self._check_open()
-        most = capacity or context_of(self._model.spec)
-        if most is None:
-            raise InvalidInputError("The model has no context length", remedy="Give capacity.")
+        self._driver.check_open()
+        hooks = GenerationHooks(
+            logits_processors=logits_processors,
+            stopping_criteria=stopping_criteria,
+            constraint=constraint,
+            speculation=speculation,
+        )
 
-        def open_rows() -> CachedRows[Any]:
-            if Capability.GROWTH not in self._model.capabilities:
-                check_rows_fit(self._model, 1, most, self._memory_limit)
-            return CachedRows(self._model, 1, most, self._prefill_chunk_size)
+        def ask(token_ids: list[int], hooks: GenerationHooks, more: Mapping[str, Any]) -> GenerationRequest:
+            return self._ask(token_ids, None, hooks, {**overrides, **more})
 
         session = ChatSession(
             self._tokenizer,
-            lambda ids, rows, cached, more: self._turn(ids, rows, cached, {**overrides, **more}),
-            open_rows,
+            self._engines.keep(capacity, ask),
+            self._driver.run,
+            hooks,
             system=system,
             tools=tools,
             template_kwargs=template_kwargs,
@@ -278,30 +333,20 @@ class TextGenerationPipeline:
             UnsupportedCapabilityError: The model takes no ragged steps, or its cache wraps around.
             InvalidInputError: A value is out of range.
         """
-        self._check_open()
+        self._driver.check_open()
         scheduler = Scheduler(
-            self._model,
+            self._engines.need_model("scheduler()", Capability.RAGGED),
             self._tokenizer,
-            self._prepare,
-            eos_token_ids=self._eos_token_ids,
+            self._ask,
             model_lock=self._model_lock,
             slots=slots,
             token_budget=token_budget,
             capacity=capacity,
             thread=thread,
-            memory_limit=self._memory_limit,
+            memory_limit=self._settings.memory_limit,
         )
         self._schedulers.add(scheduler)
         return scheduler
-
-    def _turn(
-        self, token_ids: list[int], rows: CachedRows[Any], cached: list[int], overrides: Mapping[str, Any]
-    ) -> RunningTurn:
-        run = self._prepare(token_ids, None, overrides)
-        run.borrow(rows)
-        with self._model_lock:
-            run.num_reused_tokens = sum(rows.keep_common(cached, run.prompts))
-        return RunningTurn(run, self._chunks(run))
 
     def save_prefix(self, prompt: str | Sequence[int], path: str | PathLike[str], /) -> None:
         """Runs a prompt and keeps its cache on disk, for calls of ``generate`` with ``prefix``.
@@ -314,10 +359,11 @@ class TextGenerationPipeline:
             UnsupportedCapabilityError: The model cannot save caches.
             InvalidInputError: The prompt is empty, or the file cannot be written.
         """
-        (ids,) = encode_prompt(self._tokenizer, prompt)
+        model = self._engines.need_model("save_prefix()", Capability.SAVE)
+        (ids,) = encode_prompt(self._tokenizer, prompt).token_ids
         with self._model_lock:
-            self._check_open()
-            save_prefix(self._model, ids, path, chunk_size=self._prefill_chunk_size)
+            self._driver.check_open()
+            save_prefix(model, ids, path, chunk_size=self._settings.prefill_chunk_size)
 
     def score(self, prompt: str, continuation: str, /) -> Score:
         """How likely a continuation of a prompt is, under the model's own logits.
@@ -328,11 +374,11 @@ class TextGenerationPipeline:
             InvalidInputError: The prompt gives no token.
             CacheOverflowError: Together they are longer than the model's context.
         """
+        model = self._engines.need_model("score()", Capability.LOGITS_ALL)
         tokens, start = split_continuation(self._tokenizer, prompt, continuation)
         with self._model_lock:
-            self._check_open()
-            entries = score_tokens(self._model, tokens, start, num_top=1, chunk_size=self._prefill_chunk_size)
-        return as_score(entries)
+            self._driver.check_open()
+            return as_score(score_tokens(model, tokens, start, num_top=1, chunk_size=self._settings.prefill_chunk_size))
 
     def perplexity(self, text: str, /, *, stride: int | None = None) -> float:
         """The exponential of the mean negative log-probability of a text's tokens, all but the first.
@@ -346,32 +392,30 @@ class TextGenerationPipeline:
         Raises:
             InvalidInputError: The text is too short, or the stride is not legal.
         """
+        model = self._engines.need_model("perplexity()", Capability.LOGITS_ALL)
         tokens = self._tokenizer.encode(text)
         with self._model_lock:
-            self._check_open()
-            window = context_of(self._model.spec)
-            return perplexity(self._model, tokens, window=window, stride=stride, chunk_size=self._prefill_chunk_size)
+            self._driver.check_open()
+            window = context_of(model.spec)
+            return perplexity(model, tokens, window=window, stride=stride, chunk_size=self._settings.prefill_chunk_size)
 
     def cancel(self) -> None:
         """Ends every running call with what it has, reason "cancelled". May be called from any thread."""
-        for run in list(self._running):
-            run.cancel()
+        self._driver.cancel()
         for scheduler in list(self._schedulers):
             scheduler.cancel()
 
     def close(self) -> None:
         """Ends every running call and frees the model and all caches. A second call does nothing."""
-        if self._is_closed:
+        if not self._driver.close():
             return
-        self._is_closed = True
-        self.cancel()
-        for run in list(self._running):
-            run.close()
         for session in list(self._sessions):
             session.close()
         for scheduler in list(self._schedulers):
             scheduler.close()
-        self._model.close()
+        self._engines.close()
+        if self._on_close is not None:
+            self._on_close()
 
     def __enter__(self) -> Self:
         return self
@@ -381,109 +425,20 @@ class TextGenerationPipeline:
 
     # Parts of a call
 
-    def _prepare(self, prompt: Prompt, config: Configs, options: Mapping[str, Any]) -> Call:
-        overrides, extras = split_options(options)
-        self._check_open()
-        stopwatch = Stopwatch()
-        encoded = encode_prompt(self._tokenizer, prompt)
-        given = one_per_sequence(config or self._generation_config, len(encoded))
-        replaced = [one.replace(**overrides) for one in given]
-        for one in replaced:
-            check_supported(one)
-            check_constraint(one, self._tokenizer, self._model.spec.vocab_size)
-        check_together(replaced, extras)
-        seeded, seed = with_seeds(replaced)
-        pairs = [(ids, one) for ids, one in zip(encoded, seeded, strict=True) for _ in range(one.num_return_sequences)]
-        prompts, configs = [ids for ids, _ in pairs], [one for _, one in pairs]
-        call = Call(
-            prompts=prompts,
-            configs=configs,
-            seed=seed,
-            capacity=capacity_for(self._model.spec, prompts, configs),
-            continues_text=not is_conversation(prompt),
-            stopwatch=stopwatch,
-            **extras,
-        )
-        check_call_fits(self._model, call, self._memory_limit)
-        return call
-
-    def _chunks(self, run: Call) -> Generator[Chunk, None, None]:
-        """Runs the steps of a call and yields what they give."""
-        self._check_open()
-        if run.configs[0].num_beams > 1:
-            yield from self._beam_chunks(run)
-            return
-        sources: list[ChunkSource] = []
-        self._running.add(run)
-        try:
-            while not sources or not all(source.has_ended for source in sources):
-                generator = self._step(run)
-                # Asking for the reasons ends what was interrupted.
-                reasons = generator.finish_reasons
-                if not sources:
-                    sources = [ChunkSource(generator.running[at], self._tokenizer, at) for at in range(len(reasons))]
-                for chunk in [source.take() for source in sources]:
-                    if chunk is not None:
-                        yield chunk
-        finally:
-            self._running.discard(run)
-            run.close()
-
-    def _step(self, run: Call) -> ModelGenerator[Any]:
-        with run.lock, self._model_lock:
-            self._check_open()
-            generator = run.generator
-            if generator is None:
-                generator = run.generator = open_generator(
-                    run,
-                    self._model,
-                    self._tokenizer,
-                    eos_token_ids=self._eos_token_ids(),
-                    prefill_chunk_size=self._prefill_chunk_size,
-                    on_prefill=self._on_prefill,
-                )
-                if run.is_cancelled:
-                    generator.cancel()
-                if generator.is_done():
-                    if not run.is_cancelled:
-                        generator.run_prompts()
-                    return generator
-            generator.generate_next_token()
-            return generator
-
-    def _beam_chunks(self, run: Call) -> Generator[Chunk, None, None]:
-        """Searches beams and yields one chunk for each sequence at the end."""
-        self._running.add(run)
-        try:
-            is_running = True
-            while is_running:
-                with run.lock, self._model_lock:
-                    self._check_open()
-                    if run.search is None:
-                        run.search = open_search(
-                            run,
-                            self._model,
-                            self._tokenizer,
-                            eos_token_ids=self._eos_token_ids(),
-                            prefill_chunk_size=self._prefill_chunk_size,
-                            on_prefill=self._on_prefill,
-                        )
-                        if run.is_cancelled:
-                            run.search.cancel()
-                    is_running = run.search.step()
-            found = found_beams(run)
-            run.beam_scores = [hypothesis.score for hypothesis in found]
-        finally:
-            self._running.discard(run)
-            run.close()
-        yield from beam_chunks(run, found, self._tokenizer)
-
-    def _eos_token_ids(self) -> tuple[int, ...]:
+    def _ask(
+        self, prompt: Prompt, config: Configs, hooks: GenerationHooks, overrides: Mapping[str, Any]
+    ) -> GenerationRequest:
+        """Encodes and checks what a caller asks for."""
+        self._driver.check_open()
         eos = self._generation_config.eos_token_ids
         if not eos and self._tokenizer.eos_token_id is not None:
             eos = (self._tokenizer.eos_token_id,)
-        return eos
-
-    def _check_open(self) -> None:
-        if self._is_closed:
-            raise InvalidInputError("The pipeline is closed", remedy="Make a new one.")
+        return make_request(
+            prompt,
+            self._tokenizer,
+            config or self._generation_config,
+            hooks,
+            overrides,
+            eos_token_ids=eos,
+            spec=self._engines.spec,
+        )

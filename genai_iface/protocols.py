@@ -43,6 +43,7 @@ __all__ = [
     "Pipeline",
     "Prompt",
     "SupportsFork",
+    "SupportsGenerator",
     "SupportsInspect",
     "SupportsSave",
     "Tokenizer",
@@ -684,5 +685,55 @@ class SupportsInspect(Protocol):
         Contract:
             1. MUST give the row's own tokens in that shape, order and dtype.
             2. MUST be copies: writing to them has no effect on the cache.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsGenerator(Protocol):
+    """A backend whose runtime owns the loop. Capability: "generator".
+
+    A pipeline drives such a backend by its generators and never loads a model: ``Backend.load`` may raise
+    UnsupportedCapabilityError. Text, streaming, stop strings and limits are made above it; what needs the logits
+    before a token is chosen cannot be asked for.
+
+    Since: 1
+    Stability: preview
+    """
+
+    def generator(
+        self,
+        folder: str | PathLike[str],
+        /,
+        *,
+        config: GenerationConfig,
+        capacity: int | None = None,
+        device: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> Generator:
+        """Makes a generator for one sequence.
+
+        Args:
+            folder: A folder in whatever form the runtime reads.
+            config: How tokens are chosen. ``num_return_sequences`` is 1; ``stop_strings`` and ``max_time`` are the
+                caller's business.
+            capacity: Most tokens of the sequence, input tokens included; None for the model's context.
+            device: An identifier from ``devices()``; None for the first.
+            options: The backend's own settings by name.
+
+        Raises:
+            InvalidInputError: The folder is missing or broken, or an option or device is unknown.
+            UnsupportedCapabilityError: A field of the configuration cannot be honored.
+            BackendError: The runtime refused the model.
+
+        Contract:
+            1. The generator MUST hold one sequence without tokens, and be independent of every other generator.
+            2. A field of ``config`` that says how a token is chosen MUST be honored, or refused with
+               UnsupportedCapabilityError and its name; it MUST NOT be ignored.
+            3. The sequence MUST end with "length" before it outgrows ``capacity``.
+            4. A folder SHOULD be loaded once, however many generators are made of it.
+
+        Since: 1
+        Stability: preview
         """
         ...

@@ -39,6 +39,7 @@ class Chunk:
         logprobs: One entry per token when asked for, otherwise None.
         index: Which sequence: prompts in order, each with its num_return_sequences.
         finish_reason: Set on the sequence's last chunk only.
+        beam_score: The sequence's normalized score, if beams were searched.
     """
 
     text: str
@@ -46,6 +47,7 @@ class Chunk:
     logprobs: tuple[TokenLogprob, ...] | None = None
     index: int = 0
     finish_reason: FinishReason | None = None
+    beam_score: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,10 +157,10 @@ def test_the_slots_of_a_scheduler_are_rows_of_one_cache() -> None:
 
 
 def test_without_a_limit_the_systems_memory_counts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("genai_iface.generation.memory_check.available_memory", lambda: 5 * 8)
+    monkeypatch.setattr("genai_iface.generation._memory.available_memory", lambda: 5 * 8)
     with pipeline() as pipe, pytest.raises(InsufficientMemoryError, match="6 tokens"):
         pipe.generate("abcd", max_new_tokens=2)
-    monkeypatch.setattr("genai_iface.generation.memory_check.available_memory", lambda: None)
+    monkeypatch.setattr("genai_iface.generation._memory.available_memory", lambda: None)
     with pipeline() as pipe:
         assert pipe.generate("abcd", max_new_tokens=2).token_ids
 

@@ -357,7 +357,7 @@ def test_cancel_reaches_a_call_that_waits_for_its_turn() -> None:
         # Inside the first call's step: the second call begins and has to wait for the model.
         second.start()
         deadline = time.monotonic() + 10
-        while len(pipeline._running) < 2 and time.monotonic() < deadline:
+        while len(pipeline._driver.running) < 2 and time.monotonic() < deadline:
             time.sleep(0.001)
         pipeline.cancel()
 

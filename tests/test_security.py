@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""What SECURITY.md promises of a run: no connection, no pickle, no process, nothing written to the folder."""
+"""What SECURITY.md promises of a run: no connection, no pickle, no process but the template's, nothing written."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ PROGRAM = """
 import json, os, sys
 
 folder, backend = sys.argv[1], sys.argv[2]
-seen = []
+seen, templates = [], []
 FORBIDDEN = ("socket.connect", "socket.getaddrinfo", "pickle.find_class", "subprocess.Popen", "os.system", "os.exec",
              "os.posix_spawn", "os.fork", "os.forkpty")
 
 def hook(event, arguments):
-    if event in FORBIDDEN:
+    if event == "subprocess.Popen" and arguments[0] == sys.executable and "template_worker" in str(arguments[1]):
+        templates.append(arguments[1])
+    elif event in FORBIDDEN:
         seen.append([event, str(arguments)[:200]])
     if event == "open" and isinstance(arguments[0], str) and os.path.realpath(arguments[0]).startswith(folder):
         if arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
@@ -49,12 +51,12 @@ from genai_iface import TextGenerationPipeline
 
 with TextGenerationPipeline(folder, backend=backend) as pipe:
     text = pipe.generate([{"role": "user", "content": "Hello"}], max_new_tokens=4, seed=1, temperature=0.7).text
-print(json.dumps({"seen": seen, "text": text, "switched_off": switched_off}))
+print(json.dumps({"seen": seen, "text": text, "switched_off": switched_off, "templates": len(templates)}))
 """
 
 
 @pytest.mark.parametrize("backend", ["numpy", "ort"])
-def test_a_run_connects_unpickles_and_starts_nothing(backend: str, tmp_path: Path) -> None:
+def test_a_run_connects_to_nothing_and_starts_the_template_only(backend: str, tmp_path: Path) -> None:
     if backend == "ort" and find_spec("onnxruntime") is None:
         pytest.skip("onnxruntime is not installed; pip install '.[ort]'")
     folder = tmp_path.resolve() / "model"
@@ -67,6 +69,7 @@ def test_a_run_connects_unpickles_and_starts_nothing(backend: str, tmp_path: Pat
     result = json.loads(done.stdout)
     assert result["text"]
     assert result["seen"] == []
+    assert result["templates"] == 1
     assert result["switched_off"] == ([True] if backend == "ort" else None)
 
 

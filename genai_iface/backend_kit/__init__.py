@@ -3,7 +3,7 @@
 """What every backend would write again, as parts to use, none to inherit from.
 
 Argument checks, the lengths of a cache's rows, the plan from a step to runs of the graph, the values of the graph's
-inputs, where logits go, and caches on disk.
+inputs, where logits go, caches on disk, and the switches of what dependencies report.
 """
 
 from genai_iface.backend_kit.arguments import (
@@ -26,6 +26,7 @@ from genai_iface.backend_kit.planning import (
     plan_concat,
     plan_in_place,
 )
+from genai_iface.backend_kit.privacy import switch_off_telemetry
 from genai_iface.backend_kit.row_lengths import RowLengths, check_cache, stored_positions
 from genai_iface.backend_kit.saving import RestorableCache, load_cache, save_cache
 
@@ -54,4 +55,5 @@ __all__ = [
     "save_cache",
     "store_logits",
     "stored_positions",
+    "switch_off_telemetry",
 ]

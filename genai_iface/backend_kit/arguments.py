@@ -88,18 +88,19 @@ def check_step(
     if counts is None:
         real = np.full(len(lengths), width, dtype=np.int64)
         is_ragged = False
-        if ids.size <= _FEW and _is_plain(ids, lengths, width, capacity, vocab_size):
-            return Step(ids, real, logits, is_ragged)
     else:
         real = _integers(counts, "counts")
-        if real.shape != lengths.shape or np.any(real < 0) or np.any(real > width):
+        sizes: list[int] = real.tolist() if real.shape == lengths.shape else [-1]
+        if min(sizes) < 0 or max(sizes) > width:
             raise InvalidInputError(
                 f"counts={real.tolist()} is not legal for input_ids of shape {ids.shape}",
                 remedy=f"Pass {len(lengths)} integers from 0 to {width}.",
             )
-        is_ragged = bool(np.any(real < width))
+        is_ragged = min(sizes) < width
     if is_ragged:
         ids = np.where(np.arange(width) < real[:, None], ids, 0)
+    if ids.size <= _FEW and _is_plain(ids, lengths, width, capacity, vocab_size):
+        return Step(ids, real, logits, is_ragged)
     bad = (ids < 0) | (ids >= vocab_size)
     if bad.any():
         row, column = (int(index) for index in np.argwhere(bad)[0])

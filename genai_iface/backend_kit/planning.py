@@ -57,7 +57,7 @@ class RunRules:
         window: Positions of the smallest circular layer, None without one. Padding there would overwrite the oldest
             tokens, and a block that wraps around has no causal order.
         max_positions: Where the model's positions end, if padding must not stand beyond; None if it may.
-        only_empty_rows: Several rows with several new tokens each, or padding, need rows that are all empty.
+        only_empty_rows: A run of several rows with several tokens each needs rows that are all empty.
         only_last_logits: The graph gives the logits of the last column only.
         always_all_rows: Every run is for all rows, idle ones included, as a captured graph needs it.
     """
@@ -215,7 +215,7 @@ def _fits_one_run(step: Step, lengths: _Int64, group: RowGroup, rules: RunRules)
         return False
     if width > 1 and rules.only_last_logits and step.logits == "all":
         return False
-    if width > 1 and rules.only_empty_rows and (len(lengths) > 1 or is_padded) and lengths.any():
+    if width > 1 and rules.only_empty_rows and len(lengths) > 1 and lengths.any():
         return False
     return rules.window is None or not (is_padded or (width > 1 and end > rules.window))
 

@@ -155,9 +155,9 @@ class RowLengths:
         """Empties rows, all of them for None."""
         self._lengths[self.check_reset(rows)] = 0
 
-    def advance(self, counts: ArrayLike, /) -> None:
+    def advance(self, counts: _Int64 | int, /) -> None:
         """Books a finished step: int64 (B,), or one number for all rows."""
-        self._lengths += np.asarray(counts)
+        self._lengths += counts
 
     def restore(self, row: int, length: int, /) -> None:
         """Sets the length of a row whose content was loaded."""

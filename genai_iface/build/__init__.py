@@ -5,9 +5,14 @@
 import importlib
 from typing import TYPE_CHECKING
 
+from genai_iface.backend_kit import switch_off_telemetry
+
 if TYPE_CHECKING:
     from genai_iface.build._build import METHODS, Attempt, BuildOptions, BuildResult, Method, build
     from genai_iface.build.methods.fuse_standard import fuse_standard
+
+# Before any module here imports onnxruntime or transformers.
+switch_off_telemetry()
 
 __all__ = [
     "METHODS",

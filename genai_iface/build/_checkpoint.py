@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from genai_iface.errors import InvalidInputError, UnsupportedModelError
-from genai_iface.folder._files import find_inside, open_root
+from genai_iface.folder import find_inside, open_root, refuse_own_code
 from genai_iface.types import DType
 
 __all__ = ["Checkpoint", "open_checkpoint", "quiet_transformers"]
@@ -46,11 +46,15 @@ class Checkpoint:
 
         Raises:
             InvalidInputError: config.json or the GGUF file is not understood.
+            UnsupportedModelError: It needs code of its own, which is never run.
         """
         try:
             with quiet_transformers():
-                return AutoConfig.from_pretrained(self.folder, local_files_only=True, **self._gguf_option())
+                return AutoConfig.from_pretrained(
+                    self.folder, local_files_only=True, trust_remote_code=False, **self._gguf_option()
+                )
         except (OSError, ValueError, KeyError, TypeError) as error:
+            self._refuse_own_code()
             raise InvalidInputError(
                 f"The configuration of {self.name!r} is not understood: {_short(error)}",
                 remedy="Give a checkpoint whose model type Transformers knows without code of its own.",
@@ -74,10 +78,12 @@ class Checkpoint:
                     attn_implementation="eager",
                     experts_implementation="batched_mm",
                     local_files_only=True,
+                    trust_remote_code=False,
                     output_loading_info=True,
                     **options,
                 )
         except ValueError as error:
+            self._refuse_own_code()
             raise UnsupportedModelError(
                 f"Transformers has no causal language model for {config.model_type!r}: {_short(error)}",
                 remedy="Give the checkpoint of a decoder.",
@@ -93,6 +99,10 @@ class Checkpoint:
                 remedy="Copy it again, with all of its safetensors files.",
             )
         return network.eval().requires_grad_(False)
+
+    def _refuse_own_code(self) -> None:
+        if self.gguf is None:
+            refuse_own_code(self.folder)
 
     def _gguf_option(self) -> dict[str, str]:
         return {} if self.gguf is None else {"gguf_file": self.gguf}

@@ -69,7 +69,7 @@ def _from_gguf(checkpoint: Checkpoint, network: Any, out: Path) -> list[str]:
     try:
         with quiet_transformers():
             tokenizer = AutoTokenizer.from_pretrained(
-                checkpoint.folder, gguf_file=checkpoint.gguf, local_files_only=True
+                checkpoint.folder, gguf_file=checkpoint.gguf, local_files_only=True, trust_remote_code=False
             )
     except (KeyError, ValueError, TypeError, OSError, ImportError):
         pass  # a file without a vocabulary; the model can still be driven with ids

@@ -2,37 +2,25 @@
 # SPDX-License-Identifier: Apache-2.0
 """The command ``genai-iface``: finds the subcommand, runs it and turns errors into one line.
 
-A subcommand is a module here with ``add_parser(commands)`` and ``run(arguments) -> int``. What it
+A subcommand is a module of ``commands`` with ``add_parser(commands)`` and ``run(arguments) -> int``. What it
 imports beyond the interface it imports in ``run``, so that ``--help`` stays quick.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import io
 import os
+import pkgutil
 import sys
 from collections.abc import Sequence
 
 import genai_iface
-from genai_iface.cli.commands import (
-    bench,
-    build,
-    chat,
-    conformance,
-    convert,
-    devices,
-    fusion_report,
-    generate,
-    inspect,
-    quantize,
-    verify,
-)
+from genai_iface.cli import commands as command_modules
 from genai_iface.errors import BackendError, GenAIError
 
 __all__ = ["build_parser", "main"]
-
-_COMMANDS = (generate, chat, inspect, bench, verify, conformance, devices, build, convert, quantize, fusion_report)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -43,7 +31,8 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"genai-iface {genai_iface.__version__}")
     parser.add_argument("--debug", action="store_true", help="print a traceback when something fails")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for command in _COMMANDS:
+    for found in pkgutil.iter_modules(command_modules.__path__, f"{command_modules.__name__}."):
+        command = importlib.import_module(found.name)
         subparser = command.add_parser(commands)
         subparser.set_defaults(run=command.run)
         # Also legal after the command; SUPPRESS leaves the value that was given before it.

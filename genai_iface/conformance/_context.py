@@ -8,7 +8,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,10 +17,11 @@ from genai_iface.capabilities import Capability
 from genai_iface.conformance._failure import NotApplicable, close
 from genai_iface.conformance._golden import Golden, open_golden
 from genai_iface.conformance.adapter import Adapter, SupportsLoading, SupportsPipeline
-from genai_iface.generation.generator import ModelGenerator
-from genai_iface.pipeline import TextGenerationPipeline
 from genai_iface.protocols import Backend, KVCache, Model, Pipeline
 from genai_iface.types import BackendInfo
+
+if TYPE_CHECKING:
+    from genai_iface.generation import ModelGenerator
 
 __all__ = ["Context", "Subject", "padded"]
 
@@ -115,6 +116,9 @@ class Context:
 
     def generator(self, subject: Subject, **arguments: Any) -> ModelGenerator[Any]:
         """The SDK's generator over the model, closed when the check ends."""
+        # Levels 0 to 3 need no loop.
+        from genai_iface.generation import ModelGenerator  # noqa: PLC0415
+
         generator: ModelGenerator[Any] = ModelGenerator(subject.model, **arguments)
         self._opened.append(generator)
         return generator
@@ -139,6 +143,7 @@ class Context:
         else:
             # Opening a folder needs libraries that importing the interface must not load.
             from genai_iface.folder import open_folder  # noqa: PLC0415
+            from genai_iface.pipeline import TextGenerationPipeline  # noqa: PLC0415
 
             opened = open_folder(golden.folder)
             model = self.load(golden)

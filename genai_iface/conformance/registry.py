@@ -5,10 +5,13 @@
 from __future__ import annotations
 
 import importlib
+import pkgutil
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeAlias
+
+from genai_iface.conformance import checks
 
 if TYPE_CHECKING:
     from genai_iface.conformance._context import Context
@@ -18,28 +21,6 @@ __all__ = ["LEVELS", "Check", "all_checks", "check"]
 LEVELS = {0: "interface", 1: "operators", 2: "cache", 3: "logits", 4: "generation"}
 """What each level is about."""
 
-_MODULES = (
-    "l0.backend",
-    "l0.model",
-    "l0.errors",
-    "l1.operators",
-    "l2.write",
-    "l2.overflow",
-    "l2.rewind",
-    "l2.reorder",
-    "l2.reset",
-    "l2.cache",
-    "l2.optional",
-    "l2.circular",
-    "l3.golden",
-    "l3.metamorphic",
-    "l4.generator",
-    "l4.stop",
-    "l4.stream",
-    "l4.sampling",
-    "l4.pipeline",
-    "l4.tokenizer",
-)
 _ID = re.compile(r"L[0-4](\.[a-z0-9_]+){2,}")
 
 CheckFunction: TypeAlias = "Callable[[Context], None]"
@@ -103,7 +84,8 @@ def check(
 
 def all_checks(*, level: int = 4) -> list[Check]:
     """All checks up to a level, in the order of levels and ids."""
-    for module in _MODULES:
-        importlib.import_module(f"genai_iface.conformance.checks.{module}")
+    for room in pkgutil.iter_modules(checks.__path__, f"{checks.__name__}."):
+        for module in importlib.import_module(room.name).MODULES:
+            importlib.import_module(f"{room.name}.{module}")
     # By level; within it in the order of the files.
     return sorted((item for item in _CHECKS.values() if item.level <= level), key=lambda item: item.level)

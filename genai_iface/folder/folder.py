@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -24,7 +24,7 @@ from genai_iface.graph.derive import derive_signature
 from genai_iface.graph.signature import GraphSignature
 from genai_iface.types import ModelSpec
 
-__all__ = ["ModelFolder", "open_folder"]
+__all__ = ["ModelFolder", "open_folder", "open_texts"]
 
 _CONTEXT_FIELDS = (
     "max_position_embeddings",
@@ -52,6 +52,23 @@ def open_folder(path: str | PathLike[str], /) -> ModelFolder:
     folder = ModelFolder(root, derive_signature(model), config, files)
     folder.check()
     return folder
+
+
+def open_texts(path: str | PathLike[str], /) -> tuple[FolderTokenizer, GenerationConfig]:
+    """Opens what a folder says about texts, for a runtime that reads the model itself, in whatever form it has.
+
+    Args:
+        path: A folder with a ``tokenizer.json`` in it.
+
+    Returns:
+        The tokenizer, and the folder's generation config as ``ModelFolder.generation_config`` gives it.
+
+    Raises:
+        InvalidInputError: A file is missing or broken, or leads out of the folder.
+    """
+    root = open_root(path)
+    tokenizer = FolderTokenizer(root)
+    return tokenizer, _generation_config(root, read_json(root, "config.json") or {}, lambda: tokenizer)
 
 
 class ModelFolder:
@@ -113,14 +130,7 @@ class ModelFolder:
         Raises:
             InvalidInputError: The file is broken or holds an illegal value.
         """
-        path = find_inside(self._path, "generation_config.json")
-        given = GenerationConfig() if path is None else GenerationConfig.from_file(path)
-        if given.eos_token_id is not None:
-            return given
-        ends = self._config.get("eos_token_id")
-        if ends is None and find_inside(self._path, "tokenizer.json") is not None:
-            ends = self.tokenizer.eos_token_id
-        return given if ends is None else given.replace(eos_token_id=ends)
+        return _generation_config(self._path, self._config, lambda: self.tokenizer)
 
     @cached_property
     def tokenizer(self) -> FolderTokenizer:
@@ -205,3 +215,16 @@ class ModelFolder:
     def __repr__(self) -> str:
         cache = self._signature.cache
         return f"ModelFolder({str(self._path)!r}, {cache.style} cache, {len(cache.layers)} layers)"
+
+
+def _generation_config(
+    root: Path, config: Mapping[str, Any], tokenizer: Callable[[], FolderTokenizer]
+) -> GenerationConfig:
+    path = find_inside(root, "generation_config.json")
+    given = GenerationConfig() if path is None else GenerationConfig.from_file(path)
+    if given.eos_token_id is not None:
+        return given
+    ends = config.get("eos_token_id")
+    if ends is None and find_inside(root, "tokenizer.json") is not None:
+        ends = tokenizer().eos_token_id
+    return given if ends is None else given.replace(eos_token_id=ends)

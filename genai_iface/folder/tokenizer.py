@@ -151,7 +151,7 @@ class FolderTokenizer:
         tools: Sequence[Mapping[str, Any]] | None = None,
         **template_kwargs: Any,
     ) -> str:
-        """Renders a conversation with the folder's template, in a sandbox.
+        """Renders a conversation with the folder's template, sandboxed and in a process of its own.
 
         Args:
             messages: Turns with "role" and "content".
@@ -160,8 +160,9 @@ class FolderTokenizer:
             template_kwargs: Further variables of the template, such as ``documents``.
 
         Raises:
-            UnsupportedCapabilityError: The folder has no chat template.
-            InvalidInputError: The template refused the messages, is broken, or did something forbidden.
+            UnsupportedCapabilityError: The folder has no chat template, or no process can be started here.
+            InvalidInputError: The template refused the messages, is broken, did something forbidden, or went over a
+                limit of time, memory or length.
         """
         templates = self._templates
         if not templates:
@@ -188,6 +189,12 @@ class FolderTokenizer:
         variables |= {"messages": list(map(_as_templates_read_it, messages)), "tools": tools}
         variables["add_generation_prompt"] = add_generation_prompt
         return templates[name].render(variables)
+
+    def close(self) -> None:
+        """Ends the process that renders the chat template, if one runs; a later conversation starts it again."""
+        # Not by way of the property: what was never read has no process.
+        for template in self.__dict__.get("_templates", {}).values():
+            template.close()
 
     @cached_property
     def _templates(self) -> Mapping[str, ChatTemplate]:

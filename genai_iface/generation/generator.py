@@ -5,25 +5,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Generic, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genai_iface.config import GenerationConfig
-from genai_iface.errors import CacheOverflowError, InvalidInputError, UnsupportedCapabilityError
-from genai_iface.generation.cached_rows import DEFAULT_PREFILL_CHUNK_SIZE, CachedRows
-from genai_iface.generation.constraints import Constraint
-from genai_iface.generation.metrics import Stopwatch
-from genai_iface.generation.plan import SequencePlan, new_seed, one_per_sequence
-from genai_iface.generation.running import RunningSequence
-from genai_iface.generation.sampling.processors import LogitsHook
-from genai_iface.generation.speculation.speculator import Speculation, Speculator
-from genai_iface.generation.text.stopping import StopHook
-from genai_iface.generation.token_ids import as_ids, as_rows
+from genai_iface.errors import CacheOverflowError, InvalidInputError
+from genai_iface.generation._request import one_per_sequence
+from genai_iface.generation._running import RunningSequence
+from genai_iface.generation._stopwatch import Stopwatch
+from genai_iface.generation._supported import check_token_by_token
+from genai_iface.generation._token_ids import as_ids, as_rows
+from genai_iface.generation.hooks import GenerationHooks, PrefillHook
+from genai_iface.generation.rows.cached_rows import DEFAULT_PREFILL_CHUNK_SIZE, CachedRows
+from genai_iface.generation.rows.prefix import open_with_prefix
+from genai_iface.generation.sampling.sampler import make_sampler, new_seed
+from genai_iface.generation.speculation.speculator import Speculator
 from genai_iface.protocols import CacheT, Model, Tokenizer
-from genai_iface.results import FinishReason, PerfMetrics, TokenLogprob
+from genai_iface.results import Chunk, FinishReason, PerfMetrics, TokenLogprob
 
 __all__ = ["ModelGenerator"]
 
@@ -31,7 +32,7 @@ __all__ = ["ModelGenerator"]
 class ModelGenerator(Generic[CacheT]):
     """Generates N sequences with one model, token by token.
 
-    Implements the protocol ``Generator``. Limits count from the last ``append_tokens``: each turn may
+    Implements the protocols ``Generator`` and ``Engine``. Limits count from the last ``append_tokens``: each turn may
     have max_new_tokens of its own. It is not thread safe, apart from ``cancel``.
 
     Args:
@@ -45,20 +46,16 @@ class ModelGenerator(Generic[CacheT]):
         continues_text: Whether the text goes on where the appended text ends (a prompt), with the
             space that this may need, or begins anew (a reply).
         seed: Of the draws, over ``config.seed``; None for a new one where that has none.
-        logits_processors: The caller's functions on (tokens, scores), after the built-in processors.
-        stopping_criteria: The caller's functions on (tokens, text); one that says True ends the sequence.
-        constraint: The caller's rule for the output of each turn.
+        hooks: The caller's own functions and rules. With speculation the tokens stay the same, but those that
+            were guessed well come without a step of their own; a sequence whose guesses are used up gets no token
+            in a call in which others still have some. ``streamer`` and ``on_chunk`` belong to whoever reads ``step``.
         drops_finished: Whether a sequence that has ended may lose its part of the cache, so that it costs
             nothing while others go on. If it goes on later, all of it runs again.
-        rows: Caches that hold the beginning of what will be appended; None for new ones. ``close`` frees
-            them too.
-        num_reused_tokens: How many tokens they hold, for the measurements.
-        speculation: How to guess tokens. The tokens stay the same, but those that were guessed well come
-            without a step of their own; a sequence whose guesses are used up gets no token in a call in
-            which others still have some.
+        rows: The caches, if they shall outlive the generator: ``close`` leaves them open. None for caches of its
+            own.
         prefill_chunk_size: Most tokens per sequence in one step.
         on_prefill: Told after each step of a prompt how many tokens are done, and of how many.
-        stopwatch: Measures from when it was made; None for a new one.
+        started: When the call began, by ``time.perf_counter``; None for now.
 
     Attributes:
         seed: The seed that is used where none was given; the first sequence's if all have one.
@@ -79,41 +76,28 @@ class ModelGenerator(Generic[CacheT]):
         tokenizer: Tokenizer | None = None,
         continues_text: bool = True,
         seed: int | None = None,
-        logits_processors: Sequence[LogitsHook] = (),
-        stopping_criteria: Sequence[StopHook] = (),
-        constraint: Constraint | None = None,
+        hooks: GenerationHooks | None = None,
         drops_finished: bool = False,
         rows: CachedRows[CacheT] | None = None,
-        num_reused_tokens: int = 0,
-        speculation: Speculation | None = None,
         prefill_chunk_size: int = DEFAULT_PREFILL_CHUNK_SIZE,
-        on_prefill: Callable[[int, int], None] | None = None,
-        stopwatch: Stopwatch | None = None,
+        on_prefill: PrefillHook | None = None,
+        started: float | None = None,
     ) -> None:
-        for name, value in (("num_sequences", num_sequences), ("prefill_chunk_size", prefill_chunk_size)):
-            if value < 1:
-                raise InvalidInputError(f"{name}={value} is not legal", remedy="Legal: an integer of at least 1.")
+        _check_counts(num_sequences=num_sequences, prefill_chunk_size=prefill_chunk_size)
         configs = one_per_sequence(config, num_sequences)
-        if any(one.num_beams > 1 for one in configs):
-            raise UnsupportedCapabilityError(
-                "num_beams above 1 is not supported token by token", remedy="Use a pipeline, or BeamSearch."
-            )
-        if tokenizer is None and any(one.stop_strings for one in configs):
-            raise InvalidInputError(
-                "stop_strings need text, and there is no tokenizer", remedy="Give one, or use stop_token_ids."
-            )
-        self._vocab_size = model.spec.vocab_size
+        check_token_by_token(configs, has_text=tokenizer is not None)
         given = [one.seed if seed is None else seed for one in configs]
         fresh = new_seed() if None in given else None
         self.seed = cast("int", given[0] if fresh is None else fresh)
-        plans = [
-            SequencePlan(
+        self._model = model
+        self._hooks = hooks or GenerationHooks()
+        samplers = [
+            make_sampler(
                 one,
-                vocab_size=self._vocab_size,
+                self._hooks,
+                vocab_size=model.spec.vocab_size,
                 eos_token_ids=eos_token_ids,
                 seed=self.seed if own is None else own,
-                logits_processors=logits_processors,
-                constraint=constraint,
                 tokenizer=tokenizer,
             )
             for one, own in zip(configs, given, strict=True)
@@ -123,34 +107,24 @@ class ModelGenerator(Generic[CacheT]):
         self._override: NDArray[np.float32] | None = None
         self._is_cancelled = False
         self._num_prompt_tokens = 0
-        self._stopwatch = stopwatch or Stopwatch()
-        self._num_reused_tokens = num_reused_tokens
+        self._num_reused_tokens = 0
+        self._stopwatch = Stopwatch(started)
+        self._has_begun = False
+        self._speculator: Speculator | None = None
+        self._keeps_rows = rows is not None
         self._rows = rows or CachedRows(model, num_sequences, capacity, prefill_chunk_size, drops_idle=drops_finished)
-        self._running = [
+        self._cache_bytes: int | None = None
+        self._sequences = [
             RunningSequence(
-                plan,
+                sampler,
                 index=index,
                 capacity=self._rows.capacity,
                 tokenizer=tokenizer,
                 continues_text=continues_text,
-                stopping_criteria=stopping_criteria,
+                stopping_criteria=self._hooks.stopping_criteria,
             )
-            for index, plan in enumerate(plans)
+            for index, sampler in enumerate(samplers)
         ]
-        self._sequences = [running.state for running in self._running]
-        self._speculator: Speculator | None = None
-        if speculation is not None:
-            drafter = None
-            try:
-                drafter = speculation.start(model, num_sequences, self._rows.capacity)
-                self._speculator = Speculator(model, self._rows, self._sequences, drafter, self._draw)
-            except BaseException:
-                # Nobody else can free what was made here; rows that were given are the caller's.
-                if drafter is not None:
-                    drafter.close()
-                if rows is None:
-                    self._rows.close()
-                raise
 
     # State
 
@@ -168,14 +142,14 @@ class ModelGenerator(Generic[CacheT]):
             num_drafted_tokens=speculator.num_drafted if speculator else 0,
             num_accepted_tokens=speculator.num_accepted if speculator else 0,
             num_prompt_tokens=self._num_prompt_tokens,
-            cache_bytes=self._rows.nbytes,
+            cache_bytes=self._rows.nbytes if self._cache_bytes is None else self._cache_bytes,
             num_reused_tokens=self._num_reused_tokens,
         )
 
     @property
-    def running(self) -> list[RunningSequence]:
-        """The sequences themselves."""
-        return self._running
+    def has_ended(self) -> bool:
+        """Whether every sequence has given its last chunk."""
+        return all(sequence.has_given_all for sequence in self._sequences)
 
     def is_done(self) -> bool:
         """Whether every sequence has ended."""
@@ -198,7 +172,7 @@ class ModelGenerator(Generic[CacheT]):
 
         NaN for the first token, which follows nothing, and for what has not run because it was interrupted.
         """
-        return self._running[index].prompt_logprobs()
+        return self._sequences[index].whole_prompt_logprobs()
 
     def token_count(self, index: int = 0, /) -> int:
         """The length of one sequence."""
@@ -209,24 +183,24 @@ class ModelGenerator(Generic[CacheT]):
 
         Needs a tokenizer. All of a sequence's text can be taken once it has ended.
         """
-        return self._running[index].take_text()
+        return self._sequences[index].take_text()
 
     # Changes
 
     def append_tokens(self, token_ids: Sequence[int] | Sequence[Sequence[int]], /) -> None:
         """Appends input tokens; they run with the next step. See ``Generator.append_tokens``."""
         rows = as_rows(token_ids, len(self._sequences))
-        arrays = [as_ids(row, self._vocab_size) for row in rows]
+        arrays = [as_ids(row, self._model.spec.vocab_size) for row in rows]
         for index, (sequence, new) in enumerate(zip(self._sequences, arrays, strict=True)):
             if len(sequence) + len(new) > self._rows.capacity:
                 raise CacheOverflowError(index, len(sequence) + len(new), self._rows.capacity)
-        self.settle()
+        self._drop_drafts()
         self._is_cancelled = False
         self._override = None
-        for running, new in zip(self._running, arrays, strict=True):
-            running.start_clock()
+        for sequence, new in zip(self._sequences, arrays, strict=True):
+            sequence.start_clock()
             if len(new):
-                running.append_input(new)
+                sequence.append_input(new)
                 self._num_prompt_tokens += len(new)
 
     def generate_next_token(self) -> None:
@@ -238,10 +212,13 @@ class ModelGenerator(Generic[CacheT]):
             InvalidInputError: Nothing was appended yet, or all sequences are done.
             GenAIError: As ``Model.forward``.
         """
-        started = time.perf_counter()
         self._next_tokens = [None] * len(self._sequences)
-        if all(sequence.finish_reason for sequence in self._sequences):
+        if all(sequence.is_done for sequence in self._sequences):
             raise InvalidInputError("All sequences are done", remedy="Append tokens or rewind first.")
+        if not self._is_cancelled:
+            # Making the caches is no part of the prompt's time.
+            self._begin()
+        started = time.perf_counter()
         if not self._run_pending():
             self._stopwatch.add(time.perf_counter() - started, 0)
             return
@@ -254,11 +231,17 @@ class ModelGenerator(Generic[CacheT]):
         self._stopwatch.add(time.perf_counter() - started, num_tokens)
         self._end_if_interrupted()
 
-    def run_prompts(self) -> None:
-        """Computes the prompts' log-probabilities for sequences that end before their first new token."""
-        wanted = [running.wants_prompt_logprobs for running in self._running]
-        if any(wanted):
-            self._rows.run(self._sequences, wanted, is_interrupted=lambda: self._is_cancelled, observe=self._observe)
+    def step(self) -> list[Chunk]:
+        """Takes one step, and gives the text that it completes. See ``Engine.step``."""
+        if not self._has_begun and not self._is_cancelled:
+            for sequence in self._sequences:
+                sequence.start_clock()
+        if not self.is_done():
+            self.generate_next_token()
+        elif not self._is_cancelled:
+            self._run_prompts()
+        self._end_if_interrupted()
+        return [chunk for sequence in self._sequences if (chunk := sequence.take_chunk()) is not None]
 
     def rewind_to(self, length: int | Sequence[int], /) -> None:
         """Shortens sequences; they may go on from there.
@@ -279,16 +262,16 @@ class ModelGenerator(Generic[CacheT]):
                     f"Sequence {index} has {len(sequence)} tokens and cannot be rewound to {wanted}",
                     remedy=f"Use a length from 0 to {len(sequence)}.",
                 )
-        self.settle()
+        self._drop_drafts()
         self._is_cancelled = False
         self._override = None
-        for index, (sequence, wanted) in enumerate(zip(self._sequences, lengths, strict=True)):
+        for sequence, wanted in zip(self._sequences, lengths, strict=True):
             if wanted < len(sequence):
                 sequence.truncate(wanted)
-                self._running[index].new_text()
+                sequence.new_text()
             elif sequence.finish_reason == "cancelled":
                 sequence.finish_reason = None
-                self._running[index].new_text()
+                sequence.new_text()
         self._rows.rewind(self._sequences)
 
     def get_logits(self) -> NDArray[np.float32]:
@@ -304,7 +287,7 @@ class ModelGenerator(Generic[CacheT]):
             raise InvalidInputError("All sequences have ended", remedy="Append tokens or rewind first.")
         if self._override is not None:
             return self._override.copy()
-        logits = np.zeros((len(self._sequences), self._vocab_size), dtype=np.float32)
+        logits = np.zeros((len(self._sequences), self._model.spec.vocab_size), dtype=np.float32)
         for row, sequence in zip(logits, self._sequences, strict=True):
             if sequence.logits is not None:
                 row[:] = sequence.logits
@@ -320,7 +303,7 @@ class ModelGenerator(Generic[CacheT]):
             InvalidInputError: The shape is another one.
         """
         array = np.array(logits, dtype=np.float32)
-        expected = (len(self._sequences), self._vocab_size)
+        expected = (len(self._sequences), self._model.spec.vocab_size)
         if array.shape != expected:
             raise InvalidInputError(
                 f"The logits have the shape {array.shape}", remedy=f"Expected: {expected}, sequences by tokens."
@@ -334,22 +317,45 @@ class ModelGenerator(Generic[CacheT]):
         """
         self._is_cancelled = True
 
-    def settle(self) -> None:
+    def close(self) -> None:
+        """Frees the caches that are its own, and the drafter. A second call does nothing."""
+        if self._cache_bytes is not None:
+            return
+        self._cache_bytes = self._rows.nbytes
+        try:
+            if self._keeps_rows and self._has_begun:
+                self._drop_drafts()
+                self._rows.ran = self.get_sequence(0)
+        finally:
+            if self._speculator is not None:
+                self._speculator.close()
+            if not self._keeps_rows:
+                self._rows.close()
+
+    # Parts of a step
+
+    def _begin(self) -> None:
+        """Before the first step: caches that begin with what ran before, and a drafter."""
+        if self._has_begun:
+            return
+        if self._hooks.prefix is not None:
+            open_with_prefix(self._rows, self._model, self._hooks.prefix)
+        self._rows.open()
+        self._num_reused_tokens = self._rows.keep_common([sequence.tokens for sequence in self._sequences])
+        if self._hooks.speculation is not None:
+            self._speculator = Speculator(self._model, self._rows, self._sequences, self._hooks.speculation, self._draw)
+        self._has_begun = True
+
+    def _run_prompts(self) -> None:
+        """Computes the prompts' log-probabilities for sequences that end before their first new token."""
+        wanted = [sequence.wants_prompt_logprobs for sequence in self._sequences]
+        if any(wanted):
+            self._rows.run(self._sequences, wanted, is_interrupted=lambda: self._is_cancelled, observe=self._observe)
+
+    def _drop_drafts(self) -> None:
         """Forgets all drafts: the cache holds nothing but the sequences' own tokens."""
         if self._speculator is not None:
             self._speculator.drop()
-
-    def close_drafter(self) -> None:
-        """Frees what the drafter holds, and leaves the caches."""
-        if self._speculator is not None:
-            self._speculator.close()
-
-    def close(self) -> None:
-        """Frees the caches. A second call does nothing."""
-        self.close_drafter()
-        self._rows.close()
-
-    # Parts of a step
 
     def _run_pending(self) -> bool:
         """Brings the logits of all active sequences up to date; False if the sequences ended instead."""
@@ -364,9 +370,10 @@ class ModelGenerator(Generic[CacheT]):
                     f"Sequence {index} has no tokens",
                     remedy="Append at least one token, for example the BOS token.",
                 )
+        self._begin()
         if self._speculator is not None:
             return self._run_drafts(self._speculator, active)
-        observe = self._observe if any(running.wants_prompt_logprobs for running in self._running) else None
+        observe = self._observe if any(sequence.wants_prompt_logprobs for sequence in self._sequences) else None
         while not self._rows.run(
             self._sequences,
             active,
@@ -386,7 +393,7 @@ class ModelGenerator(Generic[CacheT]):
         if any(sequence.logits is not None for sequence in going):
             return True
         # The token after the last draft must have room too.
-        limits = [running.length_limit - len(running.state) - 1 for running in self._running]
+        limits = [sequence.room - 1 for sequence in self._sequences]
         found: list[dict[int, NDArray[np.float32]]] = [{} for _ in self._sequences]
 
         def observe(index: int, start: int, logits: NDArray[np.float32]) -> None:
@@ -394,7 +401,7 @@ class ModelGenerator(Generic[CacheT]):
             found[index].update(enumerate(logits, start=start))
 
         watches = all(sequence.num_new for sequence in going) or any(
-            running.wants_prompt_logprobs for running in self._running
+            sequence.wants_prompt_logprobs for sequence in self._sequences
         )
         lengths = speculator.draft(active, limits if watches else [0] * len(limits))
         try:
@@ -410,31 +417,34 @@ class ModelGenerator(Generic[CacheT]):
         return is_complete or not self._end_if_interrupted()
 
     def _observe(self, index: int, start: int, logits: NDArray[np.float32]) -> None:
-        self._running[index].observe(start, logits)
+        self._sequences[index].observe(start, logits)
 
     def _choose(self, index: int) -> None:
-        running = self._running[index]
+        sequence = self._sequences[index]
         # _run_pending has set the logits of every sequence that goes on.
-        logits = cast("NDArray[np.float32]", running.state.logits) if self._override is None else self._override[index]
-        token = running.choose(logits)
+        logits = cast("NDArray[np.float32]", sequence.logits) if self._override is None else self._override[index]
+        token = sequence.choose(logits)
         if self._speculator is not None:
             self._speculator.chosen(index, token)
         self._next_tokens[index] = token
-        running.settle(token)
+        sequence.settle(token)
 
     def _draw(self, index: int, logits: NDArray[np.float32], tokens: NDArray[np.int64], num_new: int) -> int:
-        return self._running[index].draw(logits, tokens, num_new)
+        return self._sequences[index].draw(logits, tokens, num_new)
 
     def _is_interrupted(self) -> bool:
-        return self._is_cancelled or any(
-            running.state.finish_reason is None and running.is_late for running in self._running
-        )
+        return self._is_cancelled or any(not sequence.is_done and sequence.is_late for sequence in self._sequences)
 
     def _end_if_interrupted(self) -> bool:
         """Ends what was cancelled or is out of time; True if that leaves nothing that goes on."""
         if not self._is_interrupted():
             return False
-        for running in self._running:
-            if running.state.finish_reason is None and (self._is_cancelled or running.is_late):
-                running.end("cancelled" if self._is_cancelled else "time")
-        return all(sequence.finish_reason for sequence in self._sequences)
+        for sequence in self._sequences:
+            sequence.interrupt(is_cancelled=self._is_cancelled)
+        return all(sequence.is_done for sequence in self._sequences)
+
+
+def _check_counts(**counts: int) -> None:
+    for name, value in counts.items():
+        if value < 1:
+            raise InvalidInputError(f"{name}={value} is not legal", remedy="Legal: an integer of at least 1.")

@@ -17,12 +17,15 @@ __all__ = ["OPERATORS", "AttentionOperator", "AttentionUse", "Kind", "attention_
 
 Kind: TypeAlias = Literal["key", "value"]
 
-# repeat_kv, changes of layout and the scales of int8 caches, on the way from a cache to the attention that reads it.
-_ON_THE_WAY = SAME_ELEMENTS | {"DequantizeLinear", "Expand", "RotaryEmbedding"}
+# repeat_kv, changes of layout, the scales of int8 caches and one more key for a sink, on the way from a cache to the
+# attention that reads it.
+_ON_THE_WAY = SAME_ELEMENTS | {"DequantizeLinear", "Expand", "Pad", "RotaryEmbedding"}
 # What stands between the product of queries and keys and the Softmax: scale, softcap, mask.
 _SCORES = SAME_ELEMENTS | {"Mul", "Div", "Add", "Sub", "Where", "Tanh", "Min", "Max", "Clip", "Concat", "Slice"}
 # What stands between the Softmax and the product with the values.
 _WEIGHTS = SAME_ELEMENTS | {"Where", "Mul", "Slice", "Dropout"}
+# FusedMatMul is what ONNX Runtime's optimizer makes of a MatMul with a scale or a Transpose beside it.
+_PRODUCTS = ("MatMul", "Einsum", "com.microsoft.FusedMatMul")
 _LIMIT = 64
 
 
@@ -96,7 +99,7 @@ def attention_uses(value: ir.Value) -> list[AttentionUse]:
                 if index in (operator.key, operator.value):
                     kind: Kind = "key" if index == operator.key else "value"
                     found.append(AttentionUse(kind, node, node, path))
-            elif is_op(node, "MatMul", "Einsum"):
+            elif is_op(node, *_PRODUCTS):
                 found.extend(_matmul_use(node, index, path))
             elif _passes(node, index) and len(path) < _LIMIT:
                 for output in node.outputs:

@@ -18,6 +18,7 @@ from genai_iface.errors import BackendError
 from genai_iface.folder import open_folder
 from genai_iface.transform.convert import folder as module
 from tests.models import ModelOptions, build_model, write_folder
+from tests.numpy_backend.test_contrib_graphs import contrib_operators, quantized
 
 
 def logits(folder: Path) -> np.ndarray:
@@ -90,6 +91,33 @@ def test_contrib_operators_become_standard_ones(tmp_path: Path, capsys: pytest.C
     model = load_model(source, backend="ort")
     wanted = model.forward([[5, 6, 7]], model.create_cache(capacity=16))
     assert np.abs(logits(tmp_path / "out")[:1] - wanted).max() < 1e-5
+
+
+def test_to_standard_keeps_the_integers_and_is_compared_on_onnxruntime(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = quantized(write_folder(tmp_path / "source", style="shared", position_ids=True))
+    assert {"MatMulNBits", "GatherBlockQuantized", "GroupQueryAttention"} <= contrib_operators(source)
+    assert main(["convert", str(source), str(tmp_path / "out"), "--to", "standard", "--capacity", "48"]) == 0
+    said = capsys.readouterr().out
+    assert "0-1: GroupQueryAttention, mask causal" in said
+    assert "largest difference of a logit" in said
+    assert not contrib_operators(tmp_path / "out")
+    spec = open_folder(tmp_path / "out").spec.cache
+    assert (spec.style, spec.fixed_capacity) == ("scatter", 48)
+    model = onnx.load(tmp_path / "out" / "model.onnx")
+    kinds = (onnx.TensorProto.INT4, onnx.TensorProto.UINT8)
+    tables = [tensor for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT4]
+    packed = [tensor for tensor in onnx.load(source / "model.onnx").graph.initializer if tensor.data_type in kinds]
+    assert len(tables) == len(packed)
+    # Four bits for each number there and here.
+    assert sum(len(tensor.raw_data) for tensor in tables) == sum(len(tensor.raw_data) for tensor in packed)
+
+
+def test_a_result_that_is_standard_already_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = write_folder(tmp_path / "source")
+    assert main(["convert", str(source), str(tmp_path / "out"), "--to", "standard"]) == 2
+    assert "TensorScatter and standard operators only" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -10,17 +10,20 @@ from collections.abc import Callable
 import numpy as np
 
 from genai_iface.conformance._sampling_reference import law, uniform
+from tests.conformance import mutants_runtime  # noqa: F401 - registers its mutants
 from tests.conformance.mutants import MUTANTS, Mutant
 from tests.conformance.plain_pipeline import PlainPipeline, PlainStack
 
-__all__ = ["ALL_MUTANTS"]
+__all__ = ["ALL_MUTANTS", "LOOP_MUTANTS"]
+
+LOOP_MUTANTS: list[Mutant] = []
 
 
 def loop(bug: str, check: str) -> Callable[[type[PlainPipeline]], type[PlainPipeline]]:
     """Registers a pipeline with a bug."""
 
     def register(kind: type[PlainPipeline]) -> type[PlainPipeline]:
-        MUTANTS.append(Mutant(kind.__name__, bug, check, lambda: PlainStack(kind, kind.__name__)))
+        LOOP_MUTANTS.append(Mutant(kind.__name__, bug, check, lambda: PlainStack(kind, kind.__name__)))
         return kind
 
     return register
@@ -234,4 +237,4 @@ class CutsPrompt(PlainPipeline):
         return super().prepare(prompt[-60:] if isinstance(prompt, str) else prompt, config, overrides)
 
 
-ALL_MUTANTS: tuple[Mutant, ...] = tuple(MUTANTS)
+ALL_MUTANTS: tuple[Mutant, ...] = (*MUTANTS, *LOOP_MUTANTS)

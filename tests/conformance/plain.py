@@ -30,7 +30,12 @@ from genai_iface import (
 from genai_iface.backend_kit import check_batch_and_capacity, check_indices, check_lengths, check_rows, check_step
 from tools.golden_models.plan import PLANS, Plan
 
-CAPABILITIES = frozenset(Capability) - {Capability.CACHE_SHARED, Capability.CACHE_CONCAT, Capability.SAVE}
+CAPABILITIES = frozenset(Capability) - {
+    Capability.CACHE_SHARED,
+    Capability.CACHE_CONCAT,
+    Capability.SAVE,
+    Capability.GENERATOR,
+}
 DEVICE = Device("cpu", "cpu")
 
 

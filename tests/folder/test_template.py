@@ -1,11 +1,10 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""Chat templates: what Transformers' templates use works, hostile ones end quickly with one error."""
+"""Chat templates: what Transformers' templates use works. What hostile ones do is in test_template_attacks."""
 
 from __future__ import annotations
 
 import re
-import time
 from typing import Any
 
 import pytest
@@ -84,94 +83,6 @@ def test_arguments_are_not_changed() -> None:
     assert len(CONVERSATION) == 3
 
 
-LOOP = "{% for i in range(60) %}"
-END = "{% endfor %}"
-HOSTILE = {
-    "attributes": "{{ ''.__class__.__mro__[1].__subclasses__() }}",
-    "attributes by name": "{{ (''|attr('__class__')).x }}",
-    "attributes by index": "{{ messages['__class__'].x }}",
-    "attributes by format": "{{ '{0.__class__.__mro__}'.format('') }}",
-    "attributes by map": "{{ ['']|map(attribute='__class__')|map(attribute='__mro__')|list|string ~ 1 / 0 }}",
-    "globals": "{{ cycler.__init__.__globals__ }}",
-    "macro internals": "{% macro f() %}{% endmacro %}{{ f._func.__globals__ }}",
-    "include": "{% include '/etc/passwd' %}",
-    "import": "{% import 'os' as os %}{{ os.getcwd() }}",
-    "extends": "{% extends 'x' %}",
-    "huge range": "{% for i in range(10 ** 9) %}x{% endfor %}",
-    "nested ranges": "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}",
-    "nested literals": "{% for a in [1, 2, 3, 4, 5, 6, 7, 8, 9, 10] %}" * 9 + END * 9,
-    "filtered loops": "{% for a in range(99999) if a < 0 %}{% endfor %}" * 100,
-    "recursive loop": "{% for a in [1, 2] recursive %}{{ loop([1, 2]) }}{% endfor %}",
-    "recursive macro": "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}",
-    "two macros": "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
-    "product": "{{ 'a' * 10 ** 10 }}",
-    "product of a list": "{{ ([1] * 10 ** 10)|length }}",
-    "product from the left": "{{ 10 ** 10 * 'a' }}",
-    "power": "{{ 10 ** (10 ** 10) }}",
-    "big product": "{% set ns = namespace(x=9) %}" + LOOP + "{% set ns.x = ns.x * ns.x %}" + END,
-    "doubling by ~": "{% set ns = namespace(x='a') %}" + LOOP + "{% set ns.x = ns.x ~ ns.x %}" + END,
-    "doubling by +": "{% set ns = namespace(x='a') %}" + LOOP + "{% set ns.x = ns.x + ns.x %}" + END,
-    "doubling by %": "{% set ns = namespace(x='a') %}" + LOOP + "{% set ns.x = '%s%s' % (ns.x, ns.x) %}" + END,
-    "doubling by format": "{% set ns = namespace(x='a') %}" + LOOP + "{% set ns.x = '{0}{0}'.format(ns.x) %}" + END,
-    "doubling by join": "{% set ns = namespace(x='a') %}" + LOOP + "{% set ns.x = [ns.x, ns.x]|join %}" + END,
-    "doubling by replace": "{% set ns = namespace(x='a') %}" + LOOP + "{% set ns.x = ns.x|replace('a', 'aa') %}" + END,
-    "doubling by a block": "{% set ns = namespace(x='a') %}"
-    + LOOP
-    + "{% set y %}{{ ns.x }}{{ ns.x }}{% endset %}{% set ns.x = y %}"
-    + END,
-    "doubling lists": "{% set ns = namespace(x=[1]) %}" + LOOP + "{% set ns.x = ns.x + ns.x %}" + END,
-    "nested lists": "{% set ns = namespace(x=[1]) %}" + LOOP + "{% set ns.x = [ns.x, ns.x] %}" + END + "{{ ns.x }}",
-    "nested tuples": "{% set ns = namespace(x=1) %}" + LOOP + "{% set ns.x = (ns.x, ns.x) %}" + END + "{{ ns.x }}",
-    "nested mappings": "{% set ns = namespace(x=1) %}" + LOOP + "{% set ns.x = {'a': ns.x, 'b': ns.x} %}" + END,
-    "nested by dict": "{% set ns = namespace(x=1) %}" + LOOP + "{% set ns.x = dict(a=ns.x, b=ns.x) %}" + END,
-    "literal text in loops": "{% set x %}" + "{% for i in range(9999) %}" * 2 + "a" * 99999 + END * 2 + "{% endset %}",
-    "center": "{{ 'a'|center(10000000000) }}",
-    "ljust": "{{ 'a'.ljust(10000000000) }}",
-    "zfill by map": "{{ ['a']|map('center', 10000000000)|list }}",
-    "expandtabs": "{{ ('\\t' * 99999).expandtabs(99999) }}",
-    "percent width": "{{ '%10000000000d' % 1 }}",
-    "percent star": "{{ '%*d' % (10000000000, 1) }}",
-    "format filter": "{{ '%10000000000d'|format(1) }}",
-    "format width": "{{ '{:10000000000}'.format(1) }}",
-    "format nested width": "{{ '{:{}}'.format(1, 10000000000) }}",
-    "format_map": "{{ '{a:10000000000}'.format_map({'a': 1}) }}",
-    "replace": "{{ ('a' * 99999).replace('a', 'b' * 99999) }}",
-    "replace filter": "{{ ('a' * 99999)|replace('a', 'b' * 99999) }}",
-    "replace by name": "{{ ('a' * 99999)|replace(old='a', new='b' * 99999) }}",
-    "join": "{{ ('a' * 99999).join([''] * 99999) }}",
-    "join filter": "{{ ([1] * 99999)|join('a' * 99999) }}",
-    "join characters": "{{ ('b' * 99999)|join('a' * 99999) }}",
-    "indent": "{{ ('\\n' * 99999)|indent('a' * 9999) }}",
-    "round": "{{ 5.5|round(1000000000, 'ceil') }}",
-    "batch": "{{ [1]|batch(1000000000, 1)|list }}",
-    "slice": "{{ [1]|slice(1000000000)|list }}",
-    "tojson indent": "{{ [1]|tojson(indent=1000000000) }}",
-    "tojson separators": "{{ range(9999)|list|tojson(separators=('a' * 99999, '')) }}",
-    "wordwrap": "{{ ('a ' * 9999)|wordwrap(1, wrapstring='b' * 99999) }}",
-    "translate": "{{ ('a' * 99999).translate({97: 'b' * 99999}) }}",
-    "lipsum": "{{ lipsum(1000000000) }}",
-    "time format": "{{ strftime_now('%c' * 99999999) }}",
-    "division by zero": "{{ 1 / 0 }}",
-    "missing key": "{{ messages[99].role }}",
-    "wrong type": "{{ 'a' + 1 }}",
-    "deep expression": "{{ " + "(" * 3000 + "1" + ")" * 3000 + " }}",
-    "deep blocks": "{% if 1 %}" * 3000 + "{% endif %}" * 3000,
-    "long number": "{{ " + "9" * 5000 + " }}",
-    "broken syntax": "{% for %}",
-    "unknown filter": "{{ 1|nothing }}",
-    "too long": " " * (2**20 + 1),
-}  # fmt: skip
-
-
-@pytest.mark.parametrize("source", HOSTILE.values(), ids=HOSTILE)
-def test_hostile_templates_end_quickly(source: str) -> None:
-    start = time.monotonic()
-    with pytest.raises(InvalidInputError, match="chat template") as caught:
-        render(source)
-    assert time.monotonic() - start < 15, "the limit is 5 seconds of rendering"
-    assert caught.value.remedy
-
-
 def test_a_long_conversation_stays_within_the_limits() -> None:
     """2,000 turns of 1,000 characters, with the operations that templates make for each."""
     source = (
@@ -184,5 +95,25 @@ def test_a_long_conversation_stays_within_the_limits() -> None:
 
 
 def test_renderings_do_not_share_a_budget() -> None:
-    template = ChatTemplate("{% for i in range(90000) %}{% endfor %}ok", "chat_template.jinja")
-    assert [template.render({}) for _ in range(5)] == ["ok"] * 5
+    template = ChatTemplate("{% for i in range(90000) %}{% endfor %}ok", "chat_template.jinja", seconds=1)
+    assert [template.render({}) for _ in range(200)] == ["ok"] * 200
+
+
+def test_a_long_prompt_needs_a_long_conversation() -> None:
+    """Four million characters, or eight times what goes in."""
+    assert len(render("{{ 'a' * 4000000 }}")) == 4_000_000
+    with pytest.raises(InvalidInputError, match="more than 4194304 characters"):
+        render("{{ 'a' * 4200000 }}")
+    assert len(render("{{ text * 4 }}", text="é" * 2_000_000)) == 8_000_000
+    with pytest.raises(InvalidInputError, match=r"the conversation takes 7\d+ bytes, at most 67108864"):
+        render("", text="a" * 70_000_000)
+
+
+def test_values_arrive_as_they_are() -> None:
+    values = [None, True, 3, 2**200, 2.5, float("inf"), "\ud800", (1, (2,)), {1: {"a": None}, None: 2, (1, 2): 3}, []]
+    for value in values:
+        assert render("{{ value }}", value=value) == str(value)
+    with pytest.raises(InvalidInputError, match="cannot be given"):
+        nested: list[Any] = []
+        nested.append(nested)
+        render("", value=nested)

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from genai_iface import InvalidInputError, Tokenizer, UnsupportedCapabilityError
 from genai_iface.folder import FolderTokenizer
-from genai_iface.generation.text.stream import Detokenizer
 from tests.model_files import BOS, EOS, write_tokenizer_files
 
 HELLO = [{"role": "user", "content": "hé"}]
@@ -47,19 +46,6 @@ def test_text_to_ids_and_back(folder: Path) -> None:
 
 def test_incomplete_bytes_become_replacement_characters(folder: Path) -> None:
     assert FolderTokenizer(folder).decode([104, 0xC3]) == "h\N{REPLACEMENT CHARACTER}"
-
-
-def test_ids_may_have_gaps_and_their_text_still_streams(folder: Path) -> None:
-    """Tokenizer.encode.1: below vocab_size, which is one more than the highest id and not the number of ids."""
-    content = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
-    content["model"]["vocab"]["x"] = 400
-    (folder / "tokenizer.json").write_text(json.dumps(content), encoding="utf-8")
-    tokenizer = FolderTokenizer(folder)
-    assert tokenizer.encode("axb") == [97, 400, 98]
-    assert tokenizer.vocab_size == 401
-    stream = Detokenizer(tokenizer)
-    assert "".join(stream.push(token)[0] for token in (97, 400, 98)) + stream.finish() == "axb"
-    assert tokenizer.decode([ord("x")]) == ""  # an id without a token
 
 
 @given(text=st.text())

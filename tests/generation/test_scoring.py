@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genai_iface import CacheOverflowError, Capability, InvalidInputError, TextGenerationPipeline
-from genai_iface.generation.scoring import perplexity, score_tokens, split_continuation
+from genai_iface.generation._scoring import perplexity, score_tokens, split_continuation
 from tests.fakes import ALL_CAPABILITIES, ByteTokenizer, FakeModel
 from tests.generation.text.tokenizers_for_tests import metaspace
 

@@ -89,7 +89,19 @@ def test_returned_logits_belong_to_the_caller(tmp_path: Path) -> None:
         np.testing.assert_array_equal(model.forward([[token]], again), expected)
 
 
-@pytest.mark.parametrize("keep", [lambda logits: logits[0, -1], memoryview], ids=["view", "memoryview"])
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda logits: logits[0, -1],
+        lambda logits: logits[0][-1][5:].reshape(-1, 1),
+        lambda logits: logits.view(np.recarray),
+        lambda logits: np.frombuffer(logits, np.float32),
+        lambda logits: np.lib.stride_tricks.as_strided(logits, logits.shape[:2]),
+        np.from_dlpack,
+        memoryview,
+    ],
+    ids=["view", "view of views", "subclass", "frombuffer", "strides", "dlpack", "memoryview"],
+)
 def test_parts_of_logits_that_are_kept_stay_as_they_are(keep: Any, tmp_path: Path) -> None:
     model = load_model(write_folder(tmp_path / "model"), backend="ort")
     cache = model.create_cache(batch_size=1, capacity=32)

@@ -5,9 +5,6 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,9 +13,9 @@ import numpy as np
 import pytest
 
 from genai_iface import Capability
-from tests.model_files import write_tokenizer_files
 from tests.ort_backend.cases import ort_model
-from tests.parity.checkpoints import make_checkpoint, torch_greedy
+from tests.parity.checkpoints import torch_greedy
+from tests.parity.genai_folders import build_genai, write_checkpoint
 
 pytestmark = [
     pytest.mark.parity,
@@ -32,41 +29,16 @@ IDS = np.array([[*prompt, *[0] * (7 - len(prompt))] for prompt in PROMPTS])
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
-    return write_checkpoint(tmp_path_factory.mktemp("checkpoint"))
-
-
-def write_checkpoint(path: Path, **overrides: Any) -> tuple[Path, Any]:
-    import transformers
-
-    model = make_checkpoint("llama", path, **overrides)
-    write_tokenizer_files(path)
-    # The builder reads the tokenizer's files in the present Transformers form.
-    names = {"bos_token": "<|bos|>", "eos_token": "<|eos|>", "pad_token": "<|pad|>"}
-    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_file=str(path / "tokenizer.json"), **names)
-    tokenizer.save_pretrained(path)
-    return path, model
-
-
-def build(checkpoint: Path, out: Path, precision: str) -> Path:
-    command = [sys.executable, "-m", "onnxruntime_genai.models.builder", "-m", "tiny", "-i", str(checkpoint)]
-    command += ["-o", str(out), "-p", precision, "-e", "cpu"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    # The tokenizer is a byte-level one with more ids than the model has.
-    (out / "tokenizer.json").unlink()
-    config = json.loads((out / "genai_config.json").read_text(encoding="utf-8"))
-    config["model"] |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-    (out / "genai_config.json").write_text(json.dumps(config), encoding="utf-8")
-    return out
+    return write_checkpoint("llama", tmp_path_factory.mktemp("checkpoint"))
 
 
 @pytest.fixture(scope="module")
 def folders(checkpoint: tuple[Path, Any], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     path = tmp_path_factory.mktemp("built")
-    built = {precision: build(checkpoint[0], path / precision, precision) for precision in ("fp32", "int4")}
+    built = {precision: build_genai(checkpoint[0], path / precision, precision) for precision in ("fp32", "int4")}
     # One table for the embedding and the LM head: GatherBlockQuantized reads the LM head's.
-    tied, _ = write_checkpoint(path / "tied-checkpoint", tie_word_embeddings=True)
-    return built | {"int4-tied": build(tied, path / "int4-tied", "int4")}
+    tied, _ = write_checkpoint("llama", path / "tied-checkpoint", tie_word_embeddings=True)
+    return built | {"int4-tied": build_genai(tied, path / "int4-tied", "int4")}
 
 
 @pytest.mark.parametrize("level", ["none", "runtime"])

@@ -71,7 +71,7 @@ def test_an_old_kernel_is_asked_to_do_it_later(
     advised: list[tuple[int, int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(huge_pages, "_advise", lambda begin, end, advice: advice == 14)
-    assert "by and by" in load(tmp_path)
+    assert "in its own time" in load(tmp_path)
     monkeypatch.setattr(huge_pages, "_advise", lambda *_: False)
     (tmp_path / "smaps").write_text(BEFORE)
     assert load(tmp_path) == "huge pages: the kernel refuses them"

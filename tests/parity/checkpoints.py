@@ -53,7 +53,7 @@ def make_checkpoint(family: str, path: Path, **overrides: Any) -> Any:
     import torch
     import transformers
 
-    config = transformers.AutoConfig.for_model(family, **{**_SIZES, **FAMILIES[family], **overrides})
+    config = transformers.AutoConfig.for_model(family, **{**_SIZES, **FAMILIES.get(family, {}), **overrides})
     torch.manual_seed(0)
     model = transformers.AutoModelForCausalLM.from_config(config).eval()
     # The usual start of training gives nearly equal logits; wider weights give clear greedy choices.

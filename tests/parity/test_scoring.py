@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from genai_iface import GenerationConfig, TextGenerationPipeline, load_model
-from genai_iface.generation.scoring import perplexity, score_tokens
+from genai_iface.generation._scoring import perplexity, score_tokens
 from tests.fakes import ByteTokenizer
 from tests.parity.checkpoints import build_folder, make_checkpoint
 

@@ -27,6 +27,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from tokenizers import Tokenizer
 
+from genai_iface.backend_kit import switch_off_telemetry
 from tools.train_embedded.graph import POSITIONS, build
 from tools.train_embedded.model import Config, Decoder
 from tools.train_embedded.quantize import quantize_decoder
@@ -55,6 +56,7 @@ def runtimes(path: Path) -> dict[str, RunGraph]:
     """Return a function that runs the file, for the reference evaluator and, when installed, for ONNX Runtime."""
     reference = ReferenceEvaluator(str(path))
     out: dict[str, RunGraph] = {"onnx.reference": lambda feeds: list(reference.run(None, feeds))}
+    switch_off_telemetry()
     try:
         import onnxruntime  # noqa: PLC0415 (an optional second opinion)
     except ImportError:

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from genai_iface.capabilities import Capability
-from genai_iface.errors import InvalidInputError, UnsupportedModelError
+from genai_iface.errors import InvalidInputError
 from genai_iface.folder import open_folder
 from genai_iface.types import BackendInfo, Device
 from genai_iface_numpy.model import NumpyModel
@@ -34,7 +34,7 @@ class NumpyBackend:
             runtime="onnx.reference",
             runtime_version=onnx.__version__,
             interface_versions=frozenset({1}),
-            capabilities=frozenset(Capability) - {Capability.CACHE_SHARED},
+            capabilities=frozenset(Capability) - {Capability.GENERATOR},
             dtypes=frozenset({"float32", "float16", "bfloat16", "int8"}),
         )
 
@@ -59,11 +59,4 @@ class NumpyBackend:
             raise InvalidInputError(
                 f"The numpy backend has no option {sorted(options)[0]!r}", remedy="It takes no options."
             )
-        opened = open_folder(folder)
-        if opened.spec.cache.style == "shared":
-            raise UnsupportedModelError(
-                f"{opened.path} keeps its cache in the contrib operator GroupQueryAttention, "
-                "which onnx.reference does not have",
-                remedy='Use backend="ort".',
-            )
-        return NumpyModel(opened, device=_CPU)
+        return NumpyModel(open_folder(folder), device=_CPU)

@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from os import PathLike
 from types import MappingProxyType
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 
 from genai_iface.backend_kit import (
@@ -34,6 +36,7 @@ from genai_iface.backend_kit import (
 from genai_iface.capabilities import Capability
 from genai_iface.errors import BackendError
 from genai_iface.folder import ModelFolder
+from genai_iface.graph import GraphSignature
 from genai_iface.transform import LOGITS_POSITIONS, SelectLogits
 from genai_iface.types import Device, LogitsMode, ModelSpec, UpdateMode
 from genai_iface_numpy.cache import BufferSpec, NumpyCache
@@ -86,13 +89,13 @@ class NumpyModel:
     """
 
     def __init__(self, folder: ModelFolder, /, *, device: Device) -> None:
-        signature = self._signature = folder.signature
-        self._folder, self._spec, self._device = folder, folder.spec, device
+        graph, signature = _standard(folder.load_ir(), folder.signature)
+        self._folder, self._signature, self._device = folder, signature, device
+        self._spec = replace(folder.spec, cache=signature.cache)
         self._inputs = GraphInputs(signature, context_length=self._spec.context_length)
         self._outputs = [signature.logits, *(tensor.present for tensor in signature.cache_tensors)]
-        self._buffer_specs = _buffer_specs(folder)
+        self._buffer_specs = _buffer_specs(signature)
         self._is_concat = self._spec.cache.style == "concat"
-        graph = folder.load_ir()
         select = SelectLogits(signature)
         select(graph)
         self._selects_logits = select.note.applied
@@ -118,6 +121,8 @@ class NumpyModel:
     def capabilities(self) -> frozenset[str]:
         """What this model can do here; what depends on the cache is left out where it is absent."""
         style = {Capability.CACHE_CONCAT} if self._is_concat else {Capability.CACHE_SCATTER, Capability.IN_PLACE}
+        if self._folder.spec.cache.style == "shared":
+            style = {Capability.CACHE_SHARED, Capability.IN_PLACE}
         return (
             _CAPABILITIES | style | {Capability.CACHE_CIRCULAR if self._spec.cache.is_circular else Capability.REWIND}
         )
@@ -229,9 +234,19 @@ class NumpyModel:
         return logits, mode
 
 
-def _buffer_specs(folder: ModelFolder) -> tuple[BufferSpec, ...]:
-    cache, specs = folder.spec.cache, []
-    for tensor in folder.signature.cache_tensors:
+def _standard(graph: ir.Model, signature: GraphSignature) -> tuple[ir.Model, GraphSignature]:
+    """A graph in standard operators: onnx.reference has no contrib ones, and no cache of GroupQueryAttention."""
+    if graph.opset_imports.keys() <= {"", "ai.onnx"}:
+        return graph, signature
+    from genai_iface.transform import standardize  # noqa: PLC0415 - most graphs do not need it
+
+    standard = standardize(graph, signature)
+    return standard.model, standard.signature
+
+
+def _buffer_specs(signature: GraphSignature) -> tuple[BufferSpec, ...]:
+    cache, specs = signature.cache, []
+    for tensor in signature.cache_tensors:
         layer = cache.layers[tensor.layer]
         specs.append(
             BufferSpec(

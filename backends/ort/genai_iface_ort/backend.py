@@ -33,7 +33,7 @@ class OrtBackend:
             runtime="onnxruntime",
             runtime_version=onnxruntime.__version__,
             interface_versions=frozenset({1}),
-            capabilities=frozenset(Capability),
+            capabilities=frozenset(Capability) - {Capability.GENERATOR},
             dtypes=frozenset({"float32", "float16", "bfloat16", "int8"}),
         )
 

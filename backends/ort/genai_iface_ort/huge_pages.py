@@ -20,7 +20,7 @@ __all__ = ["HugePages"]
 
 _MAPS = Path("/proc/self/smaps")
 _PAGE_SIZE = Path("/sys/kernel/mm/transparent_hugepage/hpage_pmd_size")
-# From linux/mman.h: collapse now (Linux 6.1 on), or let the kernel do it by and by.
+# From linux/mman.h: collapse now (Linux 6.1 on), or let the kernel do it in its own time.
 _MADV_HUGEPAGE = 14
 _MADV_COLLAPSE = 25
 # Processors translate about this much without a miss; below it there is nothing to gain.
@@ -78,7 +78,7 @@ class HugePages:
         if done:
             self.note = f"huge pages: {done >> 20} MiB of packed weights lie in pages of {self._page >> 20} MiB"
         elif later:
-            self.note = f"huge pages: the kernel was asked to move {total >> 20} MiB of packed weights by and by"
+            self.note = f"huge pages: the kernel was asked to move {total >> 20} MiB of packed weights in its own time"
         else:
             self.note = "huge pages: the kernel refuses them"
 

@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
 from genai_iface.errors import InvalidInputError, UnsupportedModelError
-from genai_iface.folder import find_inside, open_root
+from genai_iface.folder import find_inside, open_root, refuse_foreign_kernels, refuse_own_code
 
 __all__ = ["load_checkpoint"]
 
@@ -26,17 +26,20 @@ def load_checkpoint(folder: str | PathLike[str]) -> Any:
 
     Raises:
         InvalidInputError: A file is missing, broken, or leads out of the folder.
-        UnsupportedModelError: Transformers knows no causal language model of that type.
+        UnsupportedModelError: Transformers knows no causal language model of that type, or it names code that would
+            have to be run.
     """
     root = open_root(folder)
     _check_files(root)
+    refuse_foreign_kernels(root)
     try:
         with _quiet():
             config = AutoConfig.from_pretrained(root, local_files_only=True, trust_remote_code=False)
     except (OSError, ValueError) as error:
+        refuse_own_code(root)
         raise InvalidInputError(
             f"config.json in {str(root)!r} is not understood: {str(error)[:200]}",
-            remedy="Take it from the checkpoint; a model type that needs code of its own is not run.",
+            remedy="Take it from the checkpoint.",
         ) from error
     try:
         with _quiet():
@@ -54,6 +57,7 @@ def load_checkpoint(folder: str | PathLike[str]) -> Any:
             f"The checkpoint in {str(root)!r} cannot be loaded: {str(error)[:200]}", remedy="Download it again."
         ) from error
     except ValueError as error:
+        refuse_own_code(root)
         raise UnsupportedModelError(
             f"Transformers has no causal language model for {config.model_type!r}: {str(error)[:200]}",
             remedy="Use a checkpoint of a decoder, or another backend.",

@@ -95,6 +95,7 @@ def _package(checkpoint: Checkpoint, dtype: DType, context: int | None) -> Any:
         task=mobius.CausalLMTask(static_cache=True, max_seq_len=length),
         dtype=_DTYPES[dtype],
         execution_provider=_PROVIDER,
+        trust_remote_code=False,
     )
 
 

@@ -19,6 +19,7 @@ __all__ = ["add_parser", "run"]
 _EXAMPLE = """\
 example:
   genai-iface convert ./exported ./my-model               # past/present tensors -> TensorScatter
+  genai-iface convert ./genai-folder ./my-model --to standard   # contrib operators too, opset 24
   genai-iface convert ./my-model ./for-openvino --to concat
 """
 
@@ -37,16 +38,19 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("out", metavar="OUT", help="the folder to write; it must not exist yet")
     parser.add_argument(
         "--to",
-        choices=("scatter", "concat", "scatter-nd"),
+        choices=("scatter", "standard", "concat", "scatter-nd"),
         default="scatter",
-        help="TensorScatter (default), past/present tensors that grow, or ScatterND",
+        help="TensorScatter (default); the same with contrib operators written in standard ones, packed weights with "
+        "the same integers; past/present tensors that grow; or ScatterND",
     )
     parser.add_argument(
         "--primitive",
         action="store_true",
         help="spell out Attention, RotaryEmbedding and RMSNormalization in older operators (not with --to scatter)",
     )
-    parser.add_argument("--capacity", type=positive, metavar="N", help="fix the positions of the cache (--to scatter)")
+    parser.add_argument(
+        "--capacity", type=positive, metavar="N", help="fix the positions of the cache (--to scatter, standard)"
+    )
     parser.add_argument(
         "--no-verify", dest="verify", action="store_false", help="do not compare the result's logits with the source's"
     )

@@ -11,15 +11,16 @@ from typing import cast
 import numpy as np
 from numpy.typing import NDArray
 
+from genai_iface.config import GenerationConfig
 from genai_iface.errors import InvalidInputError
 from genai_iface.generation.beam.group import Beam, BeamGroup, Continuation
-from genai_iface.generation.plan import SequencePlan
-from genai_iface.generation.sampling.sampler import log_probability
-from genai_iface.generation.sequence import TokenSequence
-from genai_iface.generation.text.stopping import StopHook, length_limit
-from genai_iface.generation.text.stream import context_tail
+from genai_iface.generation.hooks import GenerationHooks
+from genai_iface.generation.rows.token_sequence import TokenSequence
+from genai_iface.generation.sampling.sampler import log_probability, make_sampler
+from genai_iface.generation.text.stopping import length_limit, stop_strings_of
+from genai_iface.generation.text.stream import TextStream, context_tail
 from genai_iface.protocols import Tokenizer
-from genai_iface.results import FinishReason, TokenLogprob
+from genai_iface.results import Chunk, FinishReason, TokenLogprob
 
 __all__ = ["Hypothesis", "PromptSearch"]
 
@@ -47,41 +48,48 @@ class PromptSearch:
     """The search for one prompt.
 
     Args:
-        plan: How to continue it.
+        config: How to continue it.
         prompt: (T,) token ids.
+        hooks: The caller's own functions and rules.
+        vocab_size: V.
         capacity: Tokens that a sequence may have.
-        tokenizer: Makes text for stop strings and criteria; None if there is no text.
+        tokenizer: Makes text; None if there is none.
         continues_text: Whether the text goes on where the prompt ends.
-        criteria: The caller's functions on (tokens, text).
+
+    Attributes:
+        config: How it is continued.
+        prompt: (T,) token ids.
     """
 
     def __init__(
         self,
-        plan: SequencePlan,
+        config: GenerationConfig,
         prompt: NDArray[np.int64],
+        *,
+        hooks: GenerationHooks,
+        vocab_size: int,
         capacity: int,
         tokenizer: Tokenizer | None,
         continues_text: bool,
-        criteria: Sequence[StopHook],
     ) -> None:
-        config = plan.config
-        self.plan = plan
+        self.config = config
         self.prompt = prompt
+        self._sampler = make_sampler(config, hooks, vocab_size=vocab_size, tokenizer=tokenizer)
+        self._stop_strings = stop_strings_of(config)
+        self._criteria = hooks.stopping_criteria
+        self._tokenizer = tokenizer
         self._context = context_tail(tokenizer, prompt.tolist()) if continues_text and tokenizer is not None else []
-        self._criteria = criteria
-        self._tokenizer = tokenizer if plan.stop_strings or criteria else None
-        limit = length_limit(config, len(prompt), capacity) - len(prompt)
-        self._limit = limit
+        self._limit = length_limit(config, len(prompt), capacity) - len(prompt)
         self._num_new = 0
         # Set if the search ends before its first step.
-        self._nothing: FinishReason | None = None if limit > 0 else "length"
+        self._nothing: FinishReason | None = None if self._limit > 0 else "length"
         self._groups: list[BeamGroup[Hypothesis]] = [
             BeamGroup(
                 config.num_beams // config.num_beam_groups,
-                num_stop_ids=len(plan.stop_ids),
+                num_stop_ids=len(self._sampler.stop_ids),
                 length_penalty=config.length_penalty,
                 early_stopping=config.early_stopping,
-                max_new_tokens=limit,
+                max_new_tokens=self._limit,
             )
             for _ in range(config.num_beam_groups)
         ]
@@ -113,10 +121,10 @@ class PromptSearch:
             if group.is_done:
                 continue
             log_probs = np.stack([self._log_probs(sequences[beam.row]) for beam in group.beams])
-            if self.plan.config.diversity_penalty and grown:
+            if self.config.diversity_penalty and grown:
                 # What the groups before this one have just chosen.
                 counts = np.bincount([int(one.tokens[-1]) for one in grown], minlength=log_probs.shape[1])
-                log_probs -= self.plan.config.diversity_penalty * counts
+                log_probs -= self.config.diversity_penalty * counts
             going = group.advance(
                 log_probs,
                 self._num_new,
@@ -142,7 +150,7 @@ class PromptSearch:
 
     def results(self) -> list[Hypothesis]:
         """The best ``num_return_sequences``, best first, of all groups together."""
-        count = self.plan.config.num_return_sequences
+        count = self.config.num_return_sequences
         if self._nothing is not None:
             return [Hypothesis([], 0.0, self._nothing)] * count
         found = [hypothesis for group in self._groups for hypothesis in group.finished]
@@ -153,22 +161,35 @@ class PromptSearch:
             )
         return sorted(found, key=lambda one: -one.score)[:count]
 
+    def chunks(self) -> list[Chunk]:
+        """One for each result."""
+        return [self._chunk(found) for found in self.results()]
+
+    def _chunk(self, found: Hypothesis) -> Chunk:
+        text, ids = "", found.token_ids
+        if self._tokenizer is not None:
+            stream = TextStream(self._tokenizer, self._stop_strings, self._context)
+            shown = ids[:-1] if found.has_stop_token and not self.config.include_stop_str_in_output else ids
+            text = "".join([stream.push(token)[0] for token in shown]) + stream.finish()
+        logprobs = found.logprobs if self.config.logprobs is not None else None
+        return Chunk(text, tuple(ids), logprobs, finish_reason=found.finish_reason, beam_score=found.score)
+
     def _log_probs(self, sequence: TokenSequence) -> NDArray[np.float64]:
         """(V,) of the next token, after the processors."""
         scores = cast("NDArray[np.float32]", sequence.logits).astype(np.float64)
-        self.plan.sampler.check(scores)
+        self._sampler.check(scores)
         scores -= scores.max()
         scores -= np.log(np.exp(scores).sum())
-        self.plan.sampler.process(scores, sequence.tokens, sequence.num_new)
+        self._sampler.process(scores, sequence.tokens, sequence.num_new)
         return scores
 
     def _end(self, sequence: TokenSequence, token: int) -> FinishReason | None:
-        if token in self.plan.stop_ids or self.plan.is_over([*sequence.new_tokens.tolist(), token]):
+        if token in self._sampler.stop_ids or self._sampler.is_over([*sequence.new_tokens.tolist(), token]):
             return "stop"
-        if self._tokenizer is not None or self._criteria:
+        if self._stop_strings or self._criteria:
             new = [*sequence.new_tokens.tolist(), token]
             text = self._text(new)
-            if self.plan.stop_strings.find_end(text) is not None:
+            if self._stop_strings.find_end(text) is not None:
                 return "stop"
             tokens = np.append(sequence.tokens, token)
             if any(criterion(tokens.copy(), text) for criterion in self._criteria):
@@ -186,9 +207,9 @@ class PromptSearch:
 
     def _grown(self, sequence: TokenSequence, token: int) -> TokenSequence:
         grown = sequence.copy()
-        if self.plan.config.logprobs is not None:
+        if self.config.logprobs is not None:
             logits = cast("NDArray[np.float32]", sequence.logits)
-            grown.logprobs.append(log_probability(logits, token, self.plan.config.logprobs))
+            grown.logprobs.append(log_probability(logits, token, self.config.logprobs))
         grown.append_new(token)
         return grown
 
@@ -198,7 +219,7 @@ class PromptSearch:
         def keep(one: Continuation) -> Hypothesis:
             score = group.normalized(one.score, self._num_new)
             found = _hypothesis(self._grown(sequences[one.row], one.token), score, one.reason or "stop")
-            return replace(found, has_stop_token=one.token in self.plan.stop_ids)
+            return replace(found, has_stop_token=one.token in self._sampler.stop_ids)
 
         return keep
 

@@ -4,33 +4,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from typing import Any, Protocol, Self
 
 from genai_iface.errors import InvalidInputError
-from genai_iface.generation.cached_rows import CachedRows
+from genai_iface.generation.engine import Engine
+from genai_iface.generation.hooks import GenerationHooks
 from genai_iface.protocols import Message, Tokenizer
 from genai_iface.results import Chunk, PerfMetrics
 
-__all__ = ["ChatSession", "Turn"]
+__all__ = ["ChatSession", "Kept"]
 
 
-class Turn(Protocol):
-    """A running answer, as the pipeline gives it to a session."""
+class Kept(Protocol):
+    """What lives from turn to turn: the cache, and which tokens ran in it."""
 
-    @property
-    def chunks(self) -> Iterator[Chunk]:
-        """Its pieces."""
+    def open_answer(self, token_ids: list[int], hooks: GenerationHooks, overrides: Mapping[str, Any], /) -> Engine:
+        """The engine that answers a conversation, given as tokens. It leaves the cache open."""
         ...
 
-    @property
-    def token_ids(self) -> list[int]:
-        """All tokens of the conversation once it has ended."""
-        ...
-
-    @property
-    def metrics(self) -> PerfMetrics:
-        """Its measurements once it has ended."""
+    def close(self) -> None:
+        """Frees the cache. A second call does nothing."""
         ...
 
 
@@ -44,8 +39,9 @@ class ChatSession:
 
     Args:
         tokenizer: Renders and encodes.
-        start: Starts the answer to (token ids, cache, tokens that ran in that cache, overrides).
-        open_rows: Makes the cache.
+        kept: Lives from turn to turn, and makes the engine of each.
+        run: Gives the chunks of an engine.
+        hooks: The caller's own functions and rules, for answers that bring none of their own.
         system: The system message, None for none.
         tools: What the template is told about tools.
         template_kwargs: Further variables of the template.
@@ -54,18 +50,18 @@ class ChatSession:
     def __init__(
         self,
         tokenizer: Tokenizer,
-        start: Callable[[list[int], CachedRows[Any], list[int], Mapping[str, Any]], Turn],
-        open_rows: Callable[[], CachedRows[Any]],
+        kept: Kept,
+        run: Callable[[Engine], Generator[Chunk, None, None]],
+        hooks: GenerationHooks,
         *,
         system: str | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self._tokenizer = tokenizer
-        self._start = start
-        self._open_rows = open_rows
-        self._rows: CachedRows[Any] | None = None
-        self._cached: list[int] = []
+        self._kept = kept
+        self._run_engine = run
+        self._hooks = hooks
         self._system = system
         self._tools = tools
         self._template_kwargs = dict(template_kwargs or {})
@@ -94,29 +90,32 @@ class ChatSession:
         """Measurements of the last answer; ``num_reused_tokens`` did not run again."""
         return self._metrics
 
-    def send(self, message: str | Message, /, **overrides: Any) -> str:
+    def send(self, message: str | Message, /, *, hooks: GenerationHooks | None = None, **overrides: Any) -> str:
         """Adds a message and returns the answer.
 
         Args:
             message: A text of the user, or any message, for example the result of a tool.
+            hooks: Functions and rules for this answer, in place of the conversation's.
             **overrides: Fields of ``GenerationConfig``.
 
         Raises:
             CacheOverflowError: The conversation is longer than the model's context. It is as before.
             GenAIError: As ``TextGenerationPipeline.generate``.
         """
-        return "".join(chunk.text for chunk in self.stream(message, **overrides))
+        return "".join(chunk.text for chunk in self.stream(message, hooks=hooks, **overrides))
 
-    def stream(self, message: str | Message, /, **overrides: Any) -> Iterator[Chunk]:
+    def stream(
+        self, message: str | Message, /, *, hooks: GenerationHooks | None = None, **overrides: Any
+    ) -> Iterator[Chunk]:
         """As ``send``, piece by piece. Closing the iterator ends the answer and keeps what there is of it."""
         added: Message = {"role": "user", "content": message} if isinstance(message, str) else dict(message)
-        return self._answer([*self._messages, added], overrides)
+        return self._answer([*self._messages, added], hooks, overrides)
 
-    def regenerate(self, **overrides: Any) -> str:
+    def regenerate(self, *, hooks: GenerationHooks | None = None, **overrides: Any) -> str:
         """Gives another answer to the last message and forgets the one that there was."""
-        return "".join(chunk.text for chunk in self.stream_again(**overrides))
+        return "".join(chunk.text for chunk in self.stream_again(hooks=hooks, **overrides))
 
-    def stream_again(self, **overrides: Any) -> Iterator[Chunk]:
+    def stream_again(self, *, hooks: GenerationHooks | None = None, **overrides: Any) -> Iterator[Chunk]:
         """As ``regenerate``, piece by piece.
 
         Raises:
@@ -127,14 +126,15 @@ class ChatSession:
             kept.pop()
         if not kept:
             raise InvalidInputError("There is no message to answer", remedy="Send one first.")
-        return self._answer(kept, overrides)
+        return self._answer(kept, hooks, overrides)
 
-    def edit(self, index: int, content: str, /, **overrides: Any) -> str:
+    def edit(self, index: int, content: str, /, *, hooks: GenerationHooks | None = None, **overrides: Any) -> str:
         """Replaces the text of a message, forgets what follows it and returns a new answer.
 
         Args:
             index: Which one, counted without the system message; negative ones count from the end.
             content: Its new text.
+            hooks: Functions and rules for this answer, in place of the conversation's.
             **overrides: Fields of ``GenerationConfig``.
 
         Raises:
@@ -149,7 +149,7 @@ class ChatSession:
         if old["role"] == "assistant":
             raise InvalidInputError(f"Message {index} is an answer", remedy="Edit the message before it.")
         changed = [*self._messages[:place], {**old, "content": content}]
-        return "".join(chunk.text for chunk in self._answer(changed, overrides))
+        return "".join(chunk.text for chunk in self._answer(changed, hooks, overrides))
 
     def reset(self) -> None:
         """Forgets all messages but the system message. The cache stays, for what it still is worth."""
@@ -158,9 +158,7 @@ class ChatSession:
     def close(self) -> None:
         """Frees the cache. A second call does nothing."""
         self._is_closed = True
-        if self._rows is not None:
-            self._rows.close()
-            self._rows = None
+        self._kept.close()
 
     def __enter__(self) -> Self:
         return self
@@ -168,20 +166,20 @@ class ChatSession:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def _answer(self, messages: list[Message], overrides: Mapping[str, Any]) -> Iterator[Chunk]:
+    def _answer(
+        self, messages: list[Message], hooks: GenerationHooks | None, overrides: Mapping[str, Any]
+    ) -> Iterator[Chunk]:
         if self._is_closed:
             raise InvalidInputError("The conversation is closed", remedy="Start a new one.")
         head = self.messages[: len(self.messages) - len(self._messages)]
         text = self._tokenizer.apply_chat_template([*head, *messages], tools=self._tools, **self._template_kwargs)
         # The template writes the special tokens itself.
         token_ids = self._tokenizer.encode(text, add_special_tokens=False)
-        if self._rows is None:
-            self._rows = self._open_rows()
+        engine = self._kept.open_answer(token_ids, self._hooks if hooks is None else hooks, overrides)
         self._num_turns += 1
-        turn = self._start(token_ids, self._rows, self._cached, overrides)
-        return self._run(turn, messages, self._num_turns)
+        return self._run(engine, messages, self._num_turns)
 
-    def _run(self, turn: Turn, messages: list[Message], number: int) -> Iterator[Chunk]:
+    def _run(self, engine: Engine, messages: list[Message], number: int) -> Iterator[Chunk]:
         if number != self._num_turns:
             # The cache is the later answer's by now.
             raise InvalidInputError(
@@ -190,18 +188,15 @@ class ChatSession:
         pieces: list[str] = []
         is_kept = False
         try:
-            for chunk in turn.chunks:
-                pieces.append(chunk.text)
-                is_kept = True
-                yield chunk
+            with closing(self._run_engine(engine)) as chunks:
+                for chunk in chunks:
+                    pieces.append(chunk.text)
+                    is_kept = True
+                    yield chunk
         except Exception:
             is_kept = False
             raise
         finally:
-            close = getattr(turn.chunks, "close", None)
-            if close is not None:
-                close()
-            self._cached = turn.token_ids
-            self._metrics = turn.metrics
+            self._metrics = engine.metrics
             if is_kept:
                 self._messages = [*messages, {"role": "assistant", "content": "".join(pieces)}]

@@ -1,12 +1,11 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""Constrained output: what a text may be, and which tokens that leaves at each step."""
+"""Internal: constrained output: what a text may be, and which tokens that leaves at each step."""
 
 from genai_iface.generation.constraints.constraint import (
     Constraint,
     ConstraintProcessor,
     TokenConstraint,
-    check_constraint,
     constraint_of,
 )
 from genai_iface.generation.constraints.guidance import Guidance, SupportsTokenizerJson
@@ -17,6 +16,5 @@ __all__ = [
     "Guidance",
     "SupportsTokenizerJson",
     "TokenConstraint",
-    "check_constraint",
     "constraint_of",
 ]

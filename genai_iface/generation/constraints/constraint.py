@@ -14,7 +14,7 @@ from genai_iface.errors import InvalidInputError
 from genai_iface.generation.constraints.guidance import Guidance
 from genai_iface.protocols import Tokenizer
 
-__all__ = ["Constraint", "ConstraintProcessor", "TokenConstraint", "check_constraint", "constraint_of"]
+__all__ = ["Constraint", "ConstraintProcessor", "TokenConstraint", "constraint_of"]
 
 
 class TokenConstraint(Protocol):
@@ -63,17 +63,6 @@ def constraint_of(config: GenerationConfig, /) -> Guidance | None:
     if config.lark_grammar is not None:
         return Guidance("lark_grammar", config.lark_grammar)
     return None
-
-
-def check_constraint(config: GenerationConfig, tokenizer: Tokenizer, vocab_size: int, /) -> None:
-    """Compiles what a configuration asks for, so that it fails before anything runs.
-
-    Raises:
-        GenAIError: As ``Constraint.start``.
-    """
-    rule = constraint_of(config)
-    if rule is not None:
-        rule.start(tokenizer, vocab_size)
 
 
 class ConstraintProcessor:

@@ -9,15 +9,21 @@ it left, and probabilities are those of the tokens that are left (as in Transfor
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["keep_min_p", "keep_top_k", "keep_top_p", "keep_typical"]
+from genai_iface.config import GenerationConfig
+
+__all__ = ["Filter", "build_filters", "keep_min_p", "keep_top_k", "keep_top_p", "keep_typical"]
 
 Scores: TypeAlias = NDArray[np.float64]
 Indices: TypeAlias = NDArray[np.intp]
+
+Filter: TypeAlias = Callable[[Scores], Indices]
+"""Gives the indices of the scores (n,) that it keeps."""
 
 # Up to this size plain sorting and partitioning are quick enough.
 _SMALL = 4096
@@ -26,6 +32,20 @@ _NUM_BINS = 1024
 _BINS_PER_UNIT = 32
 # Beyond this distance a token has less than a 20,000th of the likeliest one's probability.
 _NEAR = 10.0
+
+
+def build_filters(config: GenerationConfig, /) -> list[Filter]:
+    """The filters that a configuration asks for, in their order; neutral ones are left out."""
+    chosen: list[Filter] = []
+    if config.top_k:
+        chosen.append(lambda scores: keep_top_k(scores, config.top_k))
+    if config.top_p < 1:
+        chosen.append(lambda scores: keep_top_p(scores, config.top_p))
+    if config.min_p:
+        chosen.append(lambda scores: keep_min_p(scores, config.min_p))
+    if config.typical_p < 1:
+        chosen.append(lambda scores: keep_typical(scores, config.typical_p))
+    return chosen
 
 
 def keep_top_k(scores: Scores, k: int) -> Indices:

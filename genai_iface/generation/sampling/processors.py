@@ -14,13 +14,13 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from genai_iface.config import GenerationConfig
 from genai_iface.errors import InvalidInputError
+from genai_iface.generation.hooks import LogitsHook
 
 __all__ = [
-    "LogitsHook",
     "Processor",
     "add_bias",
     "as_processor",
@@ -37,10 +37,6 @@ Tokens: TypeAlias = NDArray[np.int64]
 
 Processor: TypeAlias = Callable[[Scores, Tokens, int], None]
 """Changes scores (V,) in place, given the sequence (T,) and how many of its last tokens are new."""
-
-LogitsHook: TypeAlias = Callable[[Tokens, Scores], ArrayLike | None]
-"""A caller's own processor: the sequence (T,) and its scores (V,) to new scores (V,), or None if it
-changed those it got in place. It runs after all others and before the temperature."""
 
 
 def as_processor(hook: LogitsHook, /) -> Processor:

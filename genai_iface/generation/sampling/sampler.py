@@ -14,26 +14,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from genai_iface.config import GenerationConfig
 from genai_iface.errors import BackendError, InvalidInputError
+from genai_iface.generation.constraints import Constraint, ConstraintProcessor, constraint_of
+from genai_iface.generation.hooks import GenerationHooks, LogitsHook
 from genai_iface.generation.sampling import filters
-from genai_iface.generation.sampling.processors import LogitsHook, Processor, as_processor, build_processors
+from genai_iface.generation.sampling.processors import as_processor, build_processors
+from genai_iface.protocols import Tokenizer
 from genai_iface.results import TokenLogprob
 
-__all__ = ["Sampler", "draw", "log_probability", "uniform"]
+__all__ = ["Sampler", "draw", "log_probability", "make_sampler", "new_seed", "uniform"]
 
 Scores: TypeAlias = NDArray[np.float64]
-Filter: TypeAlias = Callable[[Scores], NDArray[np.intp]]
 
 
 class Sampler:
-    """Chooses tokens as one configuration asks.
+    """Chooses tokens as one configuration asks, and knows which of them end a sequence.
 
     Args:
         config: The configuration that says how tokens are chosen.
@@ -42,6 +45,10 @@ class Sampler:
         seed: Of the draws; ignored when the configuration is greedy.
         constraint: What the output may be; it runs after the processors of the configuration.
         hooks: The caller's own processors; they run after all others.
+
+    Attributes:
+        config: The configuration.
+        stop_ids: The tokens that end a sequence.
 
     Raises:
         InvalidInputError: The configuration names a token that the model lacks.
@@ -55,15 +62,18 @@ class Sampler:
         vocab_size: int,
         stop_ids: Sequence[int],
         seed: int,
-        constraint: Processor | None = None,
+        constraint: ConstraintProcessor | None = None,
         hooks: Sequence[LogitsHook] = (),
     ) -> None:
+        self.config = config
+        self.stop_ids = frozenset(stop_ids)
+        self._constraint = constraint
         self._seed = seed
         self._temperature = config.temperature
         self._processors = build_processors(config, vocab_size=vocab_size, stop_ids=stop_ids)
         self._processors += [] if constraint is None else [constraint]
         self._processors += map(as_processor, hooks)
-        self._filters = _build_filters(config) if config.samples else None
+        self._filters = filters.build_filters(config) if config.samples else None
 
     def choose(self, logits: NDArray[np.float32], tokens: NDArray[np.int64], num_new: int, index: int) -> int:
         """Chooses the next token of one sequence.
@@ -92,6 +102,10 @@ class Sampler:
             return token
         survivors, weights = self._survivors(scores)
         return draw(survivors, weights, uniform(self._seed, index, len(tokens)))
+
+    def is_over(self, new_tokens: ArrayLike, /) -> bool:
+        """Whether the constraint, if there is one, lets nothing follow these tokens of the turn."""
+        return self._constraint is not None and self._constraint.is_over(new_tokens)
 
     def process(self, scores: Scores, tokens: NDArray[np.int64], num_new: int) -> None:
         """Changes scores (V,) in place as ``choose`` would before it filters them."""
@@ -136,6 +150,50 @@ class Sampler:
         return survivors, np.exp(scores, out=scores)
 
 
+def make_sampler(
+    config: GenerationConfig,
+    hooks: GenerationHooks,
+    *,
+    vocab_size: int,
+    eos_token_ids: Sequence[int] = (),
+    seed: int = 0,
+    tokenizer: Tokenizer | None = None,
+) -> Sampler:
+    """The sampler of one sequence.
+
+    Args:
+        config: The configuration.
+        hooks: The caller's own functions and rules.
+        vocab_size: V.
+        eos_token_ids: What ends a sequence if the configuration itself names nothing.
+        seed: Of the draws.
+        tokenizer: For the rules that the configuration itself names.
+
+    Raises:
+        InvalidInputError: The configuration names a token that the model lacks, or there are two rules.
+    """
+    ends = () if config.ignore_eos else config.eos_token_ids or tuple(eos_token_ids)
+    stop_ids = frozenset((*ends, *config.stop_token_ids))
+    rule = _rule_of(config, hooks)
+    follower = None
+    if rule is not None:
+        state = rule.start(tokenizer, vocab_size)
+        follower = ConstraintProcessor(state, stop_ids=stop_ids, vocab_size=vocab_size)
+    return Sampler(
+        config,
+        vocab_size=vocab_size,
+        stop_ids=sorted(stop_ids),
+        seed=seed,
+        constraint=follower,
+        hooks=hooks.logits_processors,
+    )
+
+
+def new_seed() -> int:
+    """A seed that nobody can foretell, from 0 to 2**63 - 1 so that every JSON reader keeps it."""
+    return int.from_bytes(os.urandom(8)) >> 1
+
+
 def draw(survivors: NDArray[np.intp] | None, weights: Scores, u: float) -> int:
     """Inverse of the cumulative distribution.
 
@@ -171,17 +229,11 @@ def log_probability(logits: NDArray[np.float32], token: int, num_top: int) -> To
     return TokenLogprob(int(token), float(scores[token]), top)
 
 
-def _build_filters(config: GenerationConfig) -> list[Filter]:
-    chosen: list[Filter] = []
-    if config.top_k:
-        chosen.append(lambda scores: filters.keep_top_k(scores, config.top_k))
-    if config.top_p < 1:
-        chosen.append(lambda scores: filters.keep_top_p(scores, config.top_p))
-    if config.min_p:
-        chosen.append(lambda scores: filters.keep_min_p(scores, config.min_p))
-    if config.typical_p < 1:
-        chosen.append(lambda scores: filters.keep_typical(scores, config.typical_p))
-    return chosen
+def _rule_of(config: GenerationConfig, hooks: GenerationHooks) -> Constraint | None:
+    own = constraint_of(config)
+    if own is not None and hooks.constraint is not None:
+        raise InvalidInputError(f"{own.kind} and constraint are both given", remedy="Give one of them.")
+    return own or hooks.constraint
 
 
 def _check_best(best: float, *, processed: bool) -> None:

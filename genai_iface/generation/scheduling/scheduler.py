@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from os import PathLike
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -16,27 +17,28 @@ from numpy.typing import NDArray
 
 from genai_iface.capabilities import Capability
 from genai_iface.config import GenerationConfig
-from genai_iface.errors import BackendError, InvalidInputError, UnsupportedCapabilityError
-from genai_iface.generation.call import Call, context_of
+from genai_iface.errors import BackendError, InvalidInputError
+from genai_iface.generation._memory import check_rows_fit, tokens_to_hold
+from genai_iface.generation._request import GenerationRequest, context_of
 from genai_iface.generation.constraints import Constraint
-from genai_iface.generation.memory_check import check_rows_fit, tokens_to_hold
-from genai_iface.generation.sampling.processors import LogitsHook
-from genai_iface.generation.scheduling.admission import check_batches, open_job
-from genai_iface.generation.scheduling.job import Job
+from genai_iface.generation.hooks import GenerationHooks, LogitsHook, StopHook
+from genai_iface.generation.rows.step import run_step
+from genai_iface.generation.scheduling.admission import check_batches, open_sequence
 from genai_iface.generation.scheduling.request import ScheduledRequest
 from genai_iface.generation.scheduling.slots import Slots
 from genai_iface.generation.scheduling.step_plan import plan_step
-from genai_iface.generation.step import run_step
-from genai_iface.generation.text.stopping import StopHook
+from genai_iface.generation.speculation.speculator import Speculation
 from genai_iface.protocols import Model, Prompt, Tokenizer
 
 __all__ = ["Scheduler"]
 
 
-class _Prepare(Protocol):
-    """Makes a call of what ``submit`` gets."""
+class _MakeRequest(Protocol):
+    """Checks what ``submit`` gets."""
 
-    def __call__(self, prompt: Prompt, config: GenerationConfig | None, options: Mapping[str, Any], /) -> Call: ...
+    def __call__(
+        self, prompt: Prompt, config: GenerationConfig | None, hooks: GenerationHooks, overrides: Mapping[str, Any], /
+    ) -> GenerationRequest: ...
 
 
 class Scheduler:
@@ -54,8 +56,7 @@ class Scheduler:
     Args:
         model: Runs the steps.
         tokenizer: Text from tokens.
-        prepare: Makes a call of a prompt, a configuration and options.
-        eos_token_ids: What ends a sequence if a configuration itself names nothing.
+        make_request: Checks a prompt, a configuration, hooks and overrides.
         model_lock: Held during a step.
         slots: Requests that run at once.
         token_budget: Most tokens of one step, over all slots. A larger one reads prompts faster, a smaller one
@@ -75,9 +76,8 @@ class Scheduler:
         self,
         model: Model[Any],
         tokenizer: Tokenizer,
-        prepare: _Prepare,
+        make_request: _MakeRequest,
         *,
-        eos_token_ids: Callable[[], Sequence[int]],
         model_lock: AbstractContextManager[Any],
         slots: int = 8,
         token_budget: int = 256,
@@ -95,15 +95,14 @@ class Scheduler:
             )
         self._model = model
         self._tokenizer = tokenizer
-        self._prepare = prepare
-        self._eos_token_ids = eos_token_ids
+        self._make_request = make_request
         self._token_budget = token_budget
         self._gives_all = Capability.LOGITS_ALL in model.capabilities
         self._model_lock = model_lock
         self._step_lock = threading.RLock()
         # Guards what readers see; held for moments only, never during a step.
         self._changed = threading.Condition()
-        self._waiting: deque[Job] = deque()
+        self._waiting: deque[ScheduledRequest] = deque()
         self._is_closed = False
         self._failure: BaseException | None = None
         self._memory_limit = memory_limit
@@ -134,6 +133,8 @@ class Scheduler:
         logits_processors: Sequence[LogitsHook] = (),
         stopping_criteria: Sequence[StopHook] = (),
         constraint: Constraint | None = None,
+        prefix: str | PathLike[str] | None = None,
+        speculation: Speculation | None = None,
         **overrides: Any,
     ) -> ScheduledRequest:
         """Adds a request and returns at once.
@@ -144,44 +145,41 @@ class Scheduler:
             logits_processors: As for ``generate``; called in the thread that runs the steps.
             stopping_criteria: Likewise.
             constraint: As for ``generate``.
+            prefix: Is refused: the rows of a scheduler begin empty.
+            speculation: Is refused: a slot runs one token in a step.
             **overrides: Single fields of ``GenerationConfig``, over either. ``max_time`` counts from now on, the
                 time that the request waits for a slot included.
 
         Raises:
             InvalidInputError: A parameter is not legal, there are several prompts, or the request needs more
                 tokens than a slot holds.
-            UnsupportedCapabilityError: It asks for beam search or several sequences.
+            UnsupportedCapabilityError: It asks for beam search, a saved prompt or speculation.
             CacheOverflowError: The prompt is longer than the model's context.
             InsufficientMemoryError: Rows of its length would need more memory than there is.
         """
-        options = {
-            **overrides,
-            "logits_processors": logits_processors,
-            "stopping_criteria": stopping_criteria,
-            "constraint": constraint,
-        }
-        for name in ("prefix", "speculation"):
-            if name in overrides:
-                raise UnsupportedCapabilityError(
-                    f"A request of a scheduler cannot have {name}", remedy="Use generate() for it."
-                )
-        call = self._prepare(prompt, config, options)
-        job = open_job(
-            call, self._model, self._tokenizer, eos_token_ids=self._eos_token_ids(), room=self._slots.cache.capacity
+        hooks = GenerationHooks(
+            logits_processors=logits_processors,
+            stopping_criteria=stopping_criteria,
+            constraint=constraint,
+            prefix=prefix,
+            speculation=speculation,
         )
+        asked = self._make_request(prompt, config, hooks, overrides)
+        sequence = open_sequence(asked, self._model, self._tokenizer, room=self._slots.cache.capacity)
+        request = ScheduledRequest(asked, sequence, self)
         if self._grows:
             # The rows of one cache are as long as the longest of them.
             cache = self._slots.cache
-            length = min(tokens_to_hold(self._model, call), cache.capacity)
+            length = min(tokens_to_hold(self._model, asked), cache.capacity)
             check_rows_fit(self._model, self._slots.count, length, self._memory_limit, held=cache.nbytes)
         with self._changed:
             self._check_open()
-            self._waiting.append(job)
-            if not job.needs_steps:
+            self._waiting.append(request)
+            if not request.needs_steps:
                 self._waiting.pop()
-                job.give(self._changed, 0)
+                request.give(self._changed, 0)
             self._changed.notify_all()
-        return ScheduledRequest(job, self)
+        return request
 
     def step(self) -> bool:
         """Runs one step of the model for all requests that have a slot.
@@ -205,9 +203,9 @@ class Scheduler:
     def cancel(self) -> None:
         """Ends all requests with what they have, reason "cancelled"."""
         with self._changed:
-            jobs = self._all_jobs()
-        for job in jobs:
-            self.cancel_job(job)
+            requests = self._all_requests()
+        for request in requests:
+            self.cancel_request(request)
 
     def close(self) -> None:
         """Ends all requests with what they have and frees the cache. A second call does nothing."""
@@ -215,8 +213,8 @@ class Scheduler:
             if self._is_closed:
                 return
             self._is_closed = True
-            for job in self._all_jobs():
-                job.is_cancelled = True
+            for request in self._all_requests():
+                request.is_cancelled = True
             self._changed.notify_all()
         if self._thread is not None and self._thread is not threading.current_thread():
             self._thread.join()
@@ -256,13 +254,13 @@ class Scheduler:
                 if not self._changed.wait_for(is_ready, left):
                     raise _late(timeout)
 
-    def cancel_job(self, job: Job) -> None:
+    def cancel_request(self, request: ScheduledRequest) -> None:
         """Ends one request; at once if it waits, else before the next step."""
         with self._changed:
-            job.is_cancelled = True
-            if job in self._waiting:
-                self._waiting.remove(job)
-                self._settle(job)
+            request.is_cancelled = True
+            if request in self._waiting:
+                self._waiting.remove(request)
+                self._settle(request)
             self._changed.notify_all()
 
     # Parts of a step
@@ -270,15 +268,15 @@ class Scheduler:
     def _drop_interrupted(self) -> None:
         """Ends what was cancelled or is out of time."""
         with self._changed:
-            for job in list(self._waiting):
-                job.interrupt()
-                if not job.needs_steps:
-                    self._waiting.remove(job)
-                    self._settle(job)
-        for slot, job in self._slots.taken:
-            job.interrupt()
-            if not job.needs_steps:
-                self._settle(job)
+            for request in list(self._waiting):
+                request.interrupt()
+                if not request.needs_steps:
+                    self._waiting.remove(request)
+                    self._settle(request)
+        for slot, request in self._slots.taken:
+            request.interrupt()
+            if not request.needs_steps:
+                self._settle(request)
                 self._slots.free(slot)
 
     def _run(self) -> None:
@@ -287,17 +285,17 @@ class Scheduler:
         slots, cache = self._slots, self._slots.cache
         lengths: list[int] = cache.lengths.tolist()
         taken = dict(slots.taken)
-        watched = {slot for slot, job in taken.items() if job.running.wants_prompt_logprobs}
+        watched = {slot for slot, request in taken.items() if request.sequence.wants_prompt_logprobs}
         counts, takes_all = plan_step(
             slots.count,
-            {slot: len(job.running.state) - lengths[slot] for slot, job in taken.items()},
+            {slot: len(request.sequence) - lengths[slot] for slot, request in taken.items()},
             watched,
             token_budget=self._token_budget,
             gives_all=self._gives_all,
         )
 
         def observe(slot: int, start: int, logits: NDArray[np.float32]) -> None:
-            taken[slot].running.observe(start, logits)
+            taken[slot].sequence.observe(start, logits)
 
         try:
             run_step(
@@ -314,23 +312,23 @@ class Scheduler:
             if not isinstance(error, Exception):
                 raise
             return
-        for slot, job in taken.items():
+        for slot, request in taken.items():
             if not counts[slot]:
                 continue
             try:
-                job.advance(started)
-                is_over = job.give(self._changed, cache.nbytes)
+                request.advance(started)
+                is_over = request.give(self._changed, cache.nbytes)
             except Exception as error:  # noqa: BLE001 - a function of this request's own; the others go on
-                job.fail(error, self._changed, cache.nbytes)
+                request.fail(error, self._changed, cache.nbytes)
                 is_over = True
             if is_over:
                 slots.free(slot)
 
-    def _settle(self, job: Job) -> None:
+    def _settle(self, request: ScheduledRequest) -> None:
         """Ends a request that needs no step any more."""
-        job.interrupt()
+        request.interrupt()
         # It may stand in the queue while another thread changes the cache.
-        job.give(self._changed, 0)
+        request.give(self._changed, 0)
 
     # The thread
 
@@ -352,13 +350,13 @@ class Scheduler:
         """Nobody may wait for a thread that has ended."""
         with self._changed:
             self._failure = error
-            for job in self._all_jobs():
-                job.fail(error, self._changed, 0)
+            for request in self._all_requests():
+                request.fail(error, self._changed, 0)
             self._waiting.clear()
             self._slots.abandon()
 
-    def _all_jobs(self) -> list[Job]:
-        return [*self._waiting, *(job for _, job in self._slots.taken)]
+    def _all_requests(self) -> list[ScheduledRequest]:
+        return [*self._waiting, *(request for _, request in self._slots.taken)]
 
     def _check_open(self) -> None:
         if self._is_closed:

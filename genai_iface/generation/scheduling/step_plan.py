@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Set
 
-from genai_iface.generation.step import OBSERVED_CHUNK_SIZE
+from genai_iface.generation.rows.step import OBSERVED_CHUNK_SIZE
 
 __all__ = ["plan_step"]
 

@@ -20,8 +20,8 @@ from numpy.typing import NDArray
 
 from genai_iface.capabilities import Capability
 from genai_iface.errors import InvalidInputError, UnsupportedCapabilityError
-from genai_iface.generation.cached_rows import DEFAULT_PREFILL_CHUNK_SIZE, CachedRows
-from genai_iface.generation.sequence import TokenSequence
+from genai_iface.generation.rows.cached_rows import DEFAULT_PREFILL_CHUNK_SIZE, CachedRows
+from genai_iface.generation.rows.token_sequence import TokenSequence
 from genai_iface.protocols import Model
 
 __all__ = ["DraftModel", "DraftRequest", "Drafter", "PromptLookup", "Speculation", "Speculator"]
@@ -193,7 +193,7 @@ class Speculator:
         model: The model that verifies drafts.
         rows: The caches of the sequences.
         sequences: The generator's sequences.
-        drafter: What guesses the next tokens.
+        speculation: Makes a drafter, which guesses.
         choose: As the generator chooses.
 
     Attributes:
@@ -209,7 +209,7 @@ class Speculator:
         model: Model[Any],
         rows: CachedRows[Any],
         sequences: Sequence[TokenSequence],
-        drafter: Drafter,
+        speculation: Speculation,
         choose: Chooser,
     ) -> None:
         for capability in (Capability.LOGITS_ALL, Capability.CHUNKED_PREFILL, Capability.REWIND):
@@ -227,7 +227,7 @@ class Speculator:
             )
         self._rows = rows
         self._sequences = sequences
-        self._drafter = drafter
+        self._drafter = speculation.start(model, len(sequences), rows.capacity)
         self._choose = choose
         self._ahead: list[list[tuple[int, NDArray[np.float32]]]] = [[] for _ in sequences]
         self.num_drafted = 0

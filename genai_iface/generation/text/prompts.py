@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, cast
 
 from numpy import integer, ndarray
@@ -12,41 +13,60 @@ from numpy import integer, ndarray
 from genai_iface.errors import InvalidInputError
 from genai_iface.protocols import Prompt, Tokenizer
 
-__all__ = ["decode_prompt", "encode_prompt", "is_conversation"]
+__all__ = ["EncodedPrompt", "decode_prompt", "encode_prompt"]
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: Prompt, /) -> list[list[int]]:
+@dataclass(frozen=True, slots=True)
+class EncodedPrompt:
+    """A prompt as token ids.
+
+    Attributes:
+        token_ids: One list for each prompt.
+        continues_text: Whether the output goes on where the text ends, or is an answer to it.
+    """
+
+    token_ids: list[list[int]]
+    continues_text: bool
+
+
+def encode_prompt(tokenizer: Tokenizer, prompt: Prompt, /) -> EncodedPrompt:
     """Token ids of each prompt, one list for a single one.
 
     Raises:
         InvalidInputError: The shape means nothing, or a prompt is empty.
     """
-    if isinstance(prompt, str):
-        encoded = [tokenizer.encode(prompt)]
-    elif is_conversation(prompt):
+    is_chat = _is_conversation(prompt)
+    if is_chat:
         text = tokenizer.apply_chat_template(cast("Sequence[Mapping[str, Any]]", prompt))
         # The template writes the special tokens itself.
         encoded = [tokenizer.encode(text, add_special_tokens=False)]
+    elif isinstance(prompt, str):
+        encoded = [tokenizer.encode(prompt)]
     elif _is_sequence(prompt) and len(prompt) and all(isinstance(item, str) for item in prompt):
         encoded = [tokenizer.encode(cast("str", item)) for item in prompt]
-    elif _is_token_ids(prompt):
-        encoded = [[int(token) for token in cast("Sequence[int]", prompt)]]
-    elif _is_sequence(prompt) and all(_is_token_ids(item) or _is_empty(item) for item in prompt):
-        encoded = [[int(token) for token in cast("Sequence[int]", item)] for item in prompt]
     else:
-        raise InvalidInputError(
-            f"A prompt of type {type(prompt).__name__} with such items is not understood",
-            remedy="Pass a text, a list of texts, a list of messages, or one or several lists of token ids.",
-        )
-    if not encoded:
-        raise InvalidInputError("The list of prompts is empty", remedy="Pass at least one prompt.")
+        encoded = _as_lists(prompt)
     for index, ids in enumerate(encoded):
         if not ids:
             raise InvalidInputError(
                 f"Prompt {index} is empty and the tokenizer begins it with no token",
                 remedy="Pass at least one character or token.",
             )
-    return encoded
+    return EncodedPrompt(encoded, continues_text=not is_chat)
+
+
+def _as_lists(prompt: object) -> list[list[int]]:
+    """Token ids as a caller gives them, one list of them or several."""
+    if _is_token_ids(prompt):
+        return [[int(token) for token in cast("Sequence[int]", prompt)]]
+    if not _is_sequence(prompt) or not all(_is_token_ids(item) or _is_empty(item) for item in cast("Any", prompt)):
+        raise InvalidInputError(
+            f"A prompt of type {type(prompt).__name__} with such items is not understood",
+            remedy="Pass a text, a list of texts, a list of messages, or one or several lists of token ids.",
+        )
+    if _is_empty(prompt):
+        raise InvalidInputError("The list of prompts is empty", remedy="Pass at least one prompt.")
+    return [[int(token) for token in item] for item in cast("Sequence[Sequence[int]]", prompt)]
 
 
 def decode_prompt(tokenizer: Tokenizer, token_ids: Sequence[int], /) -> str:
@@ -63,7 +83,7 @@ def _is_empty(prompt: object) -> bool:
     return _is_sequence(prompt) and not len(cast("Sequence[Any]", prompt))
 
 
-def is_conversation(prompt: object, /) -> bool:
+def _is_conversation(prompt: object) -> bool:
     """Whether a prompt is a list of messages."""
     return (
         _is_sequence(prompt)

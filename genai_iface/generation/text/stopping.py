@@ -4,19 +4,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
-
-import numpy as np
-from numpy.typing import NDArray
+from collections.abc import Sequence
 
 from genai_iface.config import GenerationConfig
 
-__all__ = ["StopHook", "StopStrings", "length_limit"]
-
-StopHook: TypeAlias = Callable[[NDArray[np.int64], str], bool]
-"""A caller's own criterion: the sequence (T,), and the text that was generated so far as far as it is
-certain; True ends the sequence. Without a tokenizer the text is empty."""
+__all__ = ["StopStrings", "length_limit", "stop_strings_of"]
 
 
 class StopStrings:
@@ -53,6 +45,11 @@ class StopStrings:
             if any(len(stop) > length and stop.startswith(tail) for stop in self._strings):
                 return length
         return 0
+
+
+def stop_strings_of(config: GenerationConfig, /) -> StopStrings:
+    """The stop strings that a configuration asks for."""
+    return StopStrings(config.stop_strings, include=config.include_stop_str_in_output)
 
 
 def length_limit(config: GenerationConfig, prompt_length: int, capacity: int) -> int:

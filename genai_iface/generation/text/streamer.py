@@ -1,60 +1,35 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""Streamers: objects, or plain functions, that are told the text of one sequence as it comes."""
+"""What a caller's streamer and hook are told while the chunks of a call come."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Protocol, TypeAlias
 
 from genai_iface.errors import InvalidInputError
-from genai_iface.generation.call import Call
+from genai_iface.generation.hooks import ChunkHook, GenerationHooks
 from genai_iface.results import Chunk
 
-__all__ = ["ChunkHook", "Streamer", "TextHook", "streaming_to"]
-
-ChunkHook: TypeAlias = Callable[[Chunk], object]
-"""Told each chunk."""
-
-TextHook: TypeAlias = Callable[[str], object]
-"""Told each piece of text; True ends the generation."""
-
-
-class Streamer(Protocol):
-    """Takes the text of one sequence while it is generated, in the thread that called ``generate``.
-
-    The next step waits until ``write`` has returned, so that a slow streamer holds the generation back.
-    """
-
-    def write(self, text: str, /) -> object:
-        """Takes a piece of text: whole characters, at least one, nothing that is taken back later.
-
-        Returns:
-            True to end the generation, with the reason "cancelled"; anything else goes on.
-        """
-        ...
-
-    def end(self) -> object:
-        """Is called once after the last piece, also if the generation failed or was cancelled."""
-        ...
+__all__ = ["streaming_to"]
 
 
 @contextmanager
-def streaming_to(streamer: Streamer | TextHook | None, run: Call, on_chunk: ChunkHook | None) -> Iterator[ChunkHook]:
+def streaming_to(hooks: GenerationHooks, num_sequences: int, cancel: Callable[[], None]) -> Iterator[ChunkHook]:
     """Gives what must be called with each chunk, and ends the streamer.
 
     Args:
-        streamer: A ``Streamer``, a function of the text, or None.
-        run: The call.
-        on_chunk: The caller's hook for chunks, called first.
+        hooks: The caller's; ``on_chunk`` is called first.
+        num_sequences: Of the call.
+        cancel: Is called when the streamer has enough.
 
     Raises:
         InvalidInputError: There are several sequences, whose pieces would be mixed up, or it is not a streamer.
     """
-    if streamer is not None and len(run.prompts) > 1:
+    streamer = hooks.streamer
+    if streamer is not None and num_sequences > 1:
         raise InvalidInputError(
-            f"A streamer takes one sequence, the call has {len(run.prompts)}",
+            f"A streamer takes one sequence, the call has {num_sequences}",
             remedy="Use on_chunk, whose chunks have an index.",
         )
     end = getattr(streamer, "end", None)
@@ -65,11 +40,11 @@ def streaming_to(streamer: Streamer | TextHook | None, run: Call, on_chunk: Chun
         )
 
     def take(chunk: Chunk) -> None:
-        if on_chunk is not None:
-            on_chunk(chunk)
+        if hooks.on_chunk is not None:
+            hooks.on_chunk(chunk)
         # "is True": sys.stdout.write returns a number.
         if callable(write) and chunk.text and write(chunk.text) is True:
-            run.cancel()
+            cancel()
 
     try:
         yield take

@@ -7,6 +7,7 @@ from genai_iface.transform.convert.concat_cache import to_concat
 from genai_iface.transform.convert.folder import Target, convert_folder
 from genai_iface.transform.convert.scatter_cache import to_scatter
 from genai_iface.transform.convert.scatter_nd import ScatterNd, to_scatter_nd
+from genai_iface.transform.convert.standard_model import to_standard
 
 __all__ = [
     "Converted",
@@ -17,4 +18,5 @@ __all__ = [
     "to_concat",
     "to_scatter",
     "to_scatter_nd",
+    "to_standard",
 ]

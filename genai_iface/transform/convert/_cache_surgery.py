@@ -17,7 +17,7 @@ from genai_iface.graph.signature import GraphSignature, InputRole
 from genai_iface.transform.convert._cached_attention import AttentionRead, CacheLayer
 from genai_iface.transform.convert._step_positions import StepValues, replace_positions
 
-__all__ = ["CacheSurgery", "Converted", "LayerNote", "finished"]
+__all__ = ["CacheSurgery", "Converted", "LayerNote", "finished", "layer_notes"]
 
 _KEEP = "Keep the model as it is, or export it again with the inputs attention_mask and position_ids."
 
@@ -64,7 +64,20 @@ class Converted:
     unverified: str = ""
 
 
-def finished(model: ir.Model, layers: Sequence[CacheLayer], nodes_before: int, source: GraphSignature) -> Converted:
+def layer_notes(layers: Sequence[CacheLayer]) -> tuple[LayerNote, ...]:
+    """What was read in each layer."""
+    return tuple(
+        LayerNote(
+            layer.index,
+            layer.readers[0].form,
+            ", ".join(dict.fromkeys(str(reader.mask) for reader in layer.readers)),
+            len(layer.readers),
+        )
+        for layer in layers
+    )
+
+
+def finished(model: ir.Model, layers: Sequence[LayerNote], nodes_before: int, source: GraphSignature) -> Converted:
     """Tidies a graph after surgery, derives its signature, and says what happened."""
     CommonSubexpressionEliminationPass()(model)
     for node in model.graph:
@@ -78,15 +91,7 @@ def finished(model: ir.Model, layers: Sequence[CacheLayer], nodes_before: int, s
     return Converted(
         model=model,
         signature=signature,
-        layers=tuple(
-            LayerNote(
-                layer.index,
-                layer.readers[0].form,
-                ", ".join(dict.fromkeys(str(reader.mask) for reader in layer.readers)),
-                len(layer.readers),
-            )
-            for layer in layers
-        ),
+        layers=tuple(layers),
         nodes_before=nodes_before,
         nodes_after=len(model.graph),
         removed_inputs=tuple(name for name in source.inputs.values() if name not in after),

@@ -26,8 +26,8 @@ from genai_iface.graph._walk import (
     unsupported,
 )
 from genai_iface.graph.signature import GraphSignature
+from genai_iface.transform._graph_probe import GraphProbe
 from genai_iface.transform.convert._decomposed_attention import read_decomposed
-from genai_iface.transform.convert._graph_probe import GraphProbe
 from genai_iface.transform.convert._mask_probe import HIDDEN, MaskClass, classify_mask
 from genai_iface.types import LayerCacheSpec
 

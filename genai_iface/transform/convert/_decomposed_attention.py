@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from genai_iface.graph._attention import AttentionUse
 from genai_iface.graph._walk import attribute, describe, input_at, is_op, rank, static_dim, unsupported
-from genai_iface.transform.convert._graph_probe import GraphProbe
+from genai_iface.transform._graph_probe import GraphProbe
 from genai_iface.transform.convert._mask_probe import HIDDEN
 
 __all__ = ["Decomposed", "read_decomposed"]

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from onnx.reference import ReferenceEvaluator
 from genai_iface._tolerance import LOGIT_TOLERANCES, relative_difference
 from genai_iface.errors import BackendError
 from genai_iface.graph import GraphSignature
+from genai_iface.protocols import Model
 from genai_iface.registry import load_model
 
 __all__ = ["check_same_logits", "check_same_step"]
@@ -25,7 +27,7 @@ _ROWS, _NUM_POSITIONS = 2, 12
 
 
 def check_same_logits(
-    source: Path, result: Path, /, *, backend: str = "numpy", tolerance: float | None = None
+    source: Path, result: Path, /, *, backend: str = "numpy", tolerance: float | None = None, ragged: bool = True
 ) -> float:
     """The largest difference of a logit, as a part of the largest one.
 
@@ -34,6 +36,7 @@ def check_same_logits(
         result: A folder that should compute the same.
         backend: Where both are run.
         tolerance: The largest legal difference, None for that of the cache's element type.
+        ragged: Run the prompts as one ragged batch, otherwise one by one.
 
     Raises:
         BackendError: They differ by more than their element type explains.
@@ -46,21 +49,32 @@ def check_same_logits(
         counts = np.minimum(_PROMPTS, max(limit, 1))
         steps = _STEPS if limit > 0 else 0
         ids = np.random.default_rng(0).integers(0, reference.spec.vocab_size, (len(counts), int(counts.max())))
-        caches = [model.create_cache(batch_size=len(counts), capacity=int(counts.max()) + steps) for model in models]
-        worst = 0.0
-        given: NDArray[Any] | None = counts
-        for _ in range(steps + 1):
-            wanted, got = (
-                model.forward(ids, cache, counts=given)[:, 0] for model, cache in zip(models, caches, strict=True)
-            )
-            worst = max(worst, relative_difference(got, wanted))
-            ids, given = wanted.argmax(-1)[:, None], None
+        batches = [(ids, counts)]
+        if not ragged:
+            batches = [(ids[row : row + 1, :count], counts[row : row + 1]) for row, count in enumerate(counts)]
+        worst = max(_largest_difference(models, *batch, steps) for batch in batches)
         if tolerance is None:
             tolerance = max(LOGIT_TOLERANCES[layer.dtype] for layer in reference.spec.cache.layers)
     finally:
         for model in models:
             model.close()
     return _judged(worst, tolerance)
+
+
+def _largest_difference(
+    models: Sequence[Model[Any]], ids: NDArray[Any], counts: NDArray[Any] | None, steps: int
+) -> float:
+    """Over a prompt and greedy steps of the first model."""
+    rows, width = ids.shape
+    caches = [model.create_cache(batch_size=rows, capacity=width + steps) for model in models]
+    worst = 0.0
+    for _ in range(steps + 1):
+        wanted, got = (
+            model.forward(ids, cache, counts=counts)[:, 0] for model, cache in zip(models, caches, strict=True)
+        )
+        worst = max(worst, relative_difference(got, wanted))
+        ids, counts = wanted.argmax(-1)[:, None], None
+    return worst
 
 
 def check_same_step(source: Path, result: Path, signature: GraphSignature, /) -> float:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from genai_iface.graph._edit import Editor, copy_type
 from genai_iface.graph._walk import describe, is_op, rank, unsupported
-from genai_iface.transform.convert._graph_probe import GraphProbe
+from genai_iface.transform._graph_probe import GraphProbe
 
 __all__ = ["Positions", "StepValues", "find_step_values", "replace_positions"]
 

@@ -14,10 +14,10 @@ from genai_iface.graph._edit import copy_type, infer_shapes, replace_value
 from genai_iface.graph._walk import unsupported
 from genai_iface.graph.derive import derive_signature
 from genai_iface.graph.signature import GraphSignature
+from genai_iface.transform._graph_probe import GraphProbe
 from genai_iface.transform._raise_opset import raise_opset
-from genai_iface.transform.convert._cache_surgery import CacheSurgery, Converted, finished
+from genai_iface.transform.convert._cache_surgery import CacheSurgery, Converted, finished, layer_notes
 from genai_iface.transform.convert._cached_attention import CacheLayer, read_cache_layers
-from genai_iface.transform.convert._graph_probe import GraphProbe
 from genai_iface.transform.convert._step_positions import StepValues, find_step_values
 
 __all__ = ["to_concat"]
@@ -66,7 +66,7 @@ def to_concat(
     except UnsupportedModelError:
         # A newer operator is in use; the model stays at its opset.
         raise_opset(model, model.graph.opset_imports.get("", 0))
-    return finished(model, layers, nodes_before, signature)
+    return finished(model, layer_notes(layers), nodes_before, signature)
 
 
 class _ToConcat(CacheSurgery):

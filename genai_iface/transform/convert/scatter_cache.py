@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
 
 import onnx_ir as ir
 from onnx_ir.passes.common import IdentityEliminationPass
@@ -14,11 +13,12 @@ from genai_iface.graph._edit import copy_type, infer_shapes, replace_value
 from genai_iface.graph._walk import unsupported
 from genai_iface.graph.derive import derive_signature
 from genai_iface.graph.signature import GraphSignature
+from genai_iface.transform._graph_probe import GraphProbe
 from genai_iface.transform._raise_opset import check_age, raise_opset
-from genai_iface.transform.convert._cache_surgery import CacheSurgery, Converted, finished
+from genai_iface.transform.contrib.operators import ATTENTION_OPERATORS, StandardOperators
+from genai_iface.transform.convert._cache_surgery import CacheSurgery, Converted, finished, layer_notes
 from genai_iface.transform.convert._cached_attention import CacheLayer, read_cache_layers
-from genai_iface.transform.convert._graph_probe import GraphProbe
-from genai_iface.transform.convert._grouped_query import StandardOperators
+from genai_iface.transform.convert._replace_shared import replace_shared_cache
 from genai_iface.transform.convert._step_positions import StepValues, find_step_values
 
 __all__ = ["to_scatter"]
@@ -40,7 +40,7 @@ def to_scatter(
     read by an Attention with nonpad_kv_seqlen. Positions are write_indices + 0..S-1. The attention mask is
     classified by running it: what is causal becomes ``is_causal``, a sliding window becomes an explicit mask by
     position. The inputs attention_mask and position_ids disappear. Contrib GroupQueryAttention is written in standard
-    operators first.
+    operators together with its cache.
 
     Args:
         model: The model, local functions inlined. It is changed in place.
@@ -61,19 +61,17 @@ def to_scatter(
             "The model's cache is of style scatter, expected past/present tensors",
             "It is a model with TensorScatter already.",
         )
-    if signature.cache.style == "shared":
-        StandardOperators(signature)(model)
-        infer_shapes(model)
-        signature = derive_signature(model)
     check_age(signature.opset)
+    if signature.cache.style == "shared":
+        StandardOperators(ATTENTION_OPERATORS)(model)
+        raise_opset(model, _OPSET)
+        notes = replace_shared_cache(model, signature, capacity, progress)
+        return finished(model, notes, nodes_before, source)
     probe = GraphProbe(model, signature)
     layers = read_cache_layers(model, signature, probe, numbers, progress)
     _ToScatter(model, signature, find_step_values(probe), capacity).run(layers)
     raise_opset(model, _OPSET)
-    done = finished(model, layers, nodes_before, source)
-    if source.cache.style == "shared":
-        done = replace(done, layers=tuple(replace(note, form="GroupQueryAttention") for note in done.layers))
-    return done
+    return finished(model, layer_notes(layers), nodes_before, source)
 
 
 class _ToScatter(CacheSurgery):

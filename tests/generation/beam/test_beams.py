@@ -23,19 +23,21 @@ from genai_iface import (
     TextGenerationPipeline,
     UnsupportedCapabilityError,
 )
+from genai_iface.generation._request import GenerationRequest
 from genai_iface.generation.beam.search import BeamSearch
-from genai_iface.generation.plan import SequencePlan
+from genai_iface.generation.hooks import GenerationHooks
 from tests.fakes import ALL_CAPABILITIES, ByteTokenizer, FakeModel
 
 EOS = 2
 
 
 def search(model: FakeModel, prompts: list[list[int]], *, eos: tuple[int, ...] = (EOS,), **fields: Any) -> BeamSearch:
-    config = GenerationConfig(**fields)
-    plan = SequencePlan(config, vocab_size=model.spec.vocab_size, eos_token_ids=eos, seed=0)
-    beams = BeamSearch(model, [plan] * len(prompts), prompts, capacity=64, prefill_chunk_size=3)
-    while beams.step():
-        pass
+    config = GenerationConfig(eos_token_id=eos, **fields)
+    configs = [config] * len(prompts)
+    request = GenerationRequest(prompts=prompts, configs=configs, hooks=GenerationHooks(), capacity=64)
+    beams = BeamSearch(model, request, prefill_chunk_size=3)
+    while not beams.has_ended:
+        beams.step()
     assert model.open_caches == []
     return beams
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genai_iface import CacheOverflowError, Capability, InvalidInputError, TextGenerationPipeline
-from genai_iface.generation import DraftModel
+from genai_iface.generation import DraftModel, GenerationHooks
 from tests.fakes import ALL_CAPABILITIES, ByteTokenizer, FakeModel, speaks
 
 
@@ -183,7 +183,7 @@ def test_an_answer_that_fails_is_not_kept() -> None:
         session.send("one")
         before = session.messages
         with pytest.raises(RuntimeError, match="mine"):
-            session.send("two", stopping_criteria=[fail])
+            session.send("two", hooks=GenerationHooks(stopping_criteria=[fail]))
         assert session.messages == before
         assert session.send("two")
 
@@ -191,9 +191,9 @@ def test_an_answer_that_fails_is_not_kept() -> None:
 def test_a_turn_frees_its_draft_cache_and_a_refused_one_leaves_the_conversation() -> None:
     draft, other = FakeModel(258, script=speaks("yes")), FakeModel(300)
     with pipeline_of(script=speaks("yes")).chat() as session:
-        assert session.send("1", speculation=DraftModel(draft)) == "yes"
+        assert session.send("1", hooks=GenerationHooks(speculation=DraftModel(draft))) == "yes"
         assert draft.open_caches == []
         with pytest.raises(InvalidInputError):
-            session.send("2", speculation=DraftModel(other))
+            session.send("2", hooks=GenerationHooks(speculation=DraftModel(other)))
         assert other.open_caches == []
         assert session.send("2") == "yes"

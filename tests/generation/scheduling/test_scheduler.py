@@ -23,6 +23,7 @@ from genai_iface import (
     TextGenerationPipeline,
     UnsupportedCapabilityError,
 )
+from genai_iface.generation import PromptLookup
 from genai_iface.generation.scheduling.step_plan import plan_step
 from tests.fakes import ALL_CAPABILITIES, ByteTokenizer, FakeModel, speaks
 
@@ -407,7 +408,7 @@ def test_illegal_sizes(arguments: dict[str, int]) -> None:
         ("a", {"num_return_sequences": 2, "temperature": 1.0, "seed": 1}, InvalidInputError),
         ("a", {"num_beams": 2}, UnsupportedCapabilityError),
         ("a", {"prefix": "file"}, UnsupportedCapabilityError),
-        ("a", {"speculation": None}, UnsupportedCapabilityError),
+        ("a", {"speculation": PromptLookup()}, UnsupportedCapabilityError),
         ("a", {"no_such_field": 1}, InvalidInputError),
         ("", {}, InvalidInputError),
     ],

@@ -20,7 +20,7 @@ from genai_iface import (
     UnsupportedCapabilityError,
     load_model,
 )
-from genai_iface.generation import DraftModel, ModelGenerator, PromptLookup
+from genai_iface.generation import DraftModel, GenerationHooks, ModelGenerator, PromptLookup
 from genai_iface.generation.speculation.speculator import DraftRequest
 from genai_iface.models import default_folder
 from tests.fakes import ALL_CAPABILITIES, ByteTokenizer, FakeModel, speaks
@@ -106,7 +106,7 @@ def test_tokens_are_those_of_plain_decoding_also_in_batches_and_after_changes(
             num_sequences=len(prompts),
             capacity=64,
             eos_token_ids=[2],
-            speculation=speculation,
+            hooks=GenerationHooks(speculation=speculation),
             drops_finished=data.draw(st.booleans()),
         )
         generator.append_tokens(prompts)
@@ -136,9 +136,8 @@ def test_sampling_keeps_the_law() -> None:
     config = GenerationConfig(max_new_tokens=2, temperature=2.0)
     counts: dict[tuple[int, ...], int] = {}
     for seed in range(draws):
-        generator = ModelGenerator(
-            model, config, capacity=8, seed=seed, speculation=PromptLookup(2) if seed % 2 else DraftModel(draft, 2)
-        )
+        hooks = GenerationHooks(speculation=PromptLookup(2) if seed % 2 else DraftModel(draft, 2))
+        generator = ModelGenerator(model, config, capacity=8, seed=seed, hooks=hooks)
         generator.append_tokens(prompt)
         tokens = tuple(finish(generator)[0][3:])
         counts[tokens] = counts.get(tokens, 0) + 1
@@ -194,7 +193,8 @@ def test_a_draft_model_that_is_the_model_is_always_right() -> None:
     config = GenerationConfig(max_new_tokens=12, temperature=0.8, seed=1)
 
     def run(speculation: Any) -> tuple[list[list[int]], Any]:
-        generator = ModelGenerator(model, config, num_sequences=2, capacity=64, speculation=speculation)
+        hooks = GenerationHooks(speculation=speculation)
+        generator = ModelGenerator(model, config, num_sequences=2, capacity=64, hooks=hooks)
         generator.append_tokens([[11, 12, 13], [21, 22]])
         return finish(generator), generator.metrics
 

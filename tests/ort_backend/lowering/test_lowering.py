@@ -181,7 +181,7 @@ def test_identities_before_outputs_do_not_hide_the_cache():
     ("options", "reason"),
     [
         ({"v_head_dim": 8}, "keys of size 16, values of 8"),
-        ({"head_dim": 4}, "no multiple of 8"),
+        ({"head_dim": 4}, "not a multiple of 8"),
         ({"mode": ["linear", "circular"], "capacity": [None, 8]}, "circular"),
         ({"attention_mask": True}, "mask"),
         ({"style": "concat"}, "style concat"),

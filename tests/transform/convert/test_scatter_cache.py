@@ -200,11 +200,6 @@ def test_group_query_attention(fields: dict[str, Any], window: int) -> None:
     assert same_steps(*drives, ragged=False) < 1e-5
 
 
-def test_group_query_attention_with_more_than_attention_has_is_refused() -> None:
-    with pytest.raises(UnsupportedModelError, match="a bias, a sink, norms or an output"):
-        convert(grouped(lambda node: node.attribute.append(helper.make_attribute("smooth_softmax", 1))))
-
-
 # Masks.
 
 

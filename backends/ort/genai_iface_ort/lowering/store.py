@@ -44,14 +44,14 @@ class StoredGraph:
     facts: dict[str, Any]
 
 
-def write_graph(model: ir.Model, place: Path) -> Path:
+def write_graph(model: ir.Model, directory: Path) -> Path:
     """Writes a graph and all its weights into a directory and returns the path of its model.onnx.
 
     Raises:
         OSError: The disk is full.
     """
-    ir.save(model, place / "model.onnx", external_data="model.onnx.data", size_threshold_bytes=_SMALL)
-    return place / "model.onnx"
+    ir.save(model, directory / "model.onnx", external_data="model.onnx.data", size_threshold_bytes=_SMALL)
+    return directory / "model.onnx"
 
 
 def find_stored(root: Path, folder: ModelFolder, options: LoadOptions, device: Device) -> StoredGraph | None:
@@ -60,15 +60,15 @@ def find_stored(root: Path, folder: ModelFolder, options: LoadOptions, device: D
     Raises:
         InvalidInputError: It is broken.
     """
-    place = _place(root, folder, options, device)
-    if not (place / "graph.json").is_file():
+    directory = _directory_of(root, folder, options, device)
+    if not (directory / "graph.json").is_file():
         return None
     try:
-        saved = json.loads((place / "graph.json").read_text(encoding="utf-8"))
-        return StoredGraph(place / "model.onnx", _signature(saved["signature"]), saved["facts"])
+        saved = json.loads((directory / "graph.json").read_text(encoding="utf-8"))
+        return StoredGraph(directory / "model.onnx", _signature(saved["signature"]), saved["facts"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InvalidInputError(
-            f"The stored graph in {str(place)!r} is broken: {error}", remedy="Delete it."
+            f"The stored graph in {str(directory)!r} is broken: {error}", remedy="Delete it."
         ) from error
 
 
@@ -86,8 +86,8 @@ def store(
     Raises:
         InvalidInputError: The directory cannot be written.
     """
-    place = _place(root, folder, options, device)
-    temporary = place.with_name(f".{place.name}.{secrets.token_hex(8)}.tmp")
+    directory = _directory_of(root, folder, options, device)
+    temporary = directory.with_name(f".{directory.name}.{secrets.token_hex(8)}.tmp")
     described = dataclasses.asdict(dataclasses.replace(signature, evidence=()))
     try:
         try:
@@ -95,20 +95,20 @@ def store(
             write_graph(model, temporary)
             text = json.dumps({"signature": described, "facts": facts})
             (temporary / "graph.json").write_text(text, encoding="utf-8")
-            if not place.exists():
-                temporary.rename(place)
+            if not directory.exists():
+                temporary.rename(directory)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        if not place.exists():
+        if not directory.exists():
             raise InvalidInputError(
                 f"The rewritten graph cannot be stored in {str(root)!r}: {error}",
                 remedy="Choose a writable cache_dir with space for a second copy of the weights, or leave it out.",
             ) from error
-    return StoredGraph(place / "model.onnx", signature, facts)
+    return StoredGraph(directory / "model.onnx", signature, facts)
 
 
-def _place(root: Path, folder: ModelFolder, options: LoadOptions, device: Device) -> Path:
+def _directory_of(root: Path, folder: ModelFolder, options: LoadOptions, device: Device) -> Path:
     """A directory of its own for everything that the rewritten graph depends on."""
     parts = [
         _FORMAT,

@@ -26,15 +26,16 @@ class DecodeStep:
     Args:
         bound: The step, after a run that was in place.
         vocab_size: V, the columns of the logits.
-        shortest: Tokens of the longest row for which the buffers are not too large.
+        ends: Tokens of the longest row after the step for which the buffers are neither too small nor too large.
     """
 
-    def __init__(self, bound: BoundStep, vocab_size: int, shortest: int) -> None:
+    def __init__(self, bound: BoundStep, vocab_size: int, ends: range) -> None:
         self._bound = bound
         self._vocab_size = vocab_size
         self._shape = bound.shape
-        self._shortest = shortest
-        self._ids, self._counts, self._by_length, self._total = bound.decode_inputs()
+        self._ends = ends
+        ids, self._counts, self._by_length, self._total = bound.decode_inputs()
+        self._ids = ids.reshape(-1)
 
     def run(self, input_ids: object, cache: OrtCache) -> NDArray[np.float32] | None:
         """Runs one token per row and books it.
@@ -53,14 +54,15 @@ class DecodeStep:
         if ids.shape != self._shape or ids.dtype.kind != "i":
             return None
         tokens: list[int] = ids.ravel().tolist()
-        lengths: list[int] = cache.rows.lengths.tolist()
+        rows = cache.rows
+        lengths: list[int] = rows.lengths.tolist()
         end = max(lengths) + 1
-        if not self._shortest <= end <= min(cache.num_positions, cache.capacity):
+        if end not in self._ends:
             return None
         if min(tokens) < 0 or max(tokens) >= self._vocab_size:
             return None
         for row, (token, length) in enumerate(zip(tokens, lengths, strict=True)):
-            self._ids[row, 0] = token
+            self._ids[row] = token
             for array, offset in self._by_length:
                 array[row] = length + offset
         # A step with idle rows may have gone the general way meanwhile.
@@ -68,5 +70,5 @@ class DecodeStep:
         if self._total is not None:
             self._total[...] = end
         logits: NDArray[Any] = self._bound.run()
-        cache.rows.advance(1)
+        rows.advance(1)
         return logits

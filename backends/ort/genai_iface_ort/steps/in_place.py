@@ -134,7 +134,8 @@ class InPlaceRunner:
         if bound is not None and may and self._rules.window is None and not self._options.cuda_graph:
             is_smallest = self._bucket(1, cache.capacity) > cache.num_positions // 2
             shortest = 1 if is_smallest else cache.num_positions // 4 + 1
-            cache.bound[_DECODE] = DecodeStep(bound, self._spec.vocab_size, shortest)
+            longest = min(cache.num_positions, cache.capacity)
+            cache.bound[_DECODE] = DecodeStep(bound, self._spec.vocab_size, range(shortest, longest + 1))
         return None
 
     # Room.

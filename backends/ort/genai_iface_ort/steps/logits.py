@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 import weakref
 from typing import Any
 
@@ -42,7 +43,7 @@ class LogitsOutput:
         self._shape = (rows, count, signature.vocab_size)
         self._is_bfloat16 = signature.logits_dtype == "bfloat16"
         self._dtype = np.dtype("uint16" if self._is_bfloat16 else signature.logits_dtype)
-        self._size = rows * count * signature.vocab_size
+        self._is_large = rows * count * signature.vocab_size > _FEW_LOGITS
         self._memory: memoryview | None = None
         # The array that lies over the memory; views of it keep it alive, because its base is not an array.
         self._given: weakref.ref[NDArray[Any]] | None = None
@@ -60,24 +61,22 @@ class LogitsOutput:
 
     def prepare(self) -> None:
         """Has to come before each run: what callers have kept is not written again."""
-        if self._on_device is None and (
-            self._memory is None or (self._given is not None and self._given() is not None)
-        ):
+        given = self._given
+        if self._on_device is None and (self._memory is None or (given is not None and given() is not None)):
             self._bind_memory()
 
     def values(self) -> NDArray[Any]:
         """What the run wrote, (rows, count, V), in an array that nobody else has."""
-        values = self._on_device.fetched() if self._on_device is not None else self._given_out()
+        if self._on_device is not None:
+            values = self._on_device.fetched()
+        else:
+            values = np.ndarray(self._shape, self._dtype, self._memory)
+            self._given = weakref.ref(values)
+            if self._is_large:
+                self._memory = None
         return (values.astype(np.uint32) << 16).view(np.float32) if self._is_bfloat16 else values
 
-    def _given_out(self) -> NDArray[Any]:
-        array: NDArray[Any] = np.ndarray(self._shape, self._dtype, self._memory)
-        self._given = weakref.ref(array)
-        if self._size > _FEW_LOGITS:
-            self._memory = None
-        return array
-
     def _bind_memory(self) -> None:
-        array = np.empty(self._size * self._dtype.itemsize, np.uint8)
+        array = np.empty(math.prod(self._shape) * self._dtype.itemsize, np.uint8)
         self._memory, self._given = array.data, None
         self._binding.bind_output(self._name, *HOST, self._onnx_type, self._shape, array.ctypes.data)

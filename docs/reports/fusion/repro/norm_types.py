@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A norm that multiplies with a float32 weight before it goes back to float16, as in Gemma and OLMo 2.
 
-Needs torch, onnx, onnxscript, onnxruntime. Run: python norm_types.py
+Needs torch, onnx, onnxscript, onnxruntime. Run: ORT_DISABLE_TELEMETRY=1 python norm_types.py
 """
 
 from collections import Counter

@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Angles of one row (no position_ids input): the fused RotaryEmbedding fails on a second row.
 
-Needs torch, onnx, onnxscript, onnxruntime. Run: python rotary_batch.py
+Needs torch, onnx, onnxscript, onnxruntime. Run: ORT_DISABLE_TELEMETRY=1 python rotary_batch.py
 """
 
 from collections import Counter

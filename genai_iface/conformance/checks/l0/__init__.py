@@ -1,3 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
 """Internal: the checks of level 0."""
+
+MODULES = ("backend", "model", "errors")
+"""In the order in which reports show their checks."""

@@ -1,0 +1,67 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The kit with all its levels: whole runs, and every contract held."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from genai_iface.conformance import (
+    all_checks,
+    load_adapter,
+    parametrize_checks,
+    run_checks,
+)
+from genai_iface.conformance._coverage import UNTESTABLE, checks_by_contract
+from tests.conformance.plain_pipeline import PlainStack
+from tools.spec.clauses import methods
+
+NUMPY = load_adapter("numpy")
+
+
+def test_there_are_many_checks_with_public_ids() -> None:
+    ids = [item.id for item in all_checks()]
+    assert len(ids) == len(set(ids)) >= 80
+    assert all(item.title for item in all_checks())
+    assert {item.level for item in all_checks()} == {0, 1, 2, 3, 4}
+
+
+def test_every_contract_of_the_protocols_has_a_check_or_a_reason() -> None:
+    contracts = {f"{name}.{number}" for name, m in methods().items() for number in range(1, len(m.contract) + 1)}
+    checked = checks_by_contract().keys()
+    assert not checked & UNTESTABLE.keys()
+    assert UNTESTABLE.keys() <= contracts
+    assert contracts <= checked | UNTESTABLE.keys()
+
+
+@parametrize_checks(PlainStack(), level=4)
+def test_the_pytest_entry(run: Any) -> None:
+    run()
+
+
+def test_the_numpy_backend_reaches_level_4() -> None:
+    run = run_checks(load_adapter("tests.conformance.adapters:NumpyOperators"))
+    assert [item.check.id for item in run.outcomes if item.status not in ("passed", "not_applicable")] == []
+    assert [item.verdict for item in run.levels] == ["reached"] * 5
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_the_numpy_backend_in_half_precision(dtype: str) -> None:
+    run = run_checks(NUMPY, dtype=dtype)
+    assert [(item.check.id, item.message) for item in run.outcomes if item.status == "failed"] == []
+    assert run.verdict == "reached"
+
+
+def test_a_stack_with_its_own_loop_and_no_runtime_reaches_level_4() -> None:
+    run = run_checks(PlainStack())
+    assert [(item.check.id, item.message) for item in run.outcomes if item.status == "failed"] == []
+    assert run.verdict == "reached"
+
+
+def test_onnx_runtime_reaches_level_4() -> None:
+    pytest.importorskip("onnxruntime")
+    run = run_checks(load_adapter("tests.conformance.adapters:OrtOperators"))
+    assert [(item.check.id, item.message) for item in run.outcomes if item.status == "failed"] == []
+    assert run.verdict == "reached"
