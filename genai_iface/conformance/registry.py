@@ -58,7 +58,7 @@ def check(
     """Registers a function as a check; its docstring's first line is the title.
 
     Args:
-        identifier: "L<level>.<subject>.<case>".
+        identifier: The check's id, "L<level>.<subject>.<case>".
         requires: Capabilities without which the check does not apply.
         spec: Clauses of the specification.
         since: The interface version that brought what it checks.

@@ -61,7 +61,7 @@ def before_anything_changes(context: Context) -> None:
 
 @check("L2.overflow.padding_does_not_count", requires=_RAGGED, spec=["Model.forward.5"])
 def padding_does_not_count(context: Context) -> None:
-    """Overflow is judged on real tokens alone: padding beyond the capacity is no overflow."""
+    """Overflow is judged on real tokens alone: padding beyond the capacity is not an overflow."""
     subject = context.subject()
     tokens = subject.golden.tokens
     cache = context.cache(subject, 2, 8)
