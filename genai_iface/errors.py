@@ -127,7 +127,7 @@ class CacheOverflowError(GenAIError):
 
 
 class CacheRewindError(GenAIError):
-    """A row cannot go back to the length asked for, because the slots it needs were overwritten.
+    """A row cannot go back to the length asked for, because the positions it needs were overwritten.
 
     Args:
         row: The first row that cannot be rewound.

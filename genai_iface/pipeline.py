@@ -286,9 +286,9 @@ class TextGenerationPipeline:
             template_kwargs: Further variables of the template.
             capacity: Most tokens of the conversation; None for the model's context.
             logits_processors: As for ``generate``, for all its answers.
-            stopping_criteria: Likewise.
-            constraint: Likewise.
-            speculation: Likewise.
+            stopping_criteria: As for ``generate``, for all its answers.
+            constraint: As for ``generate``, for all its answers.
+            speculation: As for ``generate``, for all its answers.
             **overrides: Fields of ``GenerationConfig`` for all its answers.
 
         Raises:

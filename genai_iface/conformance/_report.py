@@ -15,7 +15,7 @@ from typing import Any
 
 from genai_iface._new_files import new_file, temporary_name
 from genai_iface.conformance._golden import manifest_digest
-from genai_iface.conformance._results import Run
+from genai_iface.conformance._results import ConformanceResult
 from genai_iface.conformance.registry import LEVELS
 from genai_iface.errors import InvalidInputError, OutputError
 from genai_iface.version import INTERFACE_VERSION
@@ -44,7 +44,7 @@ _ABOUT_A_REPORT = 2**18
 _STATUSES = ("passed", "failed", "deviation", "not_applicable", "not_executed")
 
 
-def write_report(run: Run, folder: str | PathLike[str], /) -> list[Path]:
+def write_report(run: ConformanceResult, folder: str | PathLike[str], /) -> list[Path]:
     """Writes report.json, report.md and report.html and returns their paths.
 
     Raises:
@@ -90,7 +90,7 @@ def check_report_folder(folder: str | PathLike[str], /) -> Path:
     return target
 
 
-def as_json(run: Run) -> dict[str, Any]:
+def as_json(run: ConformanceResult) -> dict[str, Any]:
     """The run as plain data; ``report.schema.json`` describes it."""
     return {
         "format": 1,

@@ -82,7 +82,7 @@ def save_cache_file(
         except safetensors.SafetensorError as error:
             raise OutputError(
                 f"The cache cannot be written to {os.fspath(path)!r}: {error}",
-                remedy="Choose a writable place with room.",
+                remedy="Choose a writable folder with enough space.",
             ) from error
 
 

@@ -106,7 +106,7 @@ def _scatter(node: ir.Node, users: Users) -> FoundCache:
         raise unsupported(f"past_cache of the {describe(node)} is not a graph input, expected one")
     if input_at(node, 2) is None:
         raise unsupported(
-            f"The {describe(node)} has no write_indices, so every step would overwrite slot 0; "
+            f"The {describe(node)} has no write_indices, so every step would overwrite position 0; "
             "expected a graph input that feeds them"
         )
     present = _graph_output(node.outputs[0])

@@ -16,7 +16,7 @@ import onnx_ir as ir
 from genai_iface.graph._attention import OPERATORS
 from genai_iface.graph._walk import LONGEST_PATH, constant_ints, constant_shape, input_at, is_constant, is_op, op
 
-__all__ = ["Reached", "Sink", "reach", "table_rows"]
+__all__ = ["Consumer", "Sink", "consumers", "table_rows"]
 
 Sink: TypeAlias = Literal["write", "nonpad", "seqlens", "total", "lookup", "rotation", "mask"]
 """Where a walk ends.
@@ -40,7 +40,7 @@ _THROUGH: dict[str, tuple[int, ...] | None] = {
     **dict.fromkeys(("Where", "Concat", "BitwiseAnd", "BitwiseOr", "BitwiseNot"), None),
 }
 _COUNTING = frozenset({"CumSum", "ReduceSum"})
-_FIXED_SLOTS: dict[tuple[str, int], Sink] = {
+_FIXED_INPUTS: dict[tuple[str, int], Sink] = {
     ("TensorScatter", 2): "write",
     ("RotaryEmbedding", 3): "rotation",
     ("com.microsoft.RotaryEmbedding", 1): "rotation",
@@ -53,8 +53,8 @@ _QUANTIZED_GATHER = "com.microsoft.GatherBlockQuantized"
 
 
 @dataclass(frozen=True, slots=True)
-class Reached:
-    """One sink that an input reaches.
+class Consumer:
+    """One sink that an input leads to.
 
     Attributes:
         sink: What it is.
@@ -71,9 +71,9 @@ class Reached:
     via: tuple[str, ...]
 
 
-def reach(*values: ir.Value) -> list[Reached]:
+def consumers(*values: ir.Value) -> list[Consumer]:
     """All sinks of graph inputs, nearest first; no more once the walk has become very long."""
-    found: list[Reached] = []
+    found: list[Consumer] = []
     pending: list[tuple[ir.Value, bool, tuple[str, ...]]] = [(value, False, ()) for value in values]
     seen = {(id(value), False) for value in values}
     weights: dict[ir.Value | None, bool] = {}
@@ -86,7 +86,7 @@ def reach(*values: ir.Value) -> list[Reached]:
             sink = _sink(node, index, weights)
             if sink is not None:
                 rows = table_rows(node) if sink == "lookup" else None
-                found.append(Reached(sink, node, counted, rows, via))
+                found.append(Consumer(sink, node, counted, rows, via))
             elif _goes_through(node, index, weights):
                 now = counted or is_op(node, *_COUNTING)
                 for output in node.outputs:
@@ -101,11 +101,11 @@ def _sink(node: ir.Node, index: int, weights: dict[ir.Value | None, bool]) -> Si
     if operator is None:
         if is_op(node, "Gather", _QUANTIZED_GATHER) and index == 1 and _is_weight(input_at(node, 0), weights):
             return "lookup"
-        return _FIXED_SLOTS.get((op(node), index))
-    slots: dict[int | None, Sink] = dict.fromkeys(operator.masks, "mask")
-    slots |= {operator.nonpad: "nonpad", operator.seqlens: "seqlens", operator.total: "total"}
-    slots |= {operator.positions: "rotation"}
-    return slots.get(index)
+        return _FIXED_INPUTS.get((op(node), index))
+    inputs: dict[int | None, Sink] = dict.fromkeys(operator.masks, "mask")
+    inputs |= {operator.nonpad: "nonpad", operator.seqlens: "seqlens", operator.total: "total"}
+    inputs |= {operator.positions: "rotation"}
+    return inputs.get(index)
 
 
 def _is_weight(value: ir.Value | None, known: dict[ir.Value | None, bool]) -> bool:
@@ -122,8 +122,8 @@ def _goes_through(node: ir.Node, index: int, weights: dict[ir.Value | None, bool
     name = op(node)
     if name not in _THROUGH:
         return False
-    slots = _THROUGH[name]
-    return slots is None or index in slots
+    inputs = _THROUGH[name]
+    return inputs is None or index in inputs
 
 
 def table_rows(node: ir.Node) -> int | None:

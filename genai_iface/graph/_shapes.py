@@ -108,7 +108,7 @@ def _capacity(tensor: FoundCache) -> int | None:
     if capacity is not None and not 0 < capacity <= _LARGEST:
         raise unsupported(f"The cache {tensor.past.name!r} has the capacity {capacity}, expected 1 to {_LARGEST}")
     if fixed is not None and present is not None and fixed != present:
-        raise unsupported(f"{tensor.past.name!r} has {fixed} slots and {tensor.present.name!r} has {present}")
+        raise unsupported(f"{tensor.past.name!r} has {fixed} positions and {tensor.present.name!r} has {present}")
     return capacity
 
 

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from genai_iface.graph._attention import OPERATORS
 from genai_iface.graph._caches import derive_cache
-from genai_iface.graph._consumers import reach, table_rows
+from genai_iface.graph._consumers import consumers, table_rows
 from genai_iface.graph._roles import derive_roles
 from genai_iface.graph._walk import (
     SAME_ELEMENTS,
@@ -139,7 +139,7 @@ def _ancestors(value: ir.Value) -> set[ir.Node]:
 
 
 def _check_lengths(graph: ir.Graph, tensors: tuple[CacheTensor, ...], inputs: dict[InputRole, ir.Value]) -> None:
-    """A buffer with free slots needs its lengths: without them attention would read garbage."""
+    """A buffer with free positions needs its lengths: without them attention would read garbage."""
     presents = {tensor.present for tensor in tensors}
     for node in graph:
         if op(node) not in _WITH_LENGTHS:
@@ -152,8 +152,8 @@ def _check_lengths(graph: ir.Graph, tensors: tuple[CacheTensor, ...], inputs: di
             buffer = trace_back(input_at(node, 1), _TO_A_BUFFER)
             if buffer is not None and is_op(buffer.producer(), "TensorScatter"):
                 raise unsupported(
-                    f"The {describe(node)} reads a buffer with free slots and has neither nonpad_kv_seqlen nor a mask, "
-                    "expected one of them"
+                    f"The {describe(node)} reads a buffer with free positions and has neither nonpad_kv_seqlen "
+                    "nor a mask, expected one of them"
                 )
         if is_op(node, "com.microsoft.GroupQueryAttention") and not {"seqlens_k", "attention_mask"} & inputs.keys():
             raise unsupported(
@@ -189,5 +189,5 @@ def _counted_rows(graph: ir.Graph, pasts: set[str]) -> list[int]:
         for node in value.consumers()
         if is_op(node, "Shape")
     ]
-    tables = (table_rows(at.node) for at in reach(*shapes) if at.sink == "lookup")
+    tables = (table_rows(at.node) for at in consumers(*shapes) if at.sink == "lookup")
     return [count for count in tables if count is not None]

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""Exact rewrites of a loaded graph, on ONNX IR. Rooms below write new folders: ``fuse``, ``convert``, ``quantize``."""
+"""Exact rewrites of a loaded graph, on ONNX IR. Subpackages write new folders: ``fuse``, ``convert``, ``quantize``."""
 
 import importlib
 from typing import TYPE_CHECKING

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from genai_iface.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from genai_iface.conformance import Outcome, Run
+    from genai_iface.conformance import ConformanceResult, Outcome
 
 __all__ = ["add_parser", "run"]
 
@@ -85,7 +85,7 @@ def _print_outcome(outcome: Outcome) -> None:
         print(f"    {name}: {value}")
 
 
-def _print_verdict(result: Run) -> None:
+def _print_verdict(result: ConformanceResult) -> None:
     for level in result.levels:
         counts = ", ".join(f"{number} {status.replace('_', ' ')}" for status, number in level.counts.items())
         print(f"level {level.level}: {level.verdict.replace('_', ' ')} ({counts})")

@@ -145,7 +145,7 @@ class Scheduler:
             prompt: A text, a conversation, or a list of token ids: one prompt.
             config: Replaces the pipeline's ``generation_config`` for this request.
             logits_processors: As for ``generate``; called in the thread that runs the steps.
-            stopping_criteria: Likewise.
+            stopping_criteria: As for ``generate``; called in the thread that runs the steps.
             constraint: As for ``generate``.
             prefix: Is refused: the rows of a scheduler begin empty.
             speculation: Is refused: a slot runs one token in a step.

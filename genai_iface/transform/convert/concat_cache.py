@@ -109,7 +109,7 @@ class _ToConcat(CacheSurgery):
         return cache
 
     def _mask(self, window: int | None) -> ir.Value:
-        """Bool (B, 1, S, P + S), by slots, because with padding on the left positions are not slots.
+        """Bool (B, 1, S, P + S), by index in the cache, which with padding on the left is not the token's position.
 
         A query always sees its own key, so that a padded one has something to look at and stays finite.
         """

@@ -43,7 +43,7 @@ def to_scatter(
 
     Args:
         model: The model, local functions inlined. It is changed in place.
-        capacity: Slots of the cache, None to leave them symbolic.
+        capacity: Positions of the cache, None to leave them symbolic.
         numbers: Integers of config.json among which a sliding window may be.
         progress: Called with (layers read, all layers).
 

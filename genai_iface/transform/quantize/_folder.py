@@ -32,7 +32,7 @@ _DATA_FILE = "model.onnx.data"
 _SMALL = 1024
 # Weights of other runtimes that a checkpoint's folder may hold.
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".data", ".onnx_data")
-_WRITE_REMEDY = "Choose a writable place with room for the quantized weights."
+_WRITE_REMEDY = "Choose a writable folder with enough space for the quantized weights."
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,7 +150,7 @@ def check_target(target: str | PathLike[str], source: Path, /) -> Path:
     place = Path(os.path.realpath(target))
     if place.is_relative_to(source):
         raise InvalidInputError(
-            f"{os.fspath(target)!r} is or lies in the model folder {str(source)!r}", remedy="Choose another place."
+            f"{os.fspath(target)!r} is or lies in the model folder {str(source)!r}", remedy="Choose another folder."
         )
     if place.exists() and not (place.is_dir() and not any(place.iterdir())):
         raise InvalidInputError(f"{os.fspath(target)!r} exists already", remedy="Remove it, or choose another name.")
