@@ -6,6 +6,12 @@ Argument checks, the lengths of a cache's rows, the plan from a step to runs of 
 inputs, where logits go, caches on disk, and the switches of what dependencies report.
 """
 
+from genai_iface.backend_kit._planning import (
+    GraphRun,
+    RunRules,
+    plan_concat,
+    plan_in_place,
+)
 from genai_iface.backend_kit.arguments import (
     Step,
     capacity_bound,
@@ -18,12 +24,6 @@ from genai_iface.backend_kit.arguments import (
 )
 from genai_iface.backend_kit.inputs import GraphInputs
 from genai_iface.backend_kit.logits import asked_columns, empty_logits, store_logits
-from genai_iface.backend_kit.planning import (
-    GraphRun,
-    RunRules,
-    plan_concat,
-    plan_in_place,
-)
 from genai_iface.backend_kit.privacy import switch_off_telemetry
 from genai_iface.backend_kit.row_lengths import RowLengths, check_cache, stored_positions
 from genai_iface.backend_kit.saving import RestorableCache, load_cache, save_cache

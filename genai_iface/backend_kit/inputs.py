@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genai_iface.backend_kit._planning import GraphRun, RunRules
 from genai_iface.backend_kit.arguments import Step
-from genai_iface.backend_kit.planning import GraphRun, RunRules
 
 if TYPE_CHECKING:
     from genai_iface.graph import GraphSignature, InputRole

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from genai_iface.backend_kit._planning import GraphRun
 from genai_iface.backend_kit.arguments import Step
-from genai_iface.backend_kit.planning import GraphRun
 
 __all__ = ["asked_columns", "empty_logits", "store_logits"]
 

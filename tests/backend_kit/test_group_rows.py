@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from genai_iface.backend_kit.planning import RowGroup, group_rows
+from genai_iface.backend_kit._planning import RowGroup, group_rows
 
 
 def grouped(*counts: int, run_cost: int = 16) -> list[RowGroup]:
