@@ -278,7 +278,7 @@ def test_cache_sizes_that_no_buffer_has(tmp_path: Path, sizes: dict[int, int]) -
             for axis, size in sizes.items():
                 dims[axis].dim_value = size
     path.write_bytes(model.SerializeToString())
-    with pytest.raises(UnsupportedModelError, match="expected numbers from 1|expected 1 to"):
+    with pytest.raises(UnsupportedModelError, match=r"expected numbers from 1|expected 1 to"):
         open_folder(path.parent)
 
 
