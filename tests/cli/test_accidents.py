@@ -13,10 +13,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
-from genai_iface.transform.model_writer import new_folder
 
 from genai_iface import OutputError
 from genai_iface.conformance import run_checks
+from genai_iface.transform._model_writer import new_folder
 from tests.models import write_folder
 
 FULL = Path("/dev/full")
