@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from inspect import signature
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,8 @@ class TransformersModel:
         self._device = device
         self._config = network.config
         self._spec = _spec(network.config)
+        # Transformers renames the argument; models that have not followed yet know the old name only.
+        self._cache_name = "cache" if "cache" in signature(network.forward).parameters else "past_key_values"
 
     @property
     def spec(self) -> ModelSpec:
@@ -119,7 +122,8 @@ class TransformersModel:
     def _run(self, network: Any, ids: torch.Tensor, row: Any, num_kept: int) -> NDArray[np.float32]:
         try:
             with torch.inference_mode():
-                output = network(input_ids=ids, past_key_values=row, use_cache=True, logits_to_keep=num_kept)
+                past = {self._cache_name: row}
+                output = network(input_ids=ids, use_cache=True, logits_to_keep=num_kept, **past)
         except (RuntimeError, ValueError, IndexError) as error:
             raise BackendError(
                 f"Transformers failed in a step of {ids.shape[1]} tokens: {error}",
