@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import numpy as np
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from genai_iface.backend_kit._planning import RowGroup, group_rows
@@ -33,6 +33,7 @@ def test_short_steps_are_not_taken_apart() -> None:
     assert grouped(1, 3, 1) == [RowGroup(0, 3, 3)]
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 40), min_size=1, max_size=10), st.integers(0, 40))
 def test_every_token_runs_once_and_at_no_higher_cost(counts: list[int], run_cost: int) -> None:
     groups = grouped(*counts, run_cost=run_cost)
