@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import math
 import weakref
 from typing import Any
@@ -45,7 +46,7 @@ class LogitsOutput:
         self._dtype = np.dtype("uint16" if self._is_bfloat16 else signature.logits_dtype)
         self._is_large = rows * count * signature.vocab_size > _FEW_LOGITS
         self._memory: memoryview | None = None
-        # The array that lies over the memory; views of it keep it alive, because its base is not an array.
+        # The array that lies over the memory; views of it keep it alive, because its own base is not an array.
         self._given: weakref.ref[NDArray[Any]] | None = None
         self._on_device: BoundArray | None = None
         if session.device == HOST:
@@ -77,6 +78,9 @@ class LogitsOutput:
         return (values.astype(np.uint32) << 16).view(np.float32) if self._is_bfloat16 else values
 
     def _bind_memory(self) -> None:
-        array = np.empty(math.prod(self._shape) * self._dtype.itemsize, np.uint8)
-        self._memory, self._given = array.data, None
-        self._binding.bind_output(self._name, *HOST, self._onnx_type, self._shape, array.ctypes.data)
+        nbytes = math.prod(self._shape) * self._dtype.itemsize
+        # By way of ctypes: NumPy would make a plain array, and not the one that is given out, the base of views.
+        owner = (ctypes.c_uint8 * nbytes).from_buffer(np.empty(nbytes, np.uint8).data)
+        self._memory, self._given = memoryview(owner), None
+        address = ctypes.addressof(owner)
+        self._binding.bind_output(self._name, *HOST, self._onnx_type, self._shape, address)
