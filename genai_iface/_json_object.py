@@ -26,15 +26,15 @@ def parse_object(content: bytes, /) -> dict[str, Any]:
         content: At most ``MAX_CONFIG_BYTES``; the caller judges that before it reads more.
 
     Raises:
-        ValueError: It is no JSON, no object, nested too deeply, or holds text that no encoding can write. The message
-            is a clause about the content.
+        ValueError: It is not JSON, not an object, nested too deeply, or holds text that no encoding can write. The
+            message is a clause about the content.
     """
     if len(content) > MAX_CONFIG_BYTES:
         raise ValueError(f"it is larger than {MAX_CONFIG_BYTES} bytes")
     try:
         values = json.loads(content.decode("utf-8"))
     except ValueError as error:
-        raise ValueError(f"it is no JSON in UTF-8: {error}") from error
+        raise ValueError(f"it is not JSON in UTF-8: {error}") from error
     except RecursionError as error:
         raise ValueError(f"it is nested deeper than {_MAX_DEPTH} levels") from error
     if not isinstance(values, dict):
