@@ -715,8 +715,8 @@ class SupportsGenerator(Protocol):
 
         Args:
             folder: A folder in whatever form the runtime reads.
-            config: How tokens are chosen. ``num_return_sequences`` is 1; ``stop_strings`` and ``max_time`` are the
-                caller's business.
+            config: How tokens are chosen, and which of them end the sequence. What the caller watches itself is
+                neutral: stop strings, limits of length and time, ``echo``, ``logprobs``, ``num_return_sequences``.
             capacity: Most tokens of the sequence, input tokens included; None for the model's context.
             device: An identifier from ``devices()``; None for the first.
             options: The backend's own settings by name.
@@ -728,7 +728,7 @@ class SupportsGenerator(Protocol):
 
         Contract:
             1. The generator MUST hold one sequence without tokens, and be independent of every other generator.
-            2. A field of ``config`` that says how a token is chosen MUST be honored, or refused with
+            2. A field of ``config`` that is not neutral MUST be honored, or refused with
                UnsupportedCapabilityError and its name; it MUST NOT be ignored.
             3. The sequence MUST end with "length" before it outgrows ``capacity``.
             4. A folder SHOULD be loaded once, however many generators are made of it.

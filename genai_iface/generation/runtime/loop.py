@@ -119,8 +119,7 @@ class RuntimeLoop:
         config = sequence.config
         # Sequences of one prompt must not be equal, and a runtime knows nothing of the others.
         seed = None if config.seed is None else (config.seed + index) % _MAX_SEED
-        alone = replace(config, seed=seed, num_return_sequences=1)
-        generator, num_reused = self._source(self._prompts[index], alone, self._capacity)
+        generator, num_reused = self._source(self._prompts[index], _for_runtime(config, seed), self._capacity)
         self._num_reused_tokens += num_reused
         self._generators[index] = generator
         return generator
@@ -141,6 +140,22 @@ class RuntimeLoop:
         if not sequence.is_done and generator.is_done():
             sequence.end(generator.finish_reasons[0] or "length")
         return 1
+
+
+def _for_runtime(config: GenerationConfig, seed: int | None) -> GenerationConfig:
+    """What the runtime has to know: a field that is watched here is neutral there."""
+    return replace(
+        config,
+        seed=seed,
+        num_return_sequences=1,
+        max_new_tokens=None,
+        max_length=None,
+        max_time=None,
+        stop_strings=(),
+        include_stop_str_in_output=False,
+        echo=False,
+        logprobs=None,
+    )
 
 
 def _check_runtime_can(request: GenerationRequest) -> None:

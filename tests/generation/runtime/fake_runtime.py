@@ -26,9 +26,8 @@ from tests.fakes import FakeModel
 
 VOCAB = 261
 EOS = 257
-# What the loop above it watches, and what a runtime gets as capacity.
-CALLERS = {"max_new_tokens", "max_length", "max_time", "stop_strings", "stop_token_ids", "include_stop_str_in_output"}
-CALLERS |= {"eos_token_id", "ignore_eos", "echo", "logprobs", "do_sample", "seed"}
+# Whatever else is not neutral is refused.
+KNOWN = {"stop_token_ids", "eos_token_id", "ignore_eos", "do_sample", "seed", "logit_bias", "temperature"}
 
 
 class FakeGenerator:
@@ -139,7 +138,7 @@ class FakeRuntime:
     ) -> FakeGenerator:
         neutral = GenerationConfig()
         for field in dataclasses.fields(config):
-            if field.name in CALLERS | {"logit_bias", "temperature"}:
+            if field.name in KNOWN:
                 continue
             if getattr(config, field.name) != getattr(neutral, field.name):
                 raise UnsupportedCapabilityError(f"{field.name} is not supported", remedy="Leave it alone.")

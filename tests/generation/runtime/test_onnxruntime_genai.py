@@ -32,9 +32,8 @@ pytestmark = [
     pytest.mark.skipif(find_spec("onnxruntime_genai") is None, reason="onnxruntime-genai is not installed"),
 ]
 
-SEARCH = {"do_sample", "temperature", "top_k", "top_p", "repetition_penalty", "seed"}
-OURS = {"max_new_tokens", "max_length", "max_time", "stop_strings", "stop_token_ids", "include_stop_str_in_output"}
-OURS |= {"eos_token_id", "echo", "logprobs"}
+# The pipeline above it ends the sequence at stop tokens too.
+KNOWN = {"do_sample", "temperature", "top_k", "top_p", "repetition_penalty", "seed", "stop_token_ids", "eos_token_id"}
 
 
 class OgGenerator:
@@ -114,8 +113,9 @@ class OgBackend:
         device: str | None = None,
         options: Mapping[str, Any] | None = None,
     ) -> OgGenerator:
+        neutral = GenerationConfig()
         for field in dataclasses.fields(config):
-            if field.name not in SEARCH | OURS and getattr(config, field.name) != field.default:
+            if field.name not in KNOWN and getattr(config, field.name) != getattr(neutral, field.name):
                 raise UnsupportedCapabilityError(f"{field.name} is not supported", remedy="Leave it alone.")
         return OgGenerator(_load(str(folder)), config, capacity)
 
