@@ -63,7 +63,7 @@ def context() -> Context:
 def test_an_id_is_taken_once_and_well_formed() -> None:
     with pytest.raises(ValueError, match="taken"):
         check("L2.write.per_row_indices")
-    with pytest.raises(ValueError, match="no check id"):
+    with pytest.raises(ValueError, match="not a check id"):
         check("L9.x")
 
 
