@@ -140,7 +140,7 @@ def task_runner(session: ort.InferenceSession, lowered: Lowered, begin: int, wid
     binding = session.io_binding()
     signature = lowered.signature
     total = begin + width
-    slots = -(-total // 256) * 256
+    capacity = -(-total // 256) * 256
     random = np.random.default_rng(1)
     by_role: dict[str, Any] = {
         "input_ids": random.integers(0, 1000, (1, width)),
@@ -160,7 +160,7 @@ def task_runner(session: ort.InferenceSession, lowered: Lowered, begin: int, wid
     kept = []
     for tensor in signature.cache_tensors:
         layer = signature.cache.layers[tensor.layer]
-        array = random.standard_normal((1, layer.num_kv_heads, slots, layer.key_head_dim), np.float32)
+        array = random.standard_normal((1, layer.num_kv_heads, capacity, layer.key_head_dim), np.float32)
         kept.append(ort.OrtValue.ortvalue_from_numpy(array))
         binding.bind_ortvalue_input(tensor.past, kept[-1])
         binding.bind_ortvalue_output(tensor.present, kept[-1])

@@ -20,6 +20,7 @@ from genai_iface.errors import (
     InsufficientMemoryError,
     InterfaceVersionError,
     InvalidInputError,
+    OutputError,
     UnsupportedCapabilityError,
     UnsupportedModelError,
 )
@@ -94,6 +95,7 @@ __all__ = [
     "Message",
     "Model",
     "ModelSpec",
+    "OutputError",
     "PerfMetrics",
     "Pipeline",
     "Prompt",

@@ -15,6 +15,7 @@ from os import PathLike, fspath
 from types import MappingProxyType
 from typing import Any, Literal
 
+from genai_iface._json_object import MAX_CONFIG_BYTES, parse_object
 from genai_iface.errors import InvalidInputError
 
 __all__ = ["GenerationConfig"]
@@ -29,6 +30,22 @@ ALIASES: Mapping[str, str] = MappingProxyType(
     }
 )
 """Other spellings of fields, which ``replace`` and ``from_dict`` understand."""
+
+# A folder of a stranger gives these numbers too, and what they ask for is made before the cache is judged.
+_LARGEST = 2**63 - 1
+_MOST_ROWS = 4096
+_MOST_BAD_TOKENS = 65_536
+_LONGEST_STOP = 4096
+_MOST: Mapping[str, int] = MappingProxyType(
+    {
+        "bad_words_ids": 16_384,
+        "eos_token_id": 4096,
+        "logit_bias": 1_048_576,
+        "stop_strings": 1024,
+        "stop_token_ids": 65_536,
+    }
+)
+_MOST_SHOWN = 200
 
 # A value other than the one here asks for sampling, unless do_sample says otherwise.
 _SAMPLING = MappingProxyType(
@@ -116,6 +133,11 @@ class GenerationConfig:
     def __post_init__(self) -> None:
         for name in _FIELDS:
             value = getattr(self, name)
+            # Lists are judged by their length before they are gone through.
+            if name in _MOST and isinstance(value, (Mapping, list, tuple)) and len(value) > _MOST[name]:
+                raise InvalidInputError(
+                    f"{name} has {len(value)} entries, at most {_MOST[name]} are legal", remedy="Give fewer."
+                )
             try:
                 object.__setattr__(self, name, _NORMALIZERS.get(name, _as_plain)(value))
             except (AttributeError, RecursionError, TypeError, ValueError) as error:
@@ -149,16 +171,12 @@ class GenerationConfig:
         """
         name = fspath(path)
         try:
-            with open(name, encoding="utf-8") as file:
-                values = json.load(file)
-        except (OSError, ValueError, RecursionError) as error:
+            with open(name, "rb") as file:
+                values = parse_object(file.read(MAX_CONFIG_BYTES + 1))
+        except (OSError, ValueError) as error:
             raise InvalidInputError(
                 f"{name} cannot be read as JSON: {error}", remedy="Repair the file or remove it."
             ) from error
-        if not isinstance(values, dict):
-            raise InvalidInputError(
-                f"{name} holds a JSON {type(values).__name__}, not an object", remedy="Repair the file or remove it."
-            )
         # In these files null means "not set", and sampling fields stand beside "do_sample": false.
         known = {field for field in _FIELDS if values.get(field) is not None}
         given = {field: values[field] for field in sorted(known)}
@@ -254,14 +272,24 @@ def _rebuild(values: Mapping[str, Any]) -> GenerationConfig:
 
 
 def _illegal(name: str, value: object) -> InvalidInputError:
-    return InvalidInputError(f"{name}={value!r} is not legal", remedy=f"Legal: {_RANGES[name][1]}.")
+    return InvalidInputError(f"{name}={_shown(value)} is not legal", remedy=f"Legal: {_RANGES[name][1]}.")
 
 
-def _integer(low: int, *, none: bool = False) -> Callable[[Any], bool]:
+def _shown(value: object) -> str:
+    """A value as a message gives it: whatever it is, and not all of a long one."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):
+        # Nested without end, or an integer of thousands of digits.
+        text = f"a {type(value).__name__} that cannot be printed"
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+
+
+def _integer(low: int, high: float = _LARGEST, *, none: bool = False) -> Callable[[Any], bool]:
     def legal(value: Any) -> bool:
         if value is None:
             return none
-        return isinstance(value, int) and not isinstance(value, bool) and value >= low
+        return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
     return legal
 
@@ -279,7 +307,8 @@ def _number(low: float, high: float = math.inf, *, open_low: bool = False, none:
 
 
 def _token_ids(value: Any) -> bool:
-    return isinstance(value, tuple) and all(map(_integer(0), value))
+    # Whether the model has such a token is said where its vocabulary is known.
+    return isinstance(value, tuple) and all(map(_integer(0, math.inf), value))
 
 
 def _boolean(value: Any) -> bool:
@@ -306,38 +335,38 @@ _RANGES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
     "frequency_penalty": (_number(-2, 2), "a number from -2 to 2"),
     "no_repeat_ngram_size": (_integer(0), "an integer of at least 0"),
     "logit_bias": (
-        lambda value: all(map(_integer(0), value)) and all(map(_number(-math.inf), value.values())),
+        lambda value: all(map(_integer(0, math.inf), value)) and all(map(_number(-math.inf), value.values())),
         "a mapping from token ids to finite numbers",
     ),
     "bad_words_ids": (
-        lambda value: all(word and _token_ids(word) for word in value),
-        "lists of at least one token id each",
+        lambda value: sum(map(len, value)) <= _MOST_BAD_TOKENS and all(word and _token_ids(word) for word in value),
+        f"lists of at least one token id each, with at most {_MOST_BAD_TOKENS} ids in all",
     ),
     "json_schema": (_text, "a JSON schema as a mapping or as JSON, or None"),
     "regex": (_text, "a text of at least one character, or None"),
     "lark_grammar": (_text, "a text of at least one character, or None"),
     "stop_strings": (
-        lambda value: all(isinstance(text, str) and text for text in value),
-        "a string or a list of strings, none of them empty",
+        lambda value: all(isinstance(text, str) and 0 < len(text) <= _LONGEST_STOP for text in value),
+        f"a string or a list of strings, none of them empty or longer than {_LONGEST_STOP} characters",
     ),
     "stop_token_ids": (_token_ids, "a list of token ids"),
     "include_stop_str_in_output": (_boolean, "True or False"),
     "ignore_eos": (_boolean, "True or False"),
     "eos_token_id": (
-        lambda value: _integer(0, none=True)(value) or _token_ids(value),
+        lambda value: _integer(0, math.inf, none=True)(value) or _token_ids(value),
         "a token id, a list of token ids, or None",
     ),
-    "num_beams": (_integer(1), "an integer of at least 1"),
-    "num_beam_groups": (_integer(1), "an integer of at least 1"),
+    "num_beams": (_integer(1, _MOST_ROWS), f"an integer from 1 to {_MOST_ROWS}"),
+    "num_beam_groups": (_integer(1, _MOST_ROWS), f"an integer from 1 to {_MOST_ROWS}"),
     "diversity_penalty": (_number(0), "a number of at least 0"),
     "length_penalty": (_number(-math.inf), "a finite number"),
     "early_stopping": (lambda value: isinstance(value, bool) or value == "never", 'True, False or "never"'),
-    "num_return_sequences": (_integer(1), "an integer of at least 1"),
+    "num_return_sequences": (_integer(1, _MOST_ROWS), f"an integer from 1 to {_MOST_ROWS}"),
     "logprobs": (_integer(0, none=True), "an integer of at least 0, or None"),
     "echo": (_boolean, "True or False"),
     "max_time": (_number(0, open_low=True, none=True), "a number of seconds above 0, or None"),
     "seed": (
-        lambda value: _integer(0, none=True)(value) and (value is None or value < 2**64),
+        _integer(0, 2**64 - 1, none=True),
         "an integer from 0 to 2**64 - 1, or None",
     ),
 }

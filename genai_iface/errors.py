@@ -5,6 +5,7 @@
     GenAIError
      +-- InvalidInputError           an argument or a file of the model folder is not legal
      |    +-- InsufficientMemoryError     a cache would need more memory than there is
+     |    +-- OutputError                 a file or folder cannot be written: no room, no permission
      +-- UnsupportedModelError       the model is well formed, but its graph is not understood
      +-- UnsupportedCapabilityError  the backend, or this model on it, cannot do what was asked
      +-- InterfaceVersionError       SDK and backend share no interface version
@@ -28,6 +29,7 @@ __all__ = [
     "InsufficientMemoryError",
     "InterfaceVersionError",
     "InvalidInputError",
+    "OutputError",
     "UnsupportedCapabilityError",
     "UnsupportedModelError",
 ]
@@ -80,6 +82,10 @@ class InsufficientMemoryError(InvalidInputError):
         )
 
 
+class OutputError(InvalidInputError):
+    """A file or folder cannot be written: the disk is full, a permission is missing. Nothing half-written is left."""
+
+
 class UnsupportedModelError(GenAIError):
     """The folder is well formed, but its graph follows no pattern that can be driven."""
 
@@ -121,7 +127,7 @@ class CacheOverflowError(GenAIError):
 
 
 class CacheRewindError(GenAIError):
-    """A row cannot go back to the length asked for, because the slots it needs were overwritten.
+    """A row cannot go back to the length asked for, because the positions it needs were overwritten.
 
     Args:
         row: The first row that cannot be rewound.

@@ -286,9 +286,9 @@ class TextGenerationPipeline:
             template_kwargs: Further variables of the template.
             capacity: Most tokens of the conversation; None for the model's context.
             logits_processors: As for ``generate``, for all its answers.
-            stopping_criteria: Likewise.
-            constraint: Likewise.
-            speculation: Likewise.
+            stopping_criteria: As for ``generate``, for all its answers.
+            constraint: As for ``generate``, for all its answers.
+            speculation: As for ``generate``, for all its answers.
             **overrides: Fields of ``GenerationConfig`` for all its answers.
 
         Raises:
@@ -353,12 +353,15 @@ class TextGenerationPipeline:
 
         Args:
             prompt: A text or token ids.
-            path: The file, in safetensors format; replaced if it is there.
+            path: The file, in safetensors format; replaced if it is a regular file.
 
         Raises:
             UnsupportedCapabilityError: The model cannot save caches.
-            InvalidInputError: The prompt is empty, or the file cannot be written.
+            InvalidInputError: The prompt is empty, or there cannot be a file of that name, or something else than a
+                regular file has it.
+            OutputError: The file cannot be written.
         """
+        self._driver.check_open()
         model = self._engines.need_model("save_prefix()", Capability.SAVE)
         (ids,) = encode_prompt(self._tokenizer, prompt).token_ids
         with self._model_lock:
@@ -374,6 +377,7 @@ class TextGenerationPipeline:
             InvalidInputError: The prompt gives no token.
             CacheOverflowError: Together they are longer than the model's context.
         """
+        self._driver.check_open()
         model = self._engines.need_model("score()", Capability.LOGITS_ALL)
         tokens, start = split_continuation(self._tokenizer, prompt, continuation)
         with self._model_lock:
@@ -392,6 +396,7 @@ class TextGenerationPipeline:
         Raises:
             InvalidInputError: The text is too short, or the stride is not legal.
         """
+        self._driver.check_open()
         model = self._engines.need_model("perplexity()", Capability.LOGITS_ALL)
         tokens = self._tokenizer.encode(text)
         with self._model_lock:

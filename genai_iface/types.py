@@ -100,7 +100,7 @@ class LayerCacheSpec:
         value_head_dim: D of the values.
         dtype: Element type of both tensors.
         mode: "linear", or "circular" for a layer that keeps only its last ``capacity`` tokens.
-        capacity: Slots per row if the graph fixes them, otherwise None.
+        capacity: Positions per row if the graph fixes them, otherwise None.
     """
 
     num_kv_heads: int
@@ -138,10 +138,10 @@ class CacheSpec:
     def nbytes(self, batch_size: int, length: int, /) -> int:
         """Bytes of the buffers that hold so many tokens in each of so many rows.
 
-        Layers whose slots the graph fixes, circular ones among them, take all of these whatever the length is.
+        Layers whose capacity the graph fixes, circular ones among them, take all of it whatever the length is.
         """
-        slots = ((layer, length if layer.capacity is None else layer.capacity) for layer in self.layers)
-        return batch_size * sum(layer.bytes_per_token * count for layer, count in slots)
+        counted = ((layer, length if layer.capacity is None else layer.capacity) for layer in self.layers)
+        return batch_size * sum(layer.bytes_per_token * count for layer, count in counted)
 
     @property
     def is_circular(self) -> bool:

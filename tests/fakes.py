@@ -81,7 +81,7 @@ class FakeCache:
         wanted = self._wanted(lengths)
         stuck = self._first_stuck(wanted)
         if stuck is not None:
-            raise CacheRewindError(stuck, int(wanted[stuck]), len(self.rows[stuck]), "slots were overwritten")
+            raise CacheRewindError(stuck, int(wanted[stuck]), len(self.rows[stuck]), "positions were overwritten")
         self.rows = [row[:length] for row, length in zip(self.rows, wanted.tolist(), strict=True)]
 
     def reorder(self, indices: ArrayLike, /) -> None:
@@ -116,7 +116,7 @@ class FakeModel:
         vocab_size: V.
         context_length: As in ``ModelSpec``.
         capabilities: What it declares; what it does not declare it refuses.
-        window: Makes the cache circular with so many slots.
+        window: Makes the cache circular with so many positions.
         script: Gives the next token from the tokens so far, instead of the hash.
         on_step: Called in every step with the number of the step.
     """

@@ -484,9 +484,9 @@ def _rename_edges(model: onnx.ModelProto) -> None:
         del values[:]
         values.extend(ordered)
     for node in graph.node:
-        for slots in (node.input, node.output):
-            for index, name in enumerate(slots):
-                slots[index] = names.get(name, name)
+        for values in (node.input, node.output):
+            for index, name in enumerate(values):
+                values[index] = names.get(name, name)
 
 
 def option_names() -> tuple[str, ...]:

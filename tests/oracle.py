@@ -31,9 +31,9 @@ class Oracle:
         self.model = onnx.load(folder / "model.onnx")
         self.evaluator = ReferenceEvaluator(self.model)
 
-    def logits(self, tokens: Sequence[int], *, slots: int = 48, one_by_one: bool = False) -> np.ndarray:
+    def logits(self, tokens: Sequence[int], *, capacity: int = 48, one_by_one: bool = False) -> np.ndarray:
         """float32 (len(tokens), V): the logits after each token of one row."""
-        past = {value.name: self._empty(value, slots) for value in self._caches()}
+        past = {value.name: self._empty(value, capacity) for value in self._caches()}
         pieces = [[token] for token in tokens] if one_by_one else [list(tokens)]
         rows, begin = [], 0
         for piece in pieces:
@@ -49,8 +49,8 @@ class Oracle:
     def _caches(self) -> list[onnx.ValueInfoProto]:
         return [value for value in self.model.graph.input if value.name.startswith("past_key_values")]
 
-    def _empty(self, value: onnx.ValueInfoProto, slots: int) -> np.ndarray:
-        named = {"B": 1, "C": slots, "P": 0}
+    def _empty(self, value: onnx.ValueInfoProto, capacity: int) -> np.ndarray:
+        named = {"B": 1, "C": capacity, "P": 0}
         shape = [named.get(dim.dim_param, dim.dim_value) for dim in value.type.tensor_type.shape.dim]
         return np.zeros(shape, _DTYPES[value.type.tensor_type.elem_type])
 

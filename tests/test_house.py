@@ -27,6 +27,7 @@ CODE_FOLDERS = ("genai_iface", "backends", "benchmarks", "docs", "examples", "te
 ALLOWED_IMPORTS = {
     "genai_iface": {"numpy", "typing_extensions"},
     "genai_iface/build": {
+        "huggingface_hub",
         "mobius",
         "numpy",
         "onnx",

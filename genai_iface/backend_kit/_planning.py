@@ -18,7 +18,7 @@ from typing_extensions import TypeVar
 
 from genai_iface.backend_kit.arguments import Step
 
-__all__ = ["GraphRun", "RowGroup", "RunRules", "group_rows", "plan_concat", "plan_in_place"]
+__all__ = ["GraphRun", "RunRules", "plan_concat", "plan_in_place"]
 
 _Int64 = NDArray[np.int64]
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,15 +14,35 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
+from genai_iface.build._config_sizes import check_sizes
 from genai_iface.errors import InvalidInputError, UnsupportedModelError
 from genai_iface.folder import find_inside, open_root, refuse_own_code
 from genai_iface.types import DType
 
 __all__ = ["Checkpoint", "open_checkpoint", "quiet_transformers"]
+
+# What Transformers, safetensors and gguf raise for files whose parts contradict each other.
+_BROKEN: tuple[type[Exception], ...] = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    NameError,
+    OSError,
+    RuntimeError,
+    SafetensorError,
+    StrictDataclassError,
+    TypeError,
+    ValueError,
+    struct.error,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +74,7 @@ class Checkpoint:
                 return AutoConfig.from_pretrained(
                     self.folder, local_files_only=True, trust_remote_code=False, **self._gguf_option()
                 )
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except _BROKEN as error:
             self._refuse_own_code()
             raise InvalidInputError(
                 f"The configuration of {self.name!r} is not understood: {_short(error)}",
@@ -68,6 +89,8 @@ class Checkpoint:
             UnsupportedModelError: It is not a decoder that Transformers knows.
         """
         config = self.config()
+        files = [self.folder / self.gguf] if self.gguf is not None else self.folder.glob("*.safetensors")
+        check_sizes(config, sum(file.stat().st_size for file in files), self.name)
         options = {"use_safetensors": True} if self.gguf is None else self._gguf_option()
         try:
             with quiet_transformers():
@@ -88,7 +111,7 @@ class Checkpoint:
                 f"Transformers has no causal language model for {config.model_type!r}: {_short(error)}",
                 remedy="Give the checkpoint of a decoder.",
             ) from error
-        except (OSError, RuntimeError, KeyError, SafetensorError) as error:
+        except _BROKEN as error:
             raise InvalidInputError(
                 f"The weights of {self.name!r} cannot be loaded: {_short(error)}", remedy="Copy the checkpoint again."
             ) from error

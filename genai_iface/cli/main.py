@@ -15,10 +15,11 @@ import os
 import pkgutil
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 
 import genai_iface
 from genai_iface.cli import commands as command_modules
-from genai_iface.errors import BackendError, GenAIError
+from genai_iface.errors import BackendError, GenAIError, OutputError
 
 __all__ = ["build_parser", "main"]
 
@@ -46,21 +47,58 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 on success, 1 if a run failed, 2 for bad input, 130 after Ctrl-C.
     """
-    arguments = build_parser().parse_args(argv)
+    try:
+        arguments = build_parser().parse_args(argv)
+    except SystemExit as end:
+        # --help and --version have printed something.
+        raise SystemExit(_flushed(end.code if isinstance(end.code, int) else 2)) from None
     _tolerate_narrow_encodings()
     try:
-        return int(arguments.run(arguments))
+        return _flushed(int(arguments.run(arguments)))
     except GenAIError as error:
         if arguments.debug:
             raise
-        print(f"genai-iface: {error}", file=sys.stderr)
-        return 1 if isinstance(error, BackendError) else 2
+        _complain(str(error))
+        return _flushed(1 if isinstance(error, (BackendError, OutputError)) else 2)
     except BrokenPipeError:
-        # The reader (head, less) has gone. Point stdout elsewhere so that the exit flush is quiet.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        # The reader (head, less) has gone.
+        _drop_output()
+        return 1
+    except OSError as error:
+        if arguments.debug:
+            raise
+        where = f" ({error.filename!r})" if error.filename is not None else ""
+        _complain(f"The run failed: {error.strerror or error}{where}.")
+        _drop_output()
         return 1
     except KeyboardInterrupt:
         return 130
+
+
+def _flushed(code: int) -> int:
+    """The exit code, or 1 if what was printed cannot be written. At Python's own end it would be a traceback."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        _drop_output()
+        return 1
+    except OSError as error:
+        _complain(f"The standard output cannot be written: {error.strerror or error}.")
+        _drop_output()
+        return 1
+    return code
+
+
+def _complain(text: str) -> None:
+    # Standard error may be full or closed as well.
+    with suppress(OSError, ValueError):
+        print(f"genai-iface: {text}", file=sys.stderr, flush=True)
+
+
+def _drop_output() -> None:
+    """Points the standard output elsewhere, so that the flush at the end is quiet."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _tolerate_narrow_encodings() -> None:

@@ -17,7 +17,7 @@ or in a test suite of the vendor's own:
 from genai_iface.conformance._failure import ConformanceFailure, NotApplicable
 from genai_iface.conformance._golden import GOLDEN
 from genai_iface.conformance._report import as_html, as_json, as_markdown, write_report
-from genai_iface.conformance._results import LevelVerdict, Outcome, Run
+from genai_iface.conformance._results import ConformanceResult, LevelVerdict, Outcome
 from genai_iface.conformance._runner import run_checks
 from genai_iface.conformance.adapter import (
     Adapter,
@@ -38,11 +38,11 @@ __all__ = [
     "BackendAdapter",
     "Check",
     "ConformanceFailure",
+    "ConformanceResult",
     "Deviation",
     "LevelVerdict",
     "NotApplicable",
     "Outcome",
-    "Run",
     "SupportsLoading",
     "SupportsOperators",
     "SupportsPipeline",

@@ -52,7 +52,7 @@ class Golden:
         greedy_prompt: Tokens before greedy decoding.
         greedy: The tokens that follow.
         tolerance: Largest legal absolute error of a logit.
-        window: Slots of circular layers, or None.
+        window: Positions of circular layers, or None.
         context_length: Most tokens of a sequence.
     """
 

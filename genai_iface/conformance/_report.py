@@ -6,17 +6,21 @@ from __future__ import annotations
 
 import html
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from genai_iface._new_files import new_file, temporary_name
 from genai_iface.conformance._golden import manifest_digest
-from genai_iface.conformance._results import Run
+from genai_iface.conformance._results import ConformanceResult
 from genai_iface.conformance.registry import LEVELS
+from genai_iface.errors import InvalidInputError, OutputError
 from genai_iface.version import INTERFACE_VERSION
 
-__all__ = ["SCHEMA", "as_html", "as_json", "as_markdown", "verdict_in_words", "write_report"]
+__all__ = ["SCHEMA", "as_html", "as_json", "as_markdown", "check_report_folder", "verdict_in_words", "write_report"]
 
 SCHEMA = Path(__file__).parent / "report.schema.json"
 """The JSON Schema of report.json."""
@@ -35,25 +39,58 @@ table {border-collapse: collapse}
 td, th {border: 1px solid #888; padding: .2em .6em; text-align: left; vertical-align: top}
 .failed {background: #f8c9c9} .deviation {background: #f8e6b8} .passed {background: #d5efd5}
 """
+# Bytes that are tried, so that a full disk shows before the checks run.
+_ABOUT_A_REPORT = 2**18
 _STATUSES = ("passed", "failed", "deviation", "not_applicable", "not_executed")
 
 
-def write_report(run: Run, folder: str | PathLike[str], /) -> list[Path]:
-    """Writes report.json, report.md and report.html and returns their paths."""
+def write_report(run: ConformanceResult, folder: str | PathLike[str], /) -> list[Path]:
+    """Writes report.json, report.md and report.html and returns their paths.
+
+    Raises:
+        InvalidInputError: There is no such folder and there cannot be one.
+        OutputError: They cannot be written; none is there then.
+    """
     data = as_json(run)
-    target = Path(folder)
-    target.mkdir(parents=True, exist_ok=True)
+    target = check_report_folder(folder)
     texts = {
         "report.json": json.dumps(data, indent=1) + "\n",
         "report.md": as_markdown(data),
         "report.html": as_html(data),
     }
-    for name, text in texts.items():
-        (target / name).write_text(text, encoding="utf-8")
+    with ExitStack() as files:
+        # All three take their names when all are written.
+        for name, text in texts.items():
+            files.enter_context(new_file(target / name)).write_text(text, encoding="utf-8")
     return [target / name for name in texts]
 
 
-def as_json(run: Run) -> dict[str, Any]:
+def check_report_folder(folder: str | PathLike[str], /) -> Path:
+    """The folder, made if it is not there; whether a report fits in is worth knowing before the checks run.
+
+    Raises:
+        InvalidInputError: There cannot be a folder of that name.
+        OutputError: Nothing can be written there.
+    """
+    if not os.fspath(folder) or "\0" in os.fspath(folder):
+        raise InvalidInputError(f"{os.fspath(folder)!r} cannot name a folder", remedy="Give a folder for the report.")
+    target = Path(folder)
+    trial = target / temporary_name("report")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        try:
+            trial.write_bytes(bytes(_ABOUT_A_REPORT))
+        finally:
+            trial.unlink(missing_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"A report cannot be written to {str(target)!r}: {error.strerror}",
+            remedy="Give a folder that you may write to, with room.",
+        ) from error
+    return target
+
+
+def as_json(run: ConformanceResult) -> dict[str, Any]:
     """The run as plain data; ``report.schema.json`` describes it."""
     return {
         "format": 1,

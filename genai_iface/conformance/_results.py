@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 from genai_iface.capabilities import LEVEL_PROFILES
 from genai_iface.conformance.registry import LEVELS, Check
 
-__all__ = ["LevelVerdict", "Outcome", "Run", "Status", "Verdict", "judge"]
+__all__ = ["ConformanceResult", "LevelVerdict", "Outcome", "Status", "Verdict", "judge"]
 
 Status: TypeAlias = Literal["passed", "failed", "deviation", "not_applicable", "not_executed"]
 """not_applicable: the check has no subject here, and its level does not ask for one."""
@@ -58,7 +58,7 @@ class LevelVerdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class ConformanceResult:
     """A run of the kit on one adapter with one dtype."""
 
     adapter: str

@@ -12,7 +12,7 @@ from typing import Any, get_args
 from genai_iface.capabilities import LEVEL_PROFILES
 from genai_iface.conformance._context import Context
 from genai_iface.conformance._failure import ConformanceFailure, NotApplicable
-from genai_iface.conformance._results import Outcome, Run, judge
+from genai_iface.conformance._results import ConformanceResult, Outcome, judge
 from genai_iface.conformance.adapter import Adapter
 from genai_iface.conformance.deviations import Deviation
 from genai_iface.conformance.registry import LEVELS, Check, all_checks
@@ -32,7 +32,7 @@ def run_checks(
     deviations: Mapping[str, Deviation] | None = None,
     factor: float = 1.0,
     on_outcome: Callable[[Outcome], object] | None = None,
-) -> Run:
+) -> ConformanceResult:
     """Runs the kit.
 
     Args:
@@ -71,7 +71,7 @@ def run_checks(
             for number in LEVELS
             if number <= level
         )
-        return Run(
+        return ConformanceResult(
             adapter=adapter.name,
             backend=_describe(context.info),
             dtype=dtype,

@@ -23,7 +23,7 @@ LEVELS = {0: "interface", 1: "operators", 2: "cache", 3: "logits", 4: "generatio
 
 _ID = re.compile(r"L[0-4](\.[a-z0-9_]+){2,}")
 
-Run: TypeAlias = "Callable[[Context], None]"
+CheckFunction: TypeAlias = "Callable[[Context], None]"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Check:
     requires: frozenset[str]
     since: int
     spec: tuple[str, ...]
-    run: Run
+    run: CheckFunction
 
 
 _CHECKS: dict[str, Check] = {}
@@ -54,11 +54,11 @@ _CHECKS: dict[str, Check] = {}
 
 def check(
     identifier: str, *, requires: Iterable[str] = (), spec: Iterable[str] = (), since: int = 1, title: str = ""
-) -> Callable[[Run], Run]:
+) -> Callable[[CheckFunction], CheckFunction]:
     """Registers a function as a check; its docstring's first line is the title.
 
     Args:
-        identifier: "L<level>.<subject>.<case>".
+        identifier: The check's id, "L<level>.<subject>.<case>".
         requires: Capabilities without which the check does not apply.
         spec: Clauses of the specification.
         since: The interface version that brought what it checks.
@@ -72,7 +72,7 @@ def check(
     if identifier in _CHECKS:
         raise ValueError(f"the check id {identifier!r} is taken")
 
-    def register(run: Run) -> Run:
+    def register(run: CheckFunction) -> CheckFunction:
         line = title or (run.__doc__ or "").strip().partition("\n")[0]
         _CHECKS[identifier] = Check(
             identifier, int(identifier[1]), line.rstrip("."), frozenset(map(str, requires)), since, tuple(spec), run

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Mapping
@@ -12,12 +11,16 @@ from os import PathLike
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from genai_iface._json_object import MAX_CONFIG_BYTES, parse_object
 from genai_iface.errors import InvalidInputError
 
-__all__ = ["MAX_JSON_BYTES", "find_inside", "open_root", "read_inside", "read_json"]
+__all__ = ["MAX_TOKENIZER_BYTES", "find_inside", "open_root", "read_inside", "read_json"]
 
-MAX_JSON_BYTES = 256 * 2**20
-"""No JSON or template file of a folder may be larger."""
+MAX_TOKENIZER_BYTES = 256 * 2**20
+"""No tokenizer.json may be larger."""
+
+# What a message shows of a stranger's text.
+_SHOWN = 200
 
 _INSIDE = "Copy the file itself into the folder (cp -L follows links) and name it relative to the folder."
 
@@ -89,12 +92,13 @@ def read_inside(root: Path, name: str, *, limit: int) -> bytes | None:
     try:
         with open(os.open(path, flags), "rb") as file:
             # Python reserves as much memory as it is asked to read.
-            content = file.read(min(limit, os.fstat(file.fileno()).st_size) + 1)
+            size = os.fstat(file.fileno()).st_size
+            content = b"" if size > limit else file.read(size + 1)
     except OSError as error:
         raise InvalidInputError(
             f"{name!r} in {str(root)!r} cannot be read: {_reason(error)}", remedy="Check the file and its permissions."
         ) from error
-    if len(content) > limit:
+    if max(size, len(content)) > limit:
         raise InvalidInputError(
             f"{name!r} in {str(root)!r} is larger than {limit} bytes", remedy="Use a file of the usual size."
         )
@@ -107,22 +111,19 @@ def read_json(root: Path, name: str) -> Mapping[str, Any] | None:
     Raises:
         InvalidInputError: As ``read_inside``; or it is not a JSON object in UTF-8.
     """
-    content = read_inside(root, name, limit=MAX_JSON_BYTES)
+    content = read_inside(root, name, limit=MAX_CONFIG_BYTES)
     if content is None:
         return None
-    remedy = f"Repair {name}: it must hold one JSON object in UTF-8 without a byte-order mark."
     try:
-        values = json.loads(content.decode("utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise InvalidInputError(f"{name!r} in {str(root)!r} is not JSON: {_reason(error)}", remedy=remedy) from error
-    if not isinstance(values, dict):
+        return parse_object(content)
+    except ValueError as error:
         raise InvalidInputError(
-            f"{name!r} in {str(root)!r} holds a JSON {type(values).__name__}, not an object", remedy=remedy
-        )
-    return values
+            f"{name!r} in {str(root)!r} cannot be used: {_reason(error)}",
+            remedy=f"Repair {name}: it must hold one JSON object in UTF-8 without a byte-order mark.",
+        ) from error
 
 
 def _reason(error: BaseException) -> str:
     """The error in a few words, without the file names that the caller gives anyway."""
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    return text[:200]
+    return text[:_SHOWN]

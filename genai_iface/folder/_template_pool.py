@@ -26,7 +26,7 @@ class TemplateProcesses:
     """The processes of one template: none before the first rendering, then one for each thread that renders.
 
     Args:
-        source: Jinja source.
+        source: The text of the Jinja template.
         seconds: What compiling and rendering may take together.
     """
 

@@ -24,7 +24,7 @@ __all__ = ["Answer", "TemplateProcess"]
 
 _START_SECONDS = 60.0
 _MEMORY = 2**29  # bytes, beyond what the interpreter and Jinja take
-_MAX_MESSAGE = 2**12  # bytes of an answer that is no text
+_MAX_MESSAGE = 2**12  # bytes of an answer that is not text
 
 # Of the environment only what the interpreter and the time of day need.
 _KEPT = ("TZ", "TZDIR", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
@@ -176,7 +176,7 @@ class _Deadline:
 
 def _start() -> subprocess.Popen[bytes]:
     if getattr(sys, "frozen", False) or not sys.executable:
-        raise _no_process("this program is no Python interpreter that could be started again")
+        raise _no_process("this program is not a Python interpreter that could be started again")
     own = Path(__file__).parent
     paths = [str(Path(spec.origin).parents[1]) for name in _NEEDED if (spec := find_spec(name)) and spec.origin]
     try:

@@ -4,7 +4,7 @@
 
 It needs the standard library and Jinja only, so that it starts quickly. Before it sees a template it gives up
 what a template has no use for: memory, files, processes. Messages are a length in 8 bytes and that many bytes: a
-request is ``marshal`` data, which keeps tuples and keys that are no text; an answer is a word, a newline and a text.
+request is ``marshal`` data, which keeps tuples and keys that are not text; an answer is a word, a newline and a text.
 """
 
 from __future__ import annotations

@@ -17,6 +17,11 @@ from genai_iface.folder._files import find_inside
 __all__ = ["check_tensors"]
 
 _REMEDY = "Copy or export the model again; the file is incomplete or was changed."
+# NumPy has no more axes.
+_MAX_RANK = 64
+# Each is looked up on disk; exporters that write a file for each tensor stay far below.
+_MAX_FILES = 16_384
+_TYPES = frozenset(TensorProto.DataType.values()) - {TensorProto.UNDEFINED}
 # The fields that hold each type when raw_data does not, and how many entries a complex number takes.
 _INT32_TYPES = frozenset(
     number
@@ -50,11 +55,15 @@ def check_tensors(model: ModelProto, root: Path) -> tuple[Path, ...]:
         InvalidInputError: A tensor is incomplete, or its external data is missing, too short or
             outside the folder.
     """
-    files: dict[str, Path] = {}
+    files: dict[str, tuple[Path, int]] = {}
     for tensor in _tensors(model):
-        if tensor.data_type not in TensorProto.DataType.values() or tensor.data_type == TensorProto.UNDEFINED:
+        if tensor.data_type not in _TYPES:
             raise InvalidInputError(
                 f"The tensor {tensor.name!r} has the unknown type {tensor.data_type}", remedy=_REMEDY
+            )
+        if len(tensor.dims) > _MAX_RANK:
+            raise InvalidInputError(
+                f"The tensor {tensor.name!r} has {len(tensor.dims)} axes, at most {_MAX_RANK} are read", remedy=_REMEDY
             )
         if any(size < 0 for size in tensor.dims):
             raise InvalidInputError(
@@ -64,7 +73,7 @@ def check_tensors(model: ModelProto, root: Path) -> tuple[Path, ...]:
             _check_external(tensor, root, files)
         else:
             _check_inline(tensor)
-    return tuple(sorted(set(files.values())))
+    return tuple(sorted({path for path, _ in files.values()}))
 
 
 def _tensors(model: ModelProto) -> Iterator[TensorProto]:
@@ -131,7 +140,7 @@ def _check_inline(tensor: TensorProto) -> None:
         )
 
 
-def _check_external(tensor: TensorProto, root: Path, files: dict[str, Path]) -> None:
+def _check_external(tensor: TensorProto, root: Path, files: dict[str, tuple[Path, int]]) -> None:
     """Inside the folder, a regular file, and long enough."""
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
@@ -141,23 +150,28 @@ def _check_external(tensor: TensorProto, root: Path, files: dict[str, Path]) -> 
     if not location:
         raise InvalidInputError(f"{what} does not name a file", remedy=_REMEDY)
     if location not in files:
+        if len(files) == _MAX_FILES:
+            raise InvalidInputError(
+                f"The weights lie in more than {_MAX_FILES} files", remedy="Save the model with one file of weights."
+            )
         found = find_inside(root, location)
         if found is None:
             raise InvalidInputError(
                 f"{what} is missing: there is no file {location!r} in {str(root)!r}",
                 remedy="Copy that file beside model.onnx too.",
             )
-        if found.stat().st_nlink > 1:
+        information = found.stat()
+        if information.st_nlink > 1:
             # ONNX and ONNX-IR refuse hard links later, on first use: a link may lead to a file outside.
             raise InvalidInputError(
                 f"{location!r} in {str(root)!r} has more than one hard link", remedy="Replace it by a copy of the file."
             )
-        files[location] = found
+        files[location] = (found, information.st_size)
     offset, length = (_number(entries, key, what) for key in ("offset", "length"))
     needed = _bytes_needed(tensor)
     if length is not None and length != needed:
         raise InvalidInputError(f"{what} has {length} bytes, its shape and type need {needed}", remedy=_REMEDY)
-    size = files[location].stat().st_size
+    size = files[location][1]
     if (offset or 0) + needed > size:
         raise InvalidInputError(
             f"{what} ends at byte {(offset or 0) + needed} of {location!r}, which has {size} bytes", remedy=_REMEDY

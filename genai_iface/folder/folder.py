@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from genai_iface.config import GenerationConfig
 from genai_iface.errors import InvalidInputError
+from genai_iface.folder._collector import collector_paused
 from genai_iface.folder._files import find_inside, open_root, read_json
 from genai_iface.folder._load import read_model
 from genai_iface.folder.tokenizer import FolderTokenizer
@@ -26,6 +27,7 @@ from genai_iface.types import ModelSpec
 
 __all__ = ["ModelFolder", "open_folder", "open_texts"]
 
+_NO_LIMIT = 2**31 - 1
 _CONTEXT_FIELDS = (
     "max_position_embeddings",
     "n_positions",
@@ -47,9 +49,11 @@ def open_folder(path: str | PathLike[str], /) -> ModelFolder:
         UnsupportedModelError: The graph follows no known pattern.
     """
     root = open_root(path)
-    model, files = read_model(root)
+    with collector_paused():
+        model, files = read_model(root)
+        signature = derive_signature(model)
     config = read_json(root, "config.json") or {}
-    folder = ModelFolder(root, derive_signature(model), config, files)
+    folder = ModelFolder(root, signature, config, files)
     folder.check()
     return folder
 
@@ -207,10 +211,11 @@ class ModelFolder:
             return None
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InvalidInputError(
-                f"config.json in {str(self._path)!r} has {name}={value!r}, expected a positive integer",
+                f"config.json in {str(self._path)!r} has {name}={repr(value)[:80]}, expected a positive integer",
                 remedy="Repair that field or remove it.",
             )
-        return value
+        # Some checkpoints say "no limit" by a number without meaning.
+        return min(value, _NO_LIMIT)
 
     def __repr__(self) -> str:
         cache = self._signature.cache

@@ -11,11 +11,9 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,8 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from genai_iface.errors import InvalidInputError
+from genai_iface._new_files import new_file
+from genai_iface.errors import InvalidInputError, OutputError
 from genai_iface.folder.folder import ModelFolder
 from genai_iface.types import LayerCacheSpec
 
@@ -62,32 +61,29 @@ def save_cache_file(
     """Writes a cache under a temporary name beside ``path`` and then renames it.
 
     Args:
-        path: The file; replaced if it is there.
+        path: The file; replaced if it is a regular file.
         folder: The model's folder.
         lengths: int64 (B,), the tokens of each row.
         read: Gives the content.
 
     Raises:
-        InvalidInputError: The file cannot be written.
+        InvalidInputError: There cannot be a file of that name, or something else than a regular file has it.
+        OutputError: The file cannot be written.
     """
-    target = Path(path)
     tensors: dict[str, NDArray[Any]] = {}
     for row in range(len(lengths)):
         for layer in range(len(folder.spec.cache.layers)):
             for kind, tokens in zip(_KINDS, read(layer, row), strict=True):
                 tensors[_name(row, layer, kind)] = np.ascontiguousarray(tokens)
     metadata = {"format": _FORMAT, "model": _key(folder), "lengths": json.dumps(lengths.tolist())}
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    try:
+    with new_file(path) as temporary:
         try:
             safetensors.numpy.save_file(tensors, temporary, metadata=metadata)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-    except (OSError, safetensors.SafetensorError) as error:
-        raise InvalidInputError(
-            f"The cache cannot be written to {str(target)!r}: {error}", remedy="Choose a writable place with room."
-        ) from error
+        except safetensors.SafetensorError as error:
+            raise OutputError(
+                f"The cache cannot be written to {os.fspath(path)!r}: {error}",
+                remedy="Choose a writable folder with enough space.",
+            ) from error
 
 
 @contextmanager

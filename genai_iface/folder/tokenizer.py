@@ -12,8 +12,9 @@ from typing import Any, TypeVar
 
 import tokenizers
 
+from genai_iface._json_object import MAX_CONFIG_BYTES
 from genai_iface.errors import InvalidInputError, UnsupportedCapabilityError
-from genai_iface.folder._files import MAX_JSON_BYTES, open_root, read_inside, read_json
+from genai_iface.folder._files import MAX_TOKENIZER_BYTES, open_root, read_inside, read_json
 from genai_iface.folder._template import ChatTemplate
 from genai_iface.protocols import Message
 
@@ -38,7 +39,7 @@ class FolderTokenizer:
 
     def __init__(self, path: str | PathLike[str], /) -> None:
         self._root = open_root(path)
-        content = read_inside(self._root, "tokenizer.json", limit=MAX_JSON_BYTES)
+        content = read_inside(self._root, "tokenizer.json", limit=MAX_TOKENIZER_BYTES)
         if content is None:
             raise InvalidInputError(
                 f"There is no tokenizer.json in {str(self._root)!r}",
@@ -198,11 +199,11 @@ class FolderTokenizer:
 
     @cached_property
     def _templates(self) -> Mapping[str, ChatTemplate]:
-        content = read_inside(self._root, "chat_template.jinja", limit=MAX_JSON_BYTES)
+        content = read_inside(self._root, "chat_template.jinja", limit=MAX_CONFIG_BYTES)
         where = f"{self._root}/chat_template.jinja"
         sources: dict[str, str] = {}
         if content is not None:
-            more = read_inside(self._root, "additional_chat_templates/tool_use.jinja", limit=MAX_JSON_BYTES)
+            more = read_inside(self._root, "additional_chat_templates/tool_use.jinja", limit=MAX_CONFIG_BYTES)
             for name, data in (("default", content), ("tool_use", more)):
                 try:
                     sources |= {} if data is None else {name: data.decode("utf-8")}

@@ -19,7 +19,7 @@ def collect(request: GenerationRequest, engine: Engine, chunks: Iterable[Chunk])
 
     Args:
         request: What was asked.
-        engine: Does it.
+        engine: What runs the request.
         chunks: What it gives.
 
     Raises:

@@ -9,6 +9,7 @@ from collections.abc import Generator
 from contextlib import AbstractContextManager
 
 from genai_iface.errors import InvalidInputError
+from genai_iface.generation._own_process import OwnProcess
 from genai_iface.generation.engine import Engine
 from genai_iface.results import Chunk
 
@@ -29,6 +30,8 @@ class Driver:
     def __init__(self, model_lock: AbstractContextManager[object]) -> None:
         self.running: dict[Engine, AbstractContextManager[object]] = {}
         self._model_lock = model_lock
+        self._process = OwnProcess("pipeline")
+        self._process = OwnProcess("pipeline")
         self._is_closed = False
 
     def run(self, engine: Engine) -> Generator[Chunk, None, None]:
@@ -42,14 +45,17 @@ class Driver:
         self.running[engine] = lock
         try:
             while not engine.has_ended:
+                # Before the locks: in a fork nobody may ever release them.
+                self._process.check()
                 with lock, self._model_lock:
                     self.check_open()
                     chunks = engine.step()
                 yield from chunks
         finally:
-            with lock:
-                del self.running[engine]
-                engine.close()
+            if not self._process.is_other:
+                with lock:
+                    del self.running[engine]
+                    engine.close()
 
     def cancel(self) -> None:
         """Ends every running engine with what it has. May be called from any thread."""
@@ -57,8 +63,8 @@ class Driver:
             engine.cancel()
 
     def close(self) -> bool:
-        """Ends every running engine and frees its cache; False if that was done before."""
-        if self._is_closed:
+        """Ends every running engine and frees its cache; False if that was done before, or is another process's."""
+        if self._is_closed or self._process.is_other:
             return False
         self._is_closed = True
         self.cancel()
@@ -71,7 +77,8 @@ class Driver:
         """Refuses whatever comes after ``close``.
 
         Raises:
-            InvalidInputError: It was closed.
+            InvalidInputError: It was closed, or this is a fork of the process that made it.
         """
+        self._process.check()
         if self._is_closed:
             raise InvalidInputError("The pipeline is closed", remedy="Make a new one.")

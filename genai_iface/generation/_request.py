@@ -79,7 +79,7 @@ def make_request(
 
     Args:
         prompt: What the user gave.
-        tokenizer: Encodes it.
+        tokenizer: The tokenizer that encodes the prompt.
         configs: One configuration for all prompts, or one for each.
         hooks: The caller's own functions and rules.
         overrides: Single fields of ``GenerationConfig``, over each configuration.

@@ -216,7 +216,7 @@ class ModelGenerator(Generic[CacheT]):
         if all(sequence.is_done for sequence in self._sequences):
             raise InvalidInputError("All sequences are done", remedy="Append tokens or rewind first.")
         if not self._is_cancelled:
-            # Making the caches is no part of the prompt's time.
+            # Making the caches is not part of the prompt's time.
             self._begin()
         started = time.perf_counter()
         if not self._run_pending():

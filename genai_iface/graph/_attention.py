@@ -13,9 +13,10 @@ import onnx_ir as ir
 
 from genai_iface.graph._walk import SAME_ELEMENTS, input_at, is_constant, is_op, op
 
-__all__ = ["OPERATORS", "AttentionOperator", "AttentionUse", "Kind", "attention_uses", "reaches_softmax"]
+__all__ = ["OPERATORS", "AttentionOperator", "AttentionUse", "Kind", "Users", "attention_uses", "reaches_softmax"]
 
 Kind: TypeAlias = Literal["key", "value"]
+Users: TypeAlias = dict[ir.Value, tuple[ir.Node, ...]]
 
 # repeat_kv, changes of layout, the scales of int8 caches and one more key for a sink, on the way from a cache to the
 # attention that reads it.
@@ -27,6 +28,8 @@ _WEIGHTS = SAME_ELEMENTS | {"Where", "Mul", "Slice", "Dropout"}
 # FusedMatMul is what ONNX Runtime's optimizer makes of a MatMul with a scale or a Transpose beside it.
 _PRODUCTS = ("MatMul", "Einsum", "com.microsoft.FusedMatMul")
 _LIMIT = 64
+# Users that a walk from one node looks at: one may start at every node of a graph.
+_STEPS = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,13 +89,19 @@ class AttentionUse:
     path: tuple[ir.Node, ...]
 
 
-def attention_uses(value: ir.Value) -> list[AttentionUse]:
-    """Every attention that reads a cache tensor, perhaps repeated, transposed, cast or scaled."""
+def attention_uses(value: ir.Value, users: Users | None = None) -> list[AttentionUse]:
+    """Every attention that reads a cache tensor, perhaps repeated, transposed, cast or scaled.
+
+    Args:
+        value: The tensor.
+        users: What earlier calls on the same graph found, to share; the graph must not have changed.
+    """
+    users = {} if users is None else users
     found: list[AttentionUse] = []
     pending: list[tuple[ir.Value, tuple[ir.Node, ...]]] = [(value, ())]
     seen = {id(value)}
-    while pending:
-        current, path = pending.pop(0)
+    # The list grows while it is walked.
+    for current, path in pending:
         for node, index in current.uses():
             operator = OPERATORS.get(op(node))
             if operator is not None:
@@ -100,7 +109,7 @@ def attention_uses(value: ir.Value) -> list[AttentionUse]:
                     kind: Kind = "key" if index == operator.key else "value"
                     found.append(AttentionUse(kind, node, node, path))
             elif is_op(node, *_PRODUCTS):
-                found.extend(_matmul_use(node, index, path))
+                found.extend(_matmul_use(node, index, path, users))
             elif _passes(node, index) and len(path) < _LIMIT:
                 for output in node.outputs:
                     if id(output) not in seen:
@@ -116,7 +125,7 @@ def _passes(node: ir.Node, index: int) -> bool:
     return is_op(node, "Mul", "Div") and is_constant(input_at(node, 1 - index))
 
 
-def _matmul_use(node: ir.Node, index: int, path: tuple[ir.Node, ...]) -> list[AttentionUse]:
+def _matmul_use(node: ir.Node, index: int, path: tuple[ir.Node, ...], users: Users) -> list[AttentionUse]:
     """Keys are multiplied before the Softmax, values after it."""
     other = input_at(node, 1 - index) if len(node.inputs) == 2 else None
     if other is None:
@@ -124,16 +133,28 @@ def _matmul_use(node: ir.Node, index: int, path: tuple[ir.Node, ...]) -> list[At
     softmax = _softmax_before(other)
     if softmax is not None:
         return [AttentionUse("value", softmax, node, path)]
-    after = reaches_softmax(node)
+    after = reaches_softmax(node, users)
     return [AttentionUse("key", after, node, path)] if after is not None else []
 
 
-def reaches_softmax(node: ir.Node) -> ir.Node | None:
-    """The Softmax that the node's output goes into as scores, if there is one."""
-    pending, seen = [node], {node}
-    while pending and len(seen) < _LIMIT:
-        for output in pending.pop(0).outputs:
-            for user, _ in output.uses():
+def reaches_softmax(node: ir.Node, users: Users | None = None) -> ir.Node | None:
+    """The Softmax that the node's output goes into as scores, if there is one.
+
+    Args:
+        node: The node.
+        users: As for ``attention_uses``.
+    """
+    users = {} if users is None else users
+    pending, seen, left = [node], {node}, _STEPS
+    for current in pending:
+        for output in current.outputs:
+            if output not in users:
+                # Listing the users of a value costs by their number, for each node that leads to it.
+                users[output] = tuple(output.consumers()[:_STEPS])
+            for user in users[output] if len(seen) < _LIMIT else ():
+                left -= 1
+                if left == 0:
+                    return None
                 if is_op(user, "Softmax"):
                     return user
                 if is_op(user, *_SCORES) and user not in seen:
@@ -153,5 +174,5 @@ def _softmax_before(value: ir.Value) -> ir.Node | None:
         if is_op(node, "Softmax"):
             return node
         if is_op(node, *_WEIGHTS):
-            pending.extend(source for source in node.inputs if source is not None)
+            pending.extend(source for source in node.inputs[:_LIMIT] if source is not None)
     return None

@@ -5,13 +5,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import cast, get_args
 
 import onnx_ir as ir
 
-from genai_iface.graph._attention import OPERATORS, AttentionUse, Kind, attention_uses
+from genai_iface.graph._attention import OPERATORS, AttentionUse, Kind, Users, attention_uses
 from genai_iface.graph._shapes import FoundCache, layer_spec
 from genai_iface.graph._walk import (
     attribute,
@@ -19,6 +20,7 @@ from genai_iface.graph._walk import (
     dtype_name,
     input_at,
     is_op,
+    listed,
     op,
     output_at,
     rank,
@@ -60,17 +62,19 @@ def derive_cache(graph: ir.Graph) -> DerivedCache:
     """
     order = {node: index for index, node in enumerate(graph)}
     found: list[FoundCache] = []
+    users: Users = {}
     for node in graph:
-        if is_op(node, "TensorScatter"):
-            found.append(_scatter(node))
-        elif op(node) in OPERATORS:
+        name = op(node)
+        if name == "TensorScatter":
+            found.append(_scatter(node, users))
+        elif name in OPERATORS:
             found.extend(_operator_past(node))
-        elif is_op(node, "Concat"):
-            found.extend(_concat(node))
+        elif name == "Concat":
+            found.extend(_concat(node, users))
     if not found:
-        inputs = ", ".join(repr(value.name) for value in graph.inputs)
         raise unsupported(
-            f"The graph does not keep a cache in a known way (looked for {_KNOWN}); its inputs are {inputs}"
+            f"The graph does not keep a cache in a known way (looked for {_KNOWN}); "
+            f"its inputs are {listed(graph.inputs)}"
         )
     _no_tensor_twice(found)
     layers = _pair(found, order)
@@ -95,14 +99,14 @@ def derive_cache(graph: ir.Graph) -> DerivedCache:
 # The three styles.
 
 
-def _scatter(node: ir.Node) -> FoundCache:
+def _scatter(node: ir.Node, users: Users) -> FoundCache:
     """TensorScatter: graph input -> past_cache, output -> graph output and attention."""
     past = _graph_input(input_at(node, 0))
     if past is None:
         raise unsupported(f"past_cache of the {describe(node)} is not a graph input, expected one")
     if input_at(node, 2) is None:
         raise unsupported(
-            f"The {describe(node)} has no write_indices, so every step would overwrite slot 0; "
+            f"The {describe(node)} has no write_indices, so every step would overwrite position 0; "
             "expected a graph input that feeds them"
         )
     present = _graph_output(node.outputs[0])
@@ -111,7 +115,7 @@ def _scatter(node: ir.Node) -> FoundCache:
     mode = attribute(node, "mode", "linear")
     if mode not in get_args(CacheMode):
         raise unsupported(f"The {describe(node)} has mode {mode!r}, expected 'linear' or 'circular'")
-    use = _single_use(node.outputs[0], f"the {describe(node)}")
+    use = _single_use(node.outputs[0], f"the {describe(node)}", users)
     axis = _axis(past, attribute(node, "axis", -2), node)
     reason = f"{describe(node)} writes it on axis {axis} ({mode}); {_read_by(use)}"
     return FoundCache("scatter", use.kind, past, present, axis, cast(CacheMode, mode), use, reason)
@@ -141,20 +145,19 @@ def _operator_past(node: ir.Node) -> list[FoundCache]:
     return found
 
 
-def _concat(node: ir.Node) -> list[FoundCache]:
+def _concat(node: ir.Node, users: Users) -> list[FoundCache]:
     """Concat of a graph input and the new keys or values, read by attention."""
     pasts = [_graph_input(value) for value in node.inputs]
     caches = [past for past in pasts if past is not None and rank(past) in (3, 4, None) and _is_float(past)]
     if not caches:
         return []
     present = _graph_output(node.outputs[0])
-    uses = attention_uses(node.outputs[0])
-    if present is None or not uses:
+    if present is None or not attention_uses(node.outputs[0], users):
         return []  # Some other input; whoever looks for roles will name it.
     past = pasts[0]
     if past is None or len(node.inputs) != 2:
         raise unsupported(f"The {describe(node)} joins a cache, expected exactly the past and then the new tokens")
-    use = _single_use(node.outputs[0], f"the {describe(node)}")
+    use = _single_use(node.outputs[0], f"the {describe(node)}", users)
     axis = _axis(past, attribute(node, "axis", 0), node)
     reason = f"{describe(node)} appends to it on axis {axis}; {_read_by(use)}"
     return [FoundCache("concat", use.kind, past, present, axis, "linear", use, reason)]
@@ -182,9 +185,9 @@ def _is_float(value: ir.Value) -> bool:
     return "float" in dtype_name(value)
 
 
-def _single_use(value: ir.Value, writer: str) -> AttentionUse:
+def _single_use(value: ir.Value, writer: str, users: Users) -> AttentionUse:
     """How attention reads a cache; layers that share a cache all read it in the same way."""
-    uses = attention_uses(value)
+    uses = attention_uses(value, users)
     kinds = {use.kind for use in uses}
     if len(kinds) != 1:
         seen = "both keys and values" if kinds else "neither keys nor values of any attention"
@@ -226,8 +229,8 @@ def _no_tensor_twice(found: Iterable[FoundCache]) -> None:
     end_of: tuple[Callable[[FoundCache], ir.Value], ...] = (lambda tensor: tensor.past, lambda tensor: tensor.present)
     tensors = list(found)
     for end in end_of:
-        names = [str(end(tensor).name) for tensor in tensors]
-        double = next((name for name in names if names.count(name) > 1), None) if len(set(names)) < len(names) else None
+        counts = Counter(str(end(tensor).name) for tensor in tensors)
+        double = next((name for name, count in counts.items() if count > 1), None)
         if double is not None:
             raise unsupported(f"{double!r} is the cache of two layers, expected one tensor for each")
 

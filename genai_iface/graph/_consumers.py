@@ -14,9 +14,9 @@ from typing import Literal, TypeAlias
 import onnx_ir as ir
 
 from genai_iface.graph._attention import OPERATORS
-from genai_iface.graph._walk import constant_ints, constant_shape, input_at, is_constant, is_op, op
+from genai_iface.graph._walk import LONGEST_PATH, constant_ints, constant_shape, input_at, is_constant, is_op, op
 
-__all__ = ["Reached", "Sink", "reach", "table_rows"]
+__all__ = ["Consumer", "Sink", "consumers", "table_rows"]
 
 Sink: TypeAlias = Literal["write", "nonpad", "seqlens", "total", "lookup", "rotation", "mask"]
 """Where a walk ends.
@@ -40,7 +40,7 @@ _THROUGH: dict[str, tuple[int, ...] | None] = {
     **dict.fromkeys(("Where", "Concat", "BitwiseAnd", "BitwiseOr", "BitwiseNot"), None),
 }
 _COUNTING = frozenset({"CumSum", "ReduceSum"})
-_FIXED_SLOTS: dict[tuple[str, int], Sink] = {
+_FIXED_INPUTS: dict[tuple[str, int], Sink] = {
     ("TensorScatter", 2): "write",
     ("RotaryEmbedding", 3): "rotation",
     ("com.microsoft.RotaryEmbedding", 1): "rotation",
@@ -53,8 +53,8 @@ _QUANTIZED_GATHER = "com.microsoft.GatherBlockQuantized"
 
 
 @dataclass(frozen=True, slots=True)
-class Reached:
-    """One sink that an input reaches.
+class Consumer:
+    """One sink that an input leads to.
 
     Attributes:
         sink: What it is.
@@ -71,18 +71,23 @@ class Reached:
     via: tuple[str, ...]
 
 
-def reach(value: ir.Value) -> list[Reached]:
-    """All sinks of a graph input, nearest first."""
-    found: list[Reached] = []
-    pending: list[tuple[ir.Value, bool, tuple[str, ...]]] = [(value, False, ())]
-    seen = {(id(value), False)}
+def consumers(*values: ir.Value) -> list[Consumer]:
+    """All sinks of graph inputs, nearest first; no more once the walk has become very long."""
+    found: list[Consumer] = []
+    pending: list[tuple[ir.Value, bool, tuple[str, ...]]] = [(value, False, ()) for value in values]
+    seen = {(id(value), False) for value in values}
+    weights: dict[ir.Value | None, bool] = {}
+    steps = 0
     for current, counted, via in pending:
         for node, index in current.uses():
-            sink = _sink(node, index)
+            steps += 1
+            if steps > _LIMIT:
+                return found
+            sink = _sink(node, index, weights)
             if sink is not None:
                 rows = table_rows(node) if sink == "lookup" else None
-                found.append(Reached(sink, node, counted, rows, via))
-            elif _goes_through(node, index) and len(seen) < _LIMIT:
+                found.append(Consumer(sink, node, counted, rows, via))
+            elif _goes_through(node, index, weights):
                 now = counted or is_op(node, *_COUNTING)
                 for output in node.outputs:
                     if (id(output), now) not in seen:
@@ -91,31 +96,34 @@ def reach(value: ir.Value) -> list[Reached]:
     return found
 
 
-def _sink(node: ir.Node, index: int) -> Sink | None:
+def _sink(node: ir.Node, index: int, weights: dict[ir.Value | None, bool]) -> Sink | None:
     operator = OPERATORS.get(op(node))
     if operator is None:
-        if is_op(node, "Gather", _QUANTIZED_GATHER) and index == 1 and _is_weight(input_at(node, 0)):
+        if is_op(node, "Gather", _QUANTIZED_GATHER) and index == 1 and _is_weight(input_at(node, 0), weights):
             return "lookup"
-        return _FIXED_SLOTS.get((op(node), index))
-    slots: dict[int | None, Sink] = dict.fromkeys(operator.masks, "mask")
-    slots |= {operator.nonpad: "nonpad", operator.seqlens: "seqlens", operator.total: "total"}
-    slots |= {operator.positions: "rotation"}
-    return slots.get(index)
+        return _FIXED_INPUTS.get((op(node), index))
+    inputs: dict[int | None, Sink] = dict.fromkeys(operator.masks, "mask")
+    inputs |= {operator.nonpad: "nonpad", operator.seqlens: "seqlens", operator.total: "total"}
+    inputs |= {operator.positions: "rotation"}
+    return inputs.get(index)
 
 
-def _is_weight(value: ir.Value | None) -> bool:
-    return constant_shape(value) is not None or is_constant(value)
+def _is_weight(value: ir.Value | None, known: dict[ir.Value | None, bool]) -> bool:
+    """Whether a value is constant; found once for each value of a walk."""
+    if value not in known:
+        known[value] = constant_shape(value) is not None or is_constant(value)
+    return known[value]
 
 
-def _goes_through(node: ir.Node, index: int) -> bool:
+def _goes_through(node: ir.Node, index: int, weights: dict[ir.Value | None, bool]) -> bool:
     if is_op(node, "MatMul", "Einsum"):
         # Positions times inverse frequencies; a hidden state never gets here, Gather is a sink.
-        return len(node.inputs) == 2 and is_constant(input_at(node, 1 - index))
+        return len(node.inputs) == 2 and _is_weight(input_at(node, 1 - index), weights)
     name = op(node)
     if name not in _THROUGH:
         return False
-    slots = _THROUGH[name]
-    return slots is None or index in slots
+    inputs = _THROUGH[name]
+    return inputs is None or index in inputs
 
 
 def table_rows(node: ir.Node) -> int | None:
@@ -127,7 +135,10 @@ def table_rows(node: ir.Node) -> int | None:
     shape = constant_shape(data)
     if shape is None:
         # Exporters slice or squeeze a rotary table before they index it: the weight's longest axis but one.
-        while data is not None and (producer := data.producer()) is not None and not is_op(producer, "Constant"):
+        for _ in range(LONGEST_PATH):
+            producer = None if data is None else data.producer()
+            if data is None or producer is None or is_op(producer, "Constant"):
+                break
             data = input_at(producer, 0)
         shape = constant_shape(data)
         shape = None if shape is None else tuple(size for size in shape if size != 1)

@@ -4,15 +4,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes.common import ShapeInferencePass
+from onnx_ir.passes.common import IdentityEliminationPass, ShapeInferencePass
 
-from genai_iface.graph._walk import is_op
+from genai_iface.graph._walk import is_op, trace_back
 
 __all__ = [
     "Editor",
@@ -20,12 +21,17 @@ __all__ = [
     "constant_array",
     "constant_tensor",
     "copy_type",
+    "drop_identities",
     "infer_shapes",
     "is_transpose",
     "only_user",
     "replace_value",
     "same_dims",
 ]
+
+# Inference that fails leaves shapes unknown, which every rewrite expects; it is no news for who loads a model.
+logging.getLogger("onnx_ir.passes.common.shape_inference").setLevel(logging.CRITICAL)
+_BRANCHING = frozenset({"If", "Loop", "Scan"})
 
 
 class Lazy(ir.LazyTensor):
@@ -178,8 +184,23 @@ def same_dims(one: ir.Value, other: ir.Value, *, axes: Sequence[int] | None = No
 
 
 def infer_shapes(model: ir.Model) -> None:
-    """Fills in shapes as far as they follow; weights are not copied."""
+    """Fills in shapes as far as they follow; weights are not copied. Where inference fails, they stay unknown."""
     ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+
+
+def drop_identities(model: ir.Model) -> None:
+    """Takes out Identity nodes, unless a branch of the graph does nothing but hand a value of the outer graph on."""
+    for graph in model.graph.subgraphs() if any(node.op_type in _BRANCHING for node in model.graph) else ():
+        # The pass would make a value of the outer graph an output of the inner one.
+        if graph is not model.graph and any(_forwards(output, graph) for output in graph.outputs):
+            return
+    IdentityEliminationPass()(model)
+
+
+def _forwards(output: ir.Value, graph: ir.Graph) -> bool:
+    """Whether a chain of Identity nodes ends in an output and begins outside the graph."""
+    source = trace_back(output, ("Identity",))
+    return source is not output and (source is None or source.graph is not graph)
 
 
 def is_transpose(node: ir.Node | None, order: Sequence[int]) -> bool:

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 
 import onnx_ir as ir
 
-from genai_iface.graph._consumers import Reached, Sink, reach
-from genai_iface.graph._walk import describe, dtype_name, op, rank, unsupported
+from genai_iface.graph._consumers import Consumer, Sink, consumers
+from genai_iface.graph._walk import describe, dtype_name, listed, op, rank, unsupported
 from genai_iface.graph.signature import Evidence, InputRole
 
 __all__ = ["DerivedRoles", "derive_roles"]
@@ -38,6 +38,8 @@ _EXPECTED = (
     "expected token ids, positions, an attention mask of rank 2, write_indices, nonpad_kv_seqlen, seqlens_k or "
     "total_sequence_length"
 )
+# One more than there are roles: each input is followed through the graph.
+_MOST_INPUTS = 8
 # A table of so few rows holds token types or flags, not positions.
 _FEWEST_POSITIONS = 8
 
@@ -62,7 +64,11 @@ def derive_roles(inputs: Sequence[ir.Value], vocab_size: int, leading_to_logits:
     Raises:
         UnsupportedModelError: An input's role is not clear, given twice, or there are no input_ids.
     """
-    sinks = {value: [at for at in reach(value) if at.node in leading_to_logits] for value in inputs}
+    if len(inputs) > _MOST_INPUTS:
+        raise unsupported(
+            f"The graph has {len(inputs)} inputs besides the cache ({listed(inputs)}), {_EXPECTED}: one of each at most"
+        )
+    sinks = {value: [at for at in consumers(value) if at.node in leading_to_logits] for value in inputs}
     derived = DerivedRoles()
     lookups = []
     for value in inputs:
@@ -79,7 +85,7 @@ def derive_roles(inputs: Sequence[ir.Value], vocab_size: int, leading_to_logits:
         _give(derived, role, value, at)
     _tell_lookups_apart(derived, lookups, sinks, vocab_size)
     if "input_ids" not in derived.inputs:
-        given = ", ".join(repr(value.name) for value in inputs) or "none"
+        given = listed(inputs)
         raise unsupported(
             f"No graph input selects rows of a token table with a Gather on the way to the logits (inputs: {given})",
             "Export the decoder with its embedding, so that it takes token ids.",
@@ -91,7 +97,7 @@ def derive_roles(inputs: Sequence[ir.Value], vocab_size: int, leading_to_logits:
     return derived
 
 
-def _length_role(value: ir.Value, sinks: Sequence[Reached]) -> tuple[InputRole | None, Reached | None]:
+def _length_role(value: ir.Value, sinks: Sequence[Consumer]) -> tuple[InputRole | None, Consumer | None]:
     """The roles that an operator's own input shows."""
     if rank(value) == 2 and _counted(sinks):
         return None, None
@@ -108,12 +114,12 @@ def _length_role(value: ir.Value, sinks: Sequence[Reached]) -> tuple[InputRole |
     return None, None
 
 
-def _counted(sinks: Iterable[Reached]) -> bool:
+def _counted(sinks: Iterable[Consumer]) -> bool:
     """Whether sums of the input become positions or lengths, as with a mask of ones and zeros."""
     return any(at.counted and at.sink != "mask" for at in sinks)
 
 
-def _position_or_mask(value: ir.Value, sinks: Sequence[Reached]) -> tuple[InputRole | None, Reached | None]:
+def _position_or_mask(value: ir.Value, sinks: Sequence[Consumer]) -> tuple[InputRole | None, Consumer | None]:
     rotation = next((at for at in sinks if at.sink == "rotation"), None)
     mask = next((at for at in sinks if at.sink == "mask"), None)
     counted = next((at for at in sinks if at.counted and at.sink != "mask"), None)
@@ -131,7 +137,7 @@ def _unused(value: ir.Value) -> InputRole | None:
 
 
 def _tell_lookups_apart(
-    derived: DerivedRoles, lookups: list[ir.Value], sinks: dict[ir.Value, list[Reached]], vocab_size: int
+    derived: DerivedRoles, lookups: list[ir.Value], sinks: dict[ir.Value, list[Consumer]], vocab_size: int
 ) -> None:
     """Token ids index the table that has a row for each of the V logits; positions index another one."""
 
@@ -154,7 +160,7 @@ def _tell_lookups_apart(
             raise _unknown(value, sinks[value])
 
 
-def _give(derived: DerivedRoles, role: InputRole, value: ir.Value, at: Reached | None) -> None:
+def _give(derived: DerivedRoles, role: InputRole, value: ir.Value, at: Consumer | None) -> None:
     name = str(value.name)
     if role in derived.inputs:
         raise unsupported(f"Both {derived.inputs[role].name!r} and {name!r} act as {role}, expected one such input")
@@ -170,7 +176,7 @@ def _give(derived: DerivedRoles, role: InputRole, value: ir.Value, at: Reached |
     derived.evidence.append(Evidence(name, role, _reason(at)))
 
 
-def _reason(at: Reached | None) -> str:
+def _reason(at: Consumer | None) -> str:
     if at is None:
         return "its name; the logits do not depend on it"
     way = f" through {', '.join(dict.fromkeys(at.via))}" if at.via else ""
@@ -188,7 +194,7 @@ def _reason(at: Reached | None) -> str:
     return what.format(describe(at.node)) + way
 
 
-def _unknown(value: ir.Value, sinks: Sequence[Reached]) -> Exception:
+def _unknown(value: ir.Value, sinks: Sequence[Consumer]) -> Exception:
     users = [node for node in value.consumers() if op(node) != "Shape"] or list(value.consumers())
     where = f"it feeds the {describe(users[0])}" if users else "no node uses it"
     kind = f"{dtype_name(value)}, rank {'unknown' if rank(value) is None else rank(value)}"

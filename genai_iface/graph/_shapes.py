@@ -27,6 +27,9 @@ from genai_iface.types import CacheLayout, CacheMode, CacheStyle, DType, LayerCa
 
 __all__ = ["FoundCache", "layer_spec"]
 
+# Positions and sizes are int32 in attention operators.
+_LARGEST = 2**31 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class FoundCache:
@@ -102,10 +105,10 @@ def _capacity(tensor: FoundCache) -> int | None:
         return None
     present = static_dim(tensor.present, tensor.axis)
     capacity = present if fixed is None else fixed
-    if capacity is not None and capacity <= 0:
-        raise unsupported(f"The cache {tensor.past.name!r} has the capacity {capacity}, expected at least 1")
+    if capacity is not None and not 0 < capacity <= _LARGEST:
+        raise unsupported(f"The cache {tensor.past.name!r} has the capacity {capacity}, expected 1 to {_LARGEST}")
     if fixed is not None and present is not None and fixed != present:
-        raise unsupported(f"{tensor.past.name!r} has {fixed} slots and {tensor.present.name!r} has {present}")
+        raise unsupported(f"{tensor.past.name!r} has {fixed} positions and {tensor.present.name!r} has {present}")
     return capacity
 
 
@@ -121,6 +124,10 @@ def _heads(tensor: FoundCache, layout: CacheLayout) -> tuple[int, int]:
         if whole and heads and whole % heads:
             raise unsupported(f"{tensor.past.name!r} is {whole} wide, which {heads} heads do not divide")
         size = whole // heads if whole and heads else None
+    if heads and size and (heads < 0 or size < 0 or max(heads, size) > _LARGEST):
+        raise unsupported(
+            f"{tensor.past.name!r} has {heads} heads of size {size}, expected numbers from 1 to {_LARGEST}"
+        )
     if not heads or not size:
         shape = ", ".join(dim(tensor.past, axis) for axis in range(rank(tensor.past) or 0))
         raise unsupported(

@@ -15,6 +15,7 @@ import onnx_ir as ir
 from genai_iface.errors import UnsupportedModelError
 
 __all__ = [
+    "LONGEST_PATH",
     "REBUILD",
     "SAME_ELEMENTS",
     "attribute",
@@ -26,6 +27,7 @@ __all__ = [
     "input_at",
     "is_constant",
     "is_op",
+    "listed",
     "op",
     "output_at",
     "rank",
@@ -40,6 +42,18 @@ T = TypeVar("T", int, float, str)
 
 SAME_ELEMENTS = frozenset({"Identity", "Cast", "CastLike", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten"})
 """Operators whose output has the elements of input 0, perhaps in another order or type."""
+
+LONGEST_PATH = 64
+"""A walk through one kind of node gives up after so many: one walk may start at every node of a graph."""
+
+_MOST_LISTED = 40
+_CONSTANT_DEPTH = 8
+_CONSTANT_VALUES = 64
+_OF_INPUT_0 = SAME_ELEMENTS | {"Expand", "Tile", "Slice"}
+_OF_ALL_INPUTS = frozenset(
+    {"ConstantOfShape", "Range", "Add", "Sub", "Mul", "Div", "Neg", "Pow", "Reciprocal", "Cos", "Sin", "Concat"}
+    | {"Gather", "Exp", "DequantizeLinear"}
+)
 
 REBUILD = (
     "Export the model again with one of the known patterns (docs/model-folder.md, 'The graph'), "
@@ -61,6 +75,12 @@ def op(node: ir.Node) -> str:
 def is_op(node: ir.Node | None, *names: str) -> bool:
     """Whether the node is one of these operators."""
     return node is not None and op(node) in names
+
+
+def listed(values: Sequence[ir.Value]) -> str:
+    """Names of values as an error message gives them: the first few."""
+    more = f" and {len(values) - _MOST_LISTED} more" if len(values) > _MOST_LISTED else ""
+    return (", ".join(repr(value.name) for value in values[:_MOST_LISTED]) or "none") + more
 
 
 def describe(node: ir.Node) -> str:
@@ -124,70 +144,72 @@ def dtype_name(value: ir.Value) -> str:
 
 
 def trace_back(value: ir.Value | None, through: Sequence[str] | frozenset[str] = SAME_ELEMENTS) -> ir.Value | None:
-    """Follows input 0 of such operators back to where the elements come from."""
-    seen = set()
-    while value is not None and id(value) not in seen:
-        seen.add(id(value))
-        node = value.producer()
-        if node is None or not is_op(node, *through):
+    """Follows input 0 of such operators back to where the elements come from; None if that is too far away."""
+    names = through if isinstance(through, frozenset) else frozenset(through)
+    for _ in range(LONGEST_PATH):
+        node = None if value is None else value.producer()
+        if node is None or op(node) not in names:
             return value
-        value = input_at(node, 0)
-    return value
+        value = node.inputs[0] if node.inputs else None
+    return None
 
 
-def is_constant(value: ir.Value | None, depth: int = 8) -> bool:
-    """Whether the value follows from weights alone; shapes of it may follow from inputs."""
+def is_constant(value: ir.Value | None) -> bool:
+    """Whether the value follows from weights alone, in a few steps; shapes of it may follow from inputs."""
     if value is None:
         return False
-    node = value.producer()
-    if node is None:
-        return value.is_initializer() and not value.is_graph_input()
-    if is_op(node, "Constant"):
-        return True
-    if depth == 0:
-        return False
-    if is_op(node, "ConstantOfShape", "Range"):
-        return all(is_constant(source, depth - 1) for source in node.inputs if source is not None)
+    pending, seen = [(value, 0)], {value}
+    while pending:
+        current, depth = pending.pop()
+        node = current.producer()
+        if node is None:
+            if current.is_graph_input() or not current.is_initializer():
+                return False
+        elif not is_op(node, "Constant"):
+            sources = _constant_sources(node)
+            if sources is None or depth == _CONSTANT_DEPTH or len(seen) + len(sources) > _CONSTANT_VALUES:
+                return False
+            fresh = [source for source in sources if source not in seen]
+            seen.update(fresh)
+            pending.extend((source, depth + 1) for source in fresh)
+    return True
+
+
+def _constant_sources(node: ir.Node) -> Sequence[ir.Value] | None:
+    """What must be constant for the outputs of a node to be so; None if nothing makes them constant."""
     # What gives only the shape, the bounds or the axes does not count.
-    if is_op(node, *SAME_ELEMENTS, "Expand", "Tile", "Slice"):
-        return is_constant(input_at(node, 0), depth - 1)
-    elementwise = {
-        "Add",
-        "Sub",
-        "Mul",
-        "Div",
-        "Neg",
-        "Pow",
-        "Reciprocal",
-        "Cos",
-        "Sin",
-        "Concat",
-        "Gather",
-        "Exp",
-        "DequantizeLinear",
-    }
-    return is_op(node, *elementwise) and all(is_constant(source, depth - 1) for source in node.inputs if source)
+    if op(node) in _OF_INPUT_0:
+        first = input_at(node, 0)
+        return None if first is None else (first,)
+    if op(node) in _OF_ALL_INPUTS:
+        return tuple(dict.fromkeys(source for source in node.inputs if source is not None))
+    return None
 
 
 def constant_shape(value: ir.Value | None) -> tuple[int, ...] | None:
     """The static shape of a weight: an initializer, a Constant, or either dequantized or cast."""
-    for _ in range(8):
+    turns: list[ir.Node] = []
+    for _ in range(_CONSTANT_DEPTH):
         if value is None:
             return None
         node = value.producer()
         if node is None or is_op(node, "Constant"):
-            return _tensor_shape(value, node) if is_constant(value) else None
+            shape = _tensor_shape(value, node) if is_constant(value) else None
+            for turn in reversed(turns):
+                shape = None if shape is None else _turned(shape, turn)
+            return shape
         if is_op(node, "Transpose"):
-            inner = constant_shape(input_at(node, 0))
-            if inner is None:
-                return None
-            order = node.attributes.get("perm")
-            axes = list(order.value) if order is not None else list(range(len(inner)))[::-1]
-            return tuple(inner[axis] for axis in axes) if sorted(axes) == list(range(len(inner))) else None
-        if not is_op(node, "Identity", "Cast", "DequantizeLinear"):
+            turns.append(node)
+        elif not is_op(node, "Identity", "Cast", "DequantizeLinear"):
             return None
         value = input_at(node, 0)
     return None
+
+
+def _turned(shape: tuple[int, ...], transpose: ir.Node) -> tuple[int, ...] | None:
+    order = transpose.attributes.get("perm")
+    axes = list(order.value) if order is not None else list(range(len(shape)))[::-1]
+    return tuple(shape[axis] for axis in axes) if sorted(axes) == list(range(len(shape))) else None
 
 
 def width(value: ir.Value | None) -> int | None:

@@ -10,7 +10,7 @@ import onnx_ir as ir
 
 from genai_iface.graph._attention import OPERATORS
 from genai_iface.graph._caches import derive_cache
-from genai_iface.graph._consumers import reach, table_rows
+from genai_iface.graph._consumers import consumers, table_rows
 from genai_iface.graph._roles import derive_roles
 from genai_iface.graph._walk import (
     SAME_ELEMENTS,
@@ -29,6 +29,11 @@ from genai_iface.graph._walk import (
 from genai_iface.graph.signature import CacheTensor, Evidence, GraphSignature, InputRole
 
 __all__ = ["derive_signature"]
+
+# Rows of logits are made in this size; vocabularies end far below it.
+_MOST_TOKENS = 2**24
+_WITH_LENGTHS = frozenset({"TensorScatter", "Attention", "com.microsoft.GroupQueryAttention"})
+_TO_A_BUFFER = SAME_ELEMENTS | {"DequantizeLinear", "Expand"}
 
 
 def derive_signature(model: ir.Model) -> GraphSignature:
@@ -81,7 +86,8 @@ def _find_logits(graph: ir.Graph, presents: set[str]) -> ir.Value:
     if len(likely) > 1:
         likely = [value for value in likely if value.name == "logits"] or likely
     if len(likely) != 1:
-        names = ", ".join(f"{value.name!r} ({dtype_name(value)}, rank {rank(value)})" for value in others) or "none"
+        few = [f"{value.name!r} ({dtype_name(value)}, rank {rank(value)})" for value in others[:20]]
+        names = ", ".join(few) or "none"
         raise unsupported(
             f"{len(likely)} outputs could be the logits, expected one float output of rank 3 (B, S, V) besides the "
             f"cache; the other outputs are: {names}",
@@ -95,6 +101,8 @@ def _find_logits(graph: ir.Graph, presents: set[str]) -> ir.Value:
 def _vocab_size(logits: ir.Value) -> tuple[int, str]:
     """V and where it was read."""
     size = static_dim(logits, -1)
+    if size is not None and size > _MOST_TOKENS:
+        raise unsupported(f"The logits {logits.name!r} have {size} columns, at most {_MOST_TOKENS} are read")
     if size is not None and size > 0:
         return size, f"its last axis has the fixed size {size}"
     # Scaling, softcap and casts may follow the product with the weight.
@@ -106,7 +114,7 @@ def _vocab_size(logits: ir.Value) -> tuple[int, str]:
             size = shape[0] if is_op(node, "Gemm") and attribute(node, "transB", 0) else shape[1]
         elif is_op(node, "com.microsoft.MatMulNBits"):
             size = attribute(node, "N", 0)
-        if size:
+        if size and 0 < size <= _MOST_TOKENS:
             return size, f"the weight of the {describe(node)} has {size} columns"
     raise unsupported(
         f"The vocabulary's size is not in the graph: the last axis of {logits.name!r} is symbolic and no weight of a "
@@ -131,19 +139,21 @@ def _ancestors(value: ir.Value) -> set[ir.Node]:
 
 
 def _check_lengths(graph: ir.Graph, tensors: tuple[CacheTensor, ...], inputs: dict[InputRole, ir.Value]) -> None:
-    """A buffer with free slots needs its lengths: without them attention would read garbage."""
+    """A buffer with free positions needs its lengths: without them attention would read garbage."""
     presents = {tensor.present for tensor in tensors}
     for node in graph:
+        if op(node) not in _WITH_LENGTHS:
+            continue
         if is_op(node, "TensorScatter") and "write_indices" not in inputs and node.outputs[0].name in presents:
             raise unsupported(
                 f"No graph input of rank 1 gives write_indices of the {describe(node)}; expected an int64 input (B,)"
             )
         if is_op(node, "Attention") and input_at(node, 3) is None and input_at(node, 6) is None:
-            buffer = trace_back(input_at(node, 1), SAME_ELEMENTS | {"DequantizeLinear", "Expand"})
+            buffer = trace_back(input_at(node, 1), _TO_A_BUFFER)
             if buffer is not None and is_op(buffer.producer(), "TensorScatter"):
                 raise unsupported(
-                    f"The {describe(node)} reads a buffer with free slots and has neither nonpad_kv_seqlen nor a mask, "
-                    "expected one of them"
+                    f"The {describe(node)} reads a buffer with free positions and has neither nonpad_kv_seqlen "
+                    "nor a mask, expected one of them"
                 )
         if is_op(node, "com.microsoft.GroupQueryAttention") and not {"seqlens_k", "attention_mask"} & inputs.keys():
             raise unsupported(
@@ -155,11 +165,12 @@ def _rotary_rows(graph: ir.Graph) -> list[int]:
     """Rows of the rotary tables that operators index by themselves."""
     rows = []
     for node in graph:
-        operator = OPERATORS.get(op(node))
+        name = op(node)
+        operator = OPERATORS.get(name)
         table = None
-        if is_op(node, "RotaryEmbedding") and input_at(node, 3) is not None:
+        if name == "RotaryEmbedding" and input_at(node, 3) is not None:
             table = input_at(node, 1)
-        elif is_op(node, "com.microsoft.RotaryEmbedding"):
+        elif name == "com.microsoft.RotaryEmbedding":
             table = input_at(node, 2)
         elif operator is not None and operator.cos is not None:
             table = input_at(node, operator.cos)
@@ -171,12 +182,12 @@ def _rotary_rows(graph: ir.Graph) -> list[int]:
 
 def _counted_rows(graph: ir.Graph, pasts: set[str]) -> list[int]:
     """Rows of the tables that positions index which the graph counts from the past's length."""
-    rows: list[int] = []
-    for value in graph.inputs:
-        if value.name not in pasts:
-            continue
-        for node in value.consumers():
-            if is_op(node, "Shape"):
-                tables = (table_rows(at.node) for at in reach(node.outputs[0]) if at.sink == "lookup")
-                rows.extend(count for count in tables if count is not None)
-    return rows
+    shapes = [
+        node.outputs[0]
+        for value in graph.inputs
+        if value.name in pasts
+        for node in value.consumers()
+        if is_op(node, "Shape")
+    ]
+    tables = (table_rows(at.node) for at in consumers(*shapes) if at.sink == "lookup")
+    return [count for count in tables if count is not None]

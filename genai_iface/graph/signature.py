@@ -28,10 +28,10 @@ InputRole: TypeAlias = Literal[
 
 - input_ids: integer (B, S), token ids.
 - position_ids: integer (B, S), absolute positions of these tokens.
-- write_indices: int64 (B,), the slot of each row's first new token (TensorScatter).
-- nonpad_kv_seqlen: int64 (B,), valid slots of each row after the write (Attention).
+- write_indices: int64 (B,), the position of each row's first new token (TensorScatter).
+- nonpad_kv_seqlen: int64 (B,), valid positions of each row after the write (Attention).
 - attention_mask: integer or bool (B, P + S), 1 for valid past and new tokens.
-- seqlens_k: int32 (B,), valid slots after the write, minus one (GroupQueryAttention).
+- seqlens_k: int32 (B,), valid positions after the write, minus one (GroupQueryAttention).
 - total_sequence_length: int32 scalar, the longest row after the write (GroupQueryAttention).
 """
 

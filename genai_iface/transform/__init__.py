@@ -1,12 +1,12 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""Exact rewrites of a loaded graph, on ONNX IR. Rooms below write new folders: ``fuse``, ``convert``, ``quantize``."""
+"""Exact rewrites of a loaded graph, on ONNX IR. Subpackages write new folders: ``fuse``, ``convert``, ``quantize``."""
 
 import importlib
 from typing import TYPE_CHECKING
 
 from genai_iface.transform.gather_elements import GatherElements
-from genai_iface.transform.rewrite import Note, Rewrite
+from genai_iface.transform.rewrite import GRAPH_ERRORS, Note, Rewrite
 from genai_iface.transform.select_logits import LOGITS_POSITIONS, SelectLogits
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ _MODULES = {
 }
 
 __all__ = [
+    "GRAPH_ERRORS",
     "LOGITS_POSITIONS",
     "BnshCache",
     "GatherElements",

@@ -64,11 +64,11 @@ class GraphProbe:
         }
         feeds = {name: by_role[role].astype(signature.input_dtypes[role]) for role, name in signature.inputs.items()}
         cache = signature.cache
-        slots = past if cache.style == "concat" else total
+        num_positions = past if cache.style == "concat" else total
         for tensor in signature.cache_tensors:
             layer = cache.layers[tensor.layer]
             size = layer.key_head_dim if tensor.kind == "key" else layer.value_head_dim
-            heads, room = layer.num_kv_heads, layer.capacity or slots
+            heads, room = layer.num_kv_heads, layer.capacity or num_positions
             shape = (batch, heads, room, size) if cache.layout == "bnsh" else (batch, room, heads * size)
             feeds[tensor.past] = np.zeros(shape, getattr(ml_dtypes, layer.dtype, layer.dtype))
         return feeds

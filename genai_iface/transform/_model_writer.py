@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +13,8 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from genai_iface.errors import BackendError, InvalidInputError
+from genai_iface._new_files import clear_stale, temporary_name, writing_to
+from genai_iface.errors import BackendError, InvalidInputError, OutputError
 from genai_iface.folder._files import find_inside
 
 __all__ = ["copy_companions", "new_folder", "save_checked"]
@@ -30,29 +30,43 @@ def new_folder(out: Path) -> Iterator[Path]:
     """A folder beside ``out`` that takes its name when the block ends well, and is removed otherwise.
 
     Raises:
-        InvalidInputError: ``out`` exists and holds something, or cannot be made.
+        InvalidInputError: ``out`` exists and holds something.
+        OutputError: It cannot be written, or another process has made it meanwhile.
     """
     # The last part of "." is not a name.
     given, out = str(out), Path(os.path.realpath(out))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise InvalidInputError(f"{given!r} exists already", remedy="Give a new folder, or remove that one first.")
+    made = out.parent / temporary_name(out.name)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(prefix=f".{out.name}.", suffix=".tmp", dir=out.parent))
+        clear_stale(out.parent)
+        made.mkdir(mode=0o700)
     except OSError as error:
-        raise InvalidInputError(
+        raise OutputError(
             f"{given!r} cannot be made: {error.strerror}", remedy="Give a folder that you may write to."
         ) from error
     try:
-        yield made
-        mask = os.umask(0)
-        os.umask(mask)
-        made.chmod(0o777 & ~mask)
+        with writing_to(out):
+            yield made
+            mask = os.umask(0)
+            os.umask(mask)
+            made.chmod(0o777 & ~mask)
+        _take_name(made, out)
+    finally:
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _take_name(made: Path, out: Path) -> None:
+    try:
         if out.is_dir():
             out.rmdir()
         made.replace(out)
-    finally:
-        shutil.rmtree(made, ignore_errors=True)
+    except OSError as error:
+        raise OutputError(
+            f"{str(out)!r} cannot be made: {error.strerror}; perhaps another process has made it meanwhile",
+            remedy="Look at what is there, or give another folder.",
+        ) from error
 
 
 def copy_companions(root: Path, made: Path) -> list[str]:

@@ -100,7 +100,7 @@ def _check_lowered(model: ir.Model, old: int, version: int) -> None:
                 f"Keep the model at opset {old}.",
             ) from error
         newer = sorted(set(node.attributes) - set(schema.attributes))
-        inputs = max((slot + 1 for slot, value in enumerate(node.inputs) if value is not None), default=0)
+        inputs = max((index + 1 for index, value in enumerate(node.inputs) if value is not None), default=0)
         if newer or inputs > schema.max_input or version < _CHANGED.get(node.op_type, 0) <= old:
             raise unsupported(
                 f"The {describe(node)} of opset {old} has no equal at opset {version}",

@@ -10,7 +10,21 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 
-__all__ = ["Note", "Rewrite"]
+__all__ = ["GRAPH_ERRORS", "Note", "Rewrite"]
+
+GRAPH_ERRORS: tuple[type[Exception], ...] = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    NameError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What onnx, onnx-ir, NumPy and rewrites raise for a graph whose parts contradict each other."""
 
 
 @dataclass(frozen=True, slots=True)

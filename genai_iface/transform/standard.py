@@ -7,9 +7,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import onnx_ir as ir
-from onnx_ir.passes.common import IdentityEliminationPass
 
-from genai_iface.graph._edit import infer_shapes
+from genai_iface.graph._edit import drop_identities, infer_shapes
 from genai_iface.graph.signature import GraphSignature
 from genai_iface.transform.gather_quantized import GatherQuantized
 from genai_iface.transform.pack_projections import PackProjections
@@ -44,7 +43,7 @@ def apply_standard(model: ir.Model, signature: GraphSignature, *, pack: bool = T
         pack: Join the matrices of products that read the same value.
     """
     # An Identity before a cache output or the logits would hide what gives them.
-    IdentityEliminationPass()(model)
+    drop_identities(model)
     infer_shapes(model)
     select = SelectLogits(signature)
     passes: list[Rewrite] = [GatherQuantized(), SeparateDequantization(), select]

@@ -18,12 +18,12 @@ __all__ = ["SymbolicCapacity"]
 
 _SYMBOL = "cache_capacity"
 _LIMIT = 4096
-# Operators whose output has the slots of their first input.
+# Operators whose output has the positions of their first input.
 _SAME_VALUES = ("Transpose", "Expand", "Unsqueeze", "Reshape", "Cast", "Identity", "DequantizeLinear")
 
 
 class SymbolicCapacity(Rewrite):
-    """Replaces the number of slots in the shapes of linear caches by a symbol.
+    """Replaces the number of positions in the shapes of linear caches by a symbol.
 
     Precondition: nothing else in the graph depends on the number. Circular layers keep theirs: the
     window is part of the model.
@@ -109,7 +109,7 @@ def _elsewhere(inputs: list[ir.Value], capacity: int) -> str:
     """Another graph input, a mask say, that is as long as the cache."""
     for value in inputs:
         if any(static_dim(value, axis) == capacity for axis in range(1, rank(value) or 0)):
-            return f"the graph input {value.name!r} has {capacity} slots too"
+            return f"the graph input {value.name!r} has {capacity} positions too"
     return ""
 
 

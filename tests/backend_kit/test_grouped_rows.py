@@ -72,7 +72,7 @@ def compare(model: Any, mode: Any) -> None:
 
 
 def test_what_a_step_has_written_survives_the_growth_that_the_step_needs(tmp_path: Path) -> None:
-    """Buffers of 256 slots, a row that writes into the last of them, and one that needs more."""
+    """Buffers of 256 positions, a row that writes into the last of them, and one that needs more."""
     model = load_model(write_folder(tmp_path / "model", style="concat", max_positions=512))
     ids = np.random.default_rng(0).integers(3, 250, (2, 300))
     cache, alone = model.create_cache(batch_size=2), model.create_cache(capacity=400)

@@ -273,5 +273,5 @@ def test_bad_places_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
     (tmp_path / "weights" / "config.json").write_text(json.dumps({"model_type": "llama"}))
     with pytest.raises(InvalidInputError, match="no weights"):
         built(tmp_path / "weights", tmp_path / "out")
-    with pytest.raises(InvalidInputError, match="no GGUF file"):
+    with pytest.raises(InvalidInputError, match="not a GGUF file"):
         built(tmp_path / "full" / "file", tmp_path / "out")

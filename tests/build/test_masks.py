@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""Explicit masks: what Transformers says of tokens, for slots of a cache and rows of different lengths."""
+"""Explicit masks: what Transformers says of tokens, for positions of a cache and rows of different lengths."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_a_window_counts_back_from_each_query(window: int) -> None:
     for row, start in enumerate(_STARTS):
         for query in range(_WIDTH):
             position = start + query
-            seen = [slot for slot in range(_CAPACITY) if mask[row, 0, query, slot]]
+            seen = [position for position in range(_CAPACITY) if mask[row, 0, query, position]]
             assert seen == list(range(max(0, position - window + 1), position + 1))
 
 
@@ -41,7 +41,7 @@ def test_chunks_are_masks_too() -> None:
     for row, start in enumerate(_STARTS):
         for query in range(_WIDTH):
             position = start + query
-            seen = [slot for slot in range(_CAPACITY) if mask[row, 0, query, slot]]
+            seen = [position for position in range(_CAPACITY) if mask[row, 0, query, position]]
             assert seen == list(range(position // 4 * 4, position + 1))
 
 

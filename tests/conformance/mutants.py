@@ -83,20 +83,20 @@ class IndexOffByOne(PlainModel):
     def write_indices(self, lengths):
         return np.where(lengths > 0, lengths + 1, 0)
 
-    def slot(self, position, slots):
-        return min(position, slots - 1)
+    def buffer_index(self, position, num_positions):
+        return min(position, num_positions - 1)
 
 
 @model("a linear cache wraps around", "L3.golden.two_layers")
 class LinearWraps(PlainModel):
-    def slot(self, position, slots):
+    def buffer_index(self, position, num_positions):
         return position % 16
 
 
-@model("a circular cache stops at its last slot", "L2.circular.wraps")
+@model("a circular cache stops at its last position", "L2.circular.wraps")
 class RingSticks(PlainModel):
-    def slot(self, position, slots):
-        return min(position, slots - 1)
+    def buffer_index(self, position, num_positions):
+        return min(position, num_positions - 1)
 
 
 @model("a prompt longer than the ring is written before anything is read", "L2.circular.long_prompt")
@@ -110,9 +110,9 @@ class RingWritesFirst(PlainModel):
 class RingTakesPadding(PlainModel):
     def ring_row(self, ids, count, cache, row):
         result = super().ring_row(ids, count, cache, row)
-        slots = cache.data.shape[4]
+        num_positions = cache.data.shape[4]
         for step in range(count, len(ids)):
-            cache.data[:, :, row, :, (int(cache.lengths[row]) + step) % slots] = 1
+            cache.data[:, :, row, :, (int(cache.lengths[row]) + step) % num_positions] = 1
         return result
 
 
@@ -311,8 +311,8 @@ class FirstWindowOnly(PlainCache):
 
 @model("all rings are as large as the smallest", "L2.circular.two_windows")
 class OneWindowForAll(PlainModel):
-    def slot(self, position, slots):
-        return position % (self.plan.window or slots)
+    def buffer_index(self, position, num_positions):
+        return position % (self.plan.window or num_positions)
 
     def nonpad(self, lengths, counts, width):
         return np.minimum(super().nonpad(lengths, counts, width), self.plan.window or self.plan.context_length)
@@ -399,9 +399,9 @@ class OneBuffer(PlainCache):
 
 @cache("growing loses the tokens", "L3.same.growth")
 class GrowthForgets(PlainCache):
-    def make_room(self, slots):
+    def make_room(self, num_positions):
         have = self.data.shape[4]
-        super().make_room(slots)
+        super().make_room(num_positions)
         if self.data.shape[4] != have:
             self.data[..., : have // 2, :] = 0
 
@@ -504,8 +504,8 @@ class OverflowByWidth(PlainModel):
         return super().forward(input_ids, cache, counts=counts, logits=logits)
 
 
-@model("the last slot cannot be used", "L2.overflow.whole_context")
-class LastSlotLost(PlainModel):
+@model("the last position cannot be used", "L2.overflow.whole_context")
+class LastPositionLost(PlainModel):
     def forward(self, input_ids, cache, /, *, counts=None, logits="last"):
         width = np.asarray(input_ids).shape[-1]
         if int(cache.lengths.max()) + width == cache.capacity:

@@ -40,7 +40,7 @@ DEVICE = Device("cpu", "cpu")
 
 
 class PlainCache:
-    """Keys and values (layers, 2, B, Hkv, slots, D). What lies beyond a length is garbage."""
+    """Keys and values (layers, 2, B, Hkv, num_positions, D). What lies beyond a length is garbage."""
 
     def __init__(self, model: PlainModel, batch_size: int, capacity: int) -> None:
         self.model = model
@@ -48,9 +48,9 @@ class PlainCache:
         self._capacity = capacity
         self._lengths = np.zeros(batch_size, np.int64)
         self.is_closed = False
-        slots = max(self.plan.windows, default=self.plan.window or min(capacity, 16))
+        num_positions = max(self.plan.windows, default=self.plan.window or min(capacity, 16))
         self.data = np.zeros(
-            (self.plan.layers, 2, batch_size, self.plan.num_kv_heads, slots, self.plan.head_dim), np.float32
+            (self.plan.layers, 2, batch_size, self.plan.num_kv_heads, num_positions, self.plan.head_dim), np.float32
         )
 
     @property
@@ -130,10 +130,10 @@ class PlainCache:
         keys, values = self.data[layer, :, row][:, :, places]
         return keys, values
 
-    def make_room(self, slots: int) -> None:
+    def make_room(self, num_positions: int) -> None:
         have = self.data.shape[4]
-        if self.plan.window is None and slots > have:
-            room = np.zeros((*self.data.shape[:4], max(slots, 2 * have) - have, self.plan.head_dim), np.float32)
+        if self.plan.window is None and num_positions > have:
+            room = np.zeros((*self.data.shape[:4], max(num_positions, 2 * have) - have, self.plan.head_dim), np.float32)
             self.data = np.concatenate((self.data, room), axis=4)
 
     def advance(self, counts: np.ndarray, width: int) -> None:
@@ -220,8 +220,8 @@ class PlainModel:
     def write_indices(self, lengths: np.ndarray) -> np.ndarray:
         return lengths
 
-    def slot(self, position: int, slots: int) -> int:
-        return position % slots if self.plan.window else position
+    def buffer_index(self, position: int, num_positions: int) -> int:
+        return position % num_positions if self.plan.window else position
 
     def positions(self, lengths: np.ndarray, width: int) -> np.ndarray:
         return lengths[:, None] + np.arange(width)
@@ -288,17 +288,17 @@ class PlainModel:
     def attend(
         self, q: np.ndarray, k: np.ndarray, v: np.ndarray, data: np.ndarray, lengths: np.ndarray, counts: np.ndarray
     ) -> np.ndarray:
-        """(B, S, H * D): writes keys and values into the rows' data (2, B, Hkv, slots, D), then attends."""
+        """(B, S, H * D): writes keys and values into the rows' data (2, B, Hkv, num_positions, D), then attends."""
         num_rows, num_heads, width, size = q.shape
-        slots = data.shape[3]
+        num_positions = data.shape[3]
         starts = self.write_indices(lengths)
         nonpad = self.nonpad(lengths, counts, width)
         result = np.zeros((num_rows, width, num_heads, size), np.float32)
         for row in range(num_rows):
             for step in range(width):
-                place = self.slot(int(starts[row]) + step, slots)
+                place = self.buffer_index(int(starts[row]) + step, num_positions)
                 data[0, row, :, place], data[1, row, :, place] = k[row, :, step], v[row, :, step]
-            valid = min(int(nonpad[row]), slots)
+            valid = min(int(nonpad[row]), num_positions)
             offset = self.causal_offset(valid, width)
             hidden = np.arange(valid) > np.arange(width)[:, None] + offset
             for head in range(num_heads):

@@ -288,7 +288,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "config is a list": (put("config.json", b"[1]"), "a JSON list, not an object"),
     "config is not UTF-8": (put("config.json", b'{"a": "\xff"}'), "is not JSON"),
     "config with a byte-order mark": (put("config.json", b"\xef\xbb\xbf{}"), "is not JSON"),
-    "config is nested": (put("config.json", b'{"a":' + b"[" * 200_000), "is not JSON"),
+    "config is nested": (put("config.json", b'{"a":' + b"[" * 200_000), "nested deeper than 64 levels"),
     "config with a huge number": (put("config.json", b'{"a": ' + b"9" * 10_000 + b"}"), "is not JSON"),
     "config is empty": (put("config.json", b""), "is not JSON"),
     "config is a pipe": (pipe("config.json"), "not a regular file"),
@@ -302,7 +302,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "value made twice": (edit_graph(two_outputs_of_one_name), "which exists already"),
     "input named twice": (edit_graph(two_inputs_of_one_name), "an input names 'input_ids' twice"),
     "output without node": (edit_graph(output_without_node), "No node computes the graph output 'nothing'"),
-    "recursive function": (recursive_function, "Cyclic dependency"),
+    "recursive function": (recursive_function, "The local function 'Again' calls itself"),
 }
 
 

@@ -235,7 +235,7 @@ ESCAPES = {
     "huge range": "{% for i in range(10 ** 9) %}x{% endfor %}",
     "a codec that is a file": "{{ 'a'.encode('rot13') }}",
     "a codec of that name": "{{ 'a'.encode('../../x') }}",
-    "a text that is no number": "{{ ('9' * 999999)|int + '' }}",
+    "a text that is not a number": "{{ ('9' * 999999)|int + '' }}",
 }  # fmt: skip
 
 

@@ -241,7 +241,7 @@ except KeyboardInterrupt:
 
 
 def test_where_no_process_can_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
-    for executable, reason in (("", "no Python"), ("/nowhere/python", "No such file"), ("/bin/false", "status 1")):
+    for executable, reason in (("", "not a Python"), ("/nowhere/python", "No such file"), ("/bin/false", "status 1")):
         monkeypatch.setattr(sys, "executable", executable)
         with pytest.raises(UnsupportedCapabilityError, match=reason) as caught:
             ChatTemplate("ok", "t").render({})

@@ -48,11 +48,18 @@ def test_processors_run_in_order_after_the_others_and_see_the_whole_sequence() -
     assert all(score > 900 for _, score in seen)
 
 
+def boost_one_without_end(tokens: Any, scores: Any) -> None:
+    scores[3] = np.inf
+
+
 @pytest.mark.parametrize(
     ("hook", "message"),
     [
         (lambda tokens, scores: scores[:5], "shape"),
-        (lambda tokens, scores: scores * np.nan, "NaN"),
+        (lambda tokens, scores: scores * np.nan, "function '<lambda>' of logits_processors gave nan for the token 0"),
+        (lambda tokens, scores: scores + np.inf, "function '<lambda>' of logits_processors gave inf for the token 0"),
+        (boost_one_without_end, "function 'boost_one_without_end' of logits_processors gave inf for the token 3"),
+        (lambda tokens, scores: [str(score) for score in scores], "gave <U"),
         (lambda tokens, scores: scores - np.inf, "Every token is ruled out"),
     ],
 )

@@ -58,7 +58,7 @@ def test_what_is_no_such_file_is_refused(tmp_path: Path, content: bytes | None) 
         file.write_bytes(content)
     with (
         TextGenerationPipeline(write_folder(tmp_path / "model")) as pipe,
-        pytest.raises(InvalidInputError, match="no saved prompt"),
+        pytest.raises(InvalidInputError, match="not a saved prompt"),
     ):
         pipe.generate(PREFIX, max_new_tokens=2, prefix=file)
 
@@ -67,7 +67,7 @@ def test_a_cache_file_without_tokens_is_refused(tmp_path: Path) -> None:
     with TextGenerationPipeline(write_folder(tmp_path / "model")) as pipe:
         cache = pipe.model.create_cache(capacity=8)
         pipe.model.save_cache(cache, tmp_path / "cache.safetensors")  # type: ignore[attr-defined]
-        with pytest.raises(InvalidInputError, match="no saved prompt"):
+        with pytest.raises(InvalidInputError, match="not a saved prompt"):
             pipe.generate(PREFIX, max_new_tokens=2, prefix=tmp_path / "cache.safetensors")
         with pytest.raises(InvalidInputError, match="cannot be written"):
             pipe.save_prefix(PREFIX, tmp_path / "missing" / "prefix.safetensors")

@@ -298,7 +298,7 @@ REFUSED = {
     unused_float_input: "'pixel_values'.*no node uses it",
     no_write_indices: "TensorScatter node 'node_present.0.key' has no write_indices",
     constant_write_indices: "'write_indices' acts as position_ids and has rank 1",
-    no_lengths: "'node_attention_0' reads a buffer with free slots",
+    no_lengths: "'node_attention_0' reads a buffer with free positions",
     int32_write_indices: "'write_indices' acts as write_indices and has element type int32",
     no_present: "'node_present.1.key' is not a graph output",
     one_cache_for_keys_and_values: "both keys and values",

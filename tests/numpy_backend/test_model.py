@@ -172,7 +172,7 @@ def test_growth_keeps_everything(load: Any, monkeypatch: pytest.MonkeyPatch) -> 
     for token in tokens:
         last = model.forward([[token], [token + 1]], cache)
         sizes.add(cache.nbytes)
-    assert len(sizes) == 4  # 2, 4, 8, 16 slots
+    assert len(sizes) == 4  # 2, 4, 8, 16 positions
     close(last[0, 0], oracle.logits(tokens)[-1])
     close(last[1, 0], oracle.logits([token + 1 for token in tokens])[-1])
 
@@ -188,11 +188,11 @@ def test_failed_growth_leaves_the_cache_usable(load: Any, monkeypatch: pytest.Mo
     calls = []
     allocate = BufferSpec.allocate
 
-    def scarce(self: BufferSpec, batch_size: int, slots: int) -> np.ndarray:
-        calls.append(slots)
+    def scarce(self: BufferSpec, batch_size: int, positions: int) -> np.ndarray:
+        calls.append(positions)
         if len(calls) == 2:
             raise MemoryError
-        return allocate(self, batch_size, slots)
+        return allocate(self, batch_size, positions)
 
     with monkeypatch.context() as patch:
         patch.setattr(BufferSpec, "allocate", scarce)

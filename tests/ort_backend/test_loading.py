@@ -240,7 +240,7 @@ def test_large_rewritten_graphs_go_by_way_of_a_file(tmp_path: Path, monkeypatch:
         raise OSError("No space left on device")
 
     monkeypatch.setattr(session, "write_graph", full)
-    with pytest.raises(BackendError, match="no room on disk: No space left"):
+    with pytest.raises(BackendError, match="cannot be written to disk: No space left"):
         ort_model(folder)
 
 

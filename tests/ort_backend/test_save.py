@@ -93,7 +93,7 @@ def test_a_broken_file_is_refused(tmp_path: Path) -> None:
         file.write_bytes(data)
         with pytest.raises(InvalidInputError):
             model.load_cache(file)
-    with pytest.raises(InvalidInputError, match="no cache file"):
+    with pytest.raises(InvalidInputError, match="not a cache file"):
         model.load_cache(tmp_path / "missing")
 
 

@@ -30,7 +30,8 @@ GENAI_FAMILIES: dict[str, tuple[str, dict[str, Any]]] = {
     "llama-tied": ("llama", {"tie_word_embeddings": True}),
     "qwen2": ("qwen2", {}),
     "qwen3": ("qwen3", {"head_dim": 16}),
-    "mistral": ("mistral", {"sliding_window": 8}),
+    # With a window in genai_config.json only, ONNX Runtime GenAI 0.18 fails once it is passed.
+    "mistral": ("mistral", {"sliding_window": None}),
     "phi": ("phi", {"hidden_size": 128}),
     "phi3": ("phi3", {"sliding_window": None, "original_max_position_embeddings": 128}),
     "phi3-longrope": ("phi3", {"original_max_position_embeddings": 32, "rope_parameters": _LONG_ROPE}),

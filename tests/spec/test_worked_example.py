@@ -79,56 +79,56 @@ def test_the_table_is_what_the_graph_is_given() -> None:
 
 
 def test_what_the_pictures_show_happened() -> None:
-    """Step.1 and Step.5: each token lies in slot position modulo slots, and a row's tokens are all there."""
+    """Step.1, Step.5: each token lies at its position modulo the buffer's size, and all tokens of a row are there."""
     for story in STORIES:
         for event, _, run, lengths in runs(story):
-            slots = len(run.slots[0])
+            size = len(run.positions[0])
             for at, row in enumerate(run.rows):
                 assert run.write_indices[at] == lengths[row]
                 if story == "circular":
-                    assert run.nonpad_kv_seqlen[at] == min(lengths[row] + run.width, slots)
+                    assert run.nonpad_kv_seqlen[at] == min(lengths[row] + run.width, size)
                 kept = event.tokens[row][lengths[row] - event.before[row] :][: run.width]
                 for offset, token in enumerate(kept):
-                    assert run.slots[row][(lengths[row] + offset) % slots] == token, event.name
+                    assert run.positions[row][(lengths[row] + offset) % size] == token, event.name
 
 
 def test_a_row_never_counts_padding() -> None:
     for event in events("linear").values():
         for row, length in enumerate(event.after):
-            assert PAD not in event.slots[row][:length]
-            assert all(event.slots[row][:length])
+            assert PAD not in event.positions[row][:length]
+            assert all(event.positions[row][:length])
 
 
 def test_a_block_that_wraps_runs_token_by_token() -> None:
     wrap = events("circular")["ring-wrap"]
     assert [run.width for run in wrap.runs] == [2, 1, 1]
     for _, _, run, lengths in runs("circular"):
-        assert run.width == 1 or lengths[0] + run.width <= len(run.slots[0])
+        assert run.width == 1 or lengths[0] + run.width <= len(run.positions[0])
 
 
 def test_what_is_said_of_the_example() -> None:
     linear, circular = events("linear"), events("circular")
-    assert linear["prefill"].slots[1] == ("b0", "b1", "b2", PAD, PAD, "", "", "")
-    assert linear["decode"].slots[1][3] == "b3"
-    assert linear["rewind"].slots == linear["decode"].slots
+    assert linear["prefill"].positions[1] == ("b0", "b1", "b2", PAD, PAD, "", "", "")
+    assert linear["decode"].positions[1][3] == "b3"
+    assert linear["rewind"].positions == linear["decode"].positions
     assert linear["rewind"].after == (5, 3)
     assert [(run.rows, run.width) for run in linear["split"].runs] == [((0,), 1), ((1,), 2)]
     (idle,) = linear["idle"].runs
     assert (idle.rows, idle.write_indices, linear["idle"].after) == ((1,), (5,), (7, 6))
     assert (linear["overflow"].error, linear["overflow"].runs) == ("CacheOverflowError", ())
-    assert circular["ring-wrap"].slots[0] == ("c8", "c9", "c2", "c3", "c4", "c5", "c6", "c7")
-    assert circular["ring-decode"].slots[0][2] == "c10"
+    assert circular["ring-wrap"].positions[0] == ("c8", "c9", "c2", "c3", "c4", "c5", "c6", "c7")
+    assert circular["ring-decode"].positions[0][2] == "c10"
     assert (circular["ring-rewind"].error, circular["ring-rewind"].after) == ("CacheRewindError", (11,))
     # A row of length 9 needs c1 to c8.
-    assert circular["ring-rewind"].slots[0][1:3] == ("c9", "c10")
+    assert circular["ring-rewind"].positions[0][1:3] == ("c9", "c10")
     assert circular["ring-reset"].after == (0,)
     text = " ".join((SPEC / "worked-example.md").read_text(encoding="utf-8").split())
-    assert f"Two rows, a capacity of {STORIES['linear'].capacity}, and a buffer of just 8 slots." in text
+    assert f"Two rows, a capacity of {STORIES['linear'].capacity}, and a buffer of just 8 positions." in text
     assert (
-        f"a layer of 8 slots that keeps the last tokens only, a capacity of {STORIES['circular'].capacity} tokens."
+        f"a layer of 8 positions that keeps the last tokens only, a capacity of {STORIES['circular'].capacity} tokens."
         in text
     )
-    assert all(len(event.slots[0]) == 8 for event in (*linear.values(), *circular.values()))
+    assert all(len(event.positions[0]) == 8 for event in (*linear.values(), *circular.values()))
 
 
 def test_counts_instead_of_the_width_would_be_wrong() -> None:

@@ -92,10 +92,10 @@ def _attend(
 
 def _attention_cases() -> list[Case]:
     q, k, v = _random(1, 2, 4, 3, 8), _random(2, 2, 2, 5, 8), _random(3, 2, 2, 5, 8)
-    # A cache of 8 slots, three new tokens in each row, rows with 3 and 7 valid slots after the write.
+    # A cache of 8 positions, three new tokens in each row, rows with 3 and 7 valid positions after the write.
     k8, v8, nonpad = _random(4, 2, 2, 8, 8), _random(5, 2, 2, 8, 8), np.array([3, 7])
-    slots, steps = np.arange(8), np.arange(3)
-    bottom_right = slots <= (nonpad - 3)[:, None, None, None] + steps[:, None]
+    positions, steps = np.arange(8), np.arange(3)
+    bottom_right = positions <= (nonpad - 3)[:, None, None, None] + steps[:, None]
     keep = np.random.default_rng(6).random((3, 5)) < 0.6
     keep[:, 0] = True
     none_visible = keep.copy()
@@ -147,7 +147,7 @@ def _attention_cases() -> list[Case]:
         case(
             "nonpad",
             [q, k8, v8, None, None, None, nonpad],
-            _attend(q, k8, v8, slots < nonpad[:, None, None, None]),
+            _attend(q, k8, v8, positions < nonpad[:, None, None, None]),
         ),
         case("mask_bool", [q, k, v, keep], _attend(q, k, v, keep)),
         case("mask_float", [q, k, v, bias], _attend(q, k, v, bias=bias)),
@@ -162,8 +162,8 @@ def _scatter_cases() -> list[Case]:
         result = cache.copy()
         for row, begin in enumerate(indices):
             for step in range(update.shape[2]):
-                slot = (begin + step) % 6 if wrap else begin + step
-                result[row, :, slot] = update[row, :, step]
+                position = (begin + step) % 6 if wrap else begin + step
+                result[row, :, position] = update[row, :, step]
         return result
 
     def case(name: str, inputs: Sequence[_Array | None], output: _Array, **attributes: Any) -> Case:

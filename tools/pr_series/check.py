@@ -20,7 +20,7 @@ def check_tree(tree: Path, step: Group, tests: tuple[str, ...]) -> int:
 
     Args:
         tree: The step's folder.
-        step: The step.
+        step: The step of the series that the tree belongs to.
         tests: Arguments for pytest.
     """
     if not (tree / "pyproject.toml").exists():

@@ -28,7 +28,7 @@ class Group:
     """A step, the toolbox, or what is about the whole.
 
     Attributes:
-        title: Its name.
+        title: The name that the table shows.
         patterns: Of its files.
         number: Of a step; 0 for the others.
         what: One line for the reader.

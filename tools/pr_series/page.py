@@ -22,9 +22,9 @@ class Row:
 
     Attributes:
         name: "1 RFC and nouns".
-        what: One line.
+        what: What the group is, in one line.
         files: What people have written.
-        lines: In them.
+        lines: The lines in these files.
         generated: Files that programs have written.
     """
 

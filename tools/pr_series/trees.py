@@ -50,7 +50,7 @@ def cut_pyproject(full: dict[str, Any], tree: Path, step: Group) -> dict[str, An
     Args:
         full: The repository's, parsed. It is changed.
         tree: The step's files.
-        step: The step.
+        step: The step of the series that the tree belongs to.
     """
     project, tool = full["project"], full["tool"]
     if not (tree / project["readme"]).exists():

@@ -14,7 +14,7 @@ CAPACITY = 6
 """Of the caches on which the tests try the arrows; circular ones have twice as much."""
 
 WINDOW = 4
-"""Slots of a circular layer in these tests."""
+"""Positions of a circular layer in these tests."""
 
 
 @dataclass(frozen=True)

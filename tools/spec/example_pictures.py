@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""Draws the events of the worked example: the slots of every row, and what the operators were given."""
+"""Draws the events of the worked example: the positions of every row, and what the operators were given."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ def draw_event(event: Event, *, ring: bool) -> str:
         event: The call to draw, and what came of it.
         ring: Whether the buffer wraps around.
     """
-    capacity = len(event.slots[0])
-    rows = range(len(event.slots))
+    capacity = len(event.positions[0])
+    rows = range(len(event.positions))
     panels: Sequence[GraphRun | None] = event.runs or [None]
     height = sum(_HEADING + sum(sum(_room(run, row)) + _HEIGHT for row in rows) for run in panels)
-    drawing = Drawing(_LEFT + capacity * _CELL + 96, height + 4, f"{event.name}: the slots after it")
+    drawing = Drawing(_LEFT + capacity * _CELL + 96, height + 4, f"{event.name}: the positions after it")
     done = [0] * len(rows)
     y = 0
     for number, run in enumerate(panels):
@@ -36,11 +36,11 @@ def draw_event(event: Event, *, ring: bool) -> str:
             above, below = _room(run, row)
             y += above
             if run is None:
-                _row(drawing, y, row, event.slots[row], event.after[row], ring=ring)
+                _row(drawing, y, row, event.positions[row], event.after[row], ring=ring)
             else:
                 takes_part = row in run.rows
                 done[row] += min(len(event.tokens[row]) - done[row], run.width) if takes_part else 0
-                _row(drawing, y, row, run.slots[row], event.before[row] + done[row], ring=ring)
+                _row(drawing, y, row, run.positions[row], event.before[row] + done[row], ring=ring)
                 if takes_part:
                     at = run.rows.index(row)
                     _inputs(drawing, y, run.write_indices[at], run.width, run.nonpad_kv_seqlen[at], capacity, ring=ring)
@@ -49,7 +49,7 @@ def draw_event(event: Event, *, ring: bool) -> str:
 
 
 def _room(run: GraphRun | None, row: int) -> tuple[int, int]:
-    """Pixels above and below a row of slots."""
+    """Pixels above and below a row of positions."""
     return (34, 36) if run is not None and row in run.rows else (6, 10)
 
 
@@ -59,18 +59,18 @@ def _heading(event: Event, number: int) -> str:
             return f"forward: {event.error}, nothing has changed"
         run = event.runs[number]
         which = f"run {number + 1} of {len(event.runs)}: " if len(event.runs) > 1 else ""
-        rows = f"row {run.rows[0]} alone, " if len(run.rows) < len(event.slots) else ""
+        rows = f"row {run.rows[0]} alone, " if len(run.rows) < len(event.positions) else ""
         return f"{which}{rows}S = {run.width}"
     if event.error:
         return f"{event.call}: {event.error}, nothing has changed"
-    return f"{event.call}: no run of the graph, no slot is touched"
+    return f"{event.call}: no run of the graph, no position is touched"
 
 
-def _row(drawing: Drawing, y: float, row: int, slots: tuple[str, ...], length: int, *, ring: bool) -> None:
+def _row(drawing: Drawing, y: float, row: int, positions: tuple[str, ...], length: int, *, ring: bool) -> None:
     drawing.text(4, y + 22, f"row {row}", anchor="start")
-    for slot, name in enumerate(slots):
-        x = _LEFT + slot * _CELL
-        valid = bool(name) and (slot < length if not ring else length > 0)
+    for position, name in enumerate(positions):
+        x = _LEFT + position * _CELL
+        valid = bool(name) and (position < length if not ring else length > 0)
         drawing.box(
             x,
             y,
@@ -83,17 +83,17 @@ def _row(drawing: Drawing, y: float, row: int, slots: tuple[str, ...], length: i
         )
         if name:
             drawing.text(x + (_CELL - 4) / 2, y + 22, name, opacity=1 if valid else 0.55, mono=True)
-    drawing.text(_LEFT + len(slots) * _CELL + 2, y + 22, f"length {length}", anchor="start")
+    drawing.text(_LEFT + len(positions) * _CELL + 2, y + 22, f"length {length}", anchor="start")
 
 
 def _inputs(drawing: Drawing, y: float, write: int, width: int, nonpad: int, capacity: int, *, ring: bool) -> None:
     start = write % capacity if ring else write
     x = _LEFT + start * _CELL
-    # What was written: a bar over the slots, and the index at its beginning.
+    # What was written: a bar over the positions, and the index at its beginning.
     drawing.line(f"M{x} {y - 5}H{x + width * _CELL - 4}", colour=ACCENT, width=4)
     drawing.line(f"M{x + 4} {y - 20}V{y - 12}", colour=ACCENT, width=2)
     drawing.head(x + 4, y - 6, "down", colour=ACCENT)
-    modulo = f" (slot {start})" if write != start else ""
+    modulo = f" (position {start})" if write != start else ""
     # Near the right edge the label stands to the left of its arrow.
     right = start > capacity - 4
     label_x, anchor = (x - 6, "end") if right else (x + 14, "start")
@@ -108,7 +108,7 @@ def draw_sight(panels: list[tuple[str, int, list[list[bool]]]], keys: list[str],
 
     Args:
         panels: Heading, ``nonpad_kv_seqlen``, and per query and key whether it is seen.
-        keys: Names of the slots.
+        keys: Names of the positions.
         queries: Names of the queries.
     """
     cell, left, top = 40, 48, 62

@@ -27,8 +27,8 @@ __all__ = ["FOLDER", "make", "sight"]
 FOLDER = SPEC / "pictures"
 
 
-def sight(num_slots: int, width: int, nonpad: int) -> list[list[bool]]:
-    """Which of ``num_slots`` keys each of ``width`` queries sees, as ``onnx.reference`` computes Attention.
+def sight(num_positions: int, width: int, nonpad: int) -> list[list[bool]]:
+    """Which of ``num_positions`` keys each of ``width`` queries sees, as ``onnx.reference`` computes Attention.
 
     Equal scores give every key that is seen the same weight, and one-hot values show which they are.
     """
@@ -42,8 +42,8 @@ def sight(num_slots: int, width: int, nonpad: int) -> list[list[bool]]:
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 24)])
     feeds = {
         "q": np.zeros((1, 1, width, 4), np.float32),
-        "k": np.zeros((1, 1, num_slots, 4), np.float32),
-        "v": np.eye(num_slots, dtype=np.float32)[None, None],
+        "k": np.zeros((1, 1, num_positions, 4), np.float32),
+        "v": np.eye(num_positions, dtype=np.float32)[None, None],
         "n": np.array([nonpad], np.int64),
     }
     (seen,) = ReferenceEvaluator(model).run(None, feeds)

@@ -3,8 +3,8 @@
 """The worked example of the specification: two small stories on a tiny model, and what the operators were really given.
 
 The model is random; what it says plays no part. Every run of the graph on the NumPy backend is recorded: the inputs of
-the first layer's TensorScatter, ``nonpad_kv_seqlen``, and afterwards the content of its key buffer, slot by slot. Which
-token a slot holds is found by comparing bits with the keys that were written, not by following the rules.
+the first layer's TensorScatter, ``nonpad_kv_seqlen``, and afterwards the content of its key buffer. Which token
+a position holds is found by comparing bits with the keys that were written, not by following the rules.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ class GraphRun:
         width: S of the run.
         write_indices: As TensorScatter got them.
         nonpad_kv_seqlen: As Attention got them.
-        slots: Afterwards, per row of the cache and slot: the token that is there, "" for none.
+        positions: Afterwards, per row of the cache and position: the token that is there, "" for none.
     """
 
     rows: tuple[int, ...]
     width: int
     write_indices: tuple[int, ...]
     nonpad_kv_seqlen: tuple[int, ...]
-    slots: tuple[tuple[str, ...], ...]
+    positions: tuple[tuple[str, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Event:
         before: The lengths of the rows before the call.
         after: The lengths of the rows after it.
         runs: The runs of the graph that the call took.
-        slots: Afterwards, as in ``GraphRun``.
+        positions: Afterwards, as in ``GraphRun``.
         error: The class of the error that it raised, or "".
     """
 
@@ -74,7 +74,7 @@ class Event:
     before: tuple[int, ...]
     after: tuple[int, ...]
     runs: tuple[GraphRun, ...]
-    slots: tuple[tuple[str, ...], ...]
+    positions: tuple[tuple[str, ...], ...]
     error: str = ""
 
 
@@ -168,7 +168,7 @@ class _Recorder:
         except (CacheOverflowError, CacheRewindError) as refusal:
             error = type(refusal).__name__
         after = tuple(self._cache.lengths.tolist())
-        return Event(plan.name, plan.call, tokens, before, after, tuple(runs), self._slots(), error)
+        return Event(plan.name, plan.call, tokens, before, after, tuple(runs), self._positions(), error)
 
     def _forward(self, model: Any, tokens: Sequence[Sequence[str]]) -> None:
         width = max(map(len, tokens))
@@ -205,7 +205,7 @@ class _Recorder:
                     int(update.shape[2]),
                     tuple(write_indices.tolist()),
                     tuple(feeds["nonpad_kv_seqlen"].tolist()),
-                    self._slots(),
+                    self._positions(),
                 )
             )
             return values
@@ -220,10 +220,11 @@ class _Recorder:
         first = offset // keys.strides[0]
         return tuple(range(first, first + past.shape[0]))
 
-    def _slots(self) -> tuple[tuple[str, ...], ...]:
+    def _positions(self) -> tuple[tuple[str, ...], ...]:
         keys = self._cache.buffers[0]
         return tuple(
-            tuple(self._name(keys[row, :, slot]) for slot in range(keys.shape[2])) for row in range(keys.shape[0])
+            tuple(self._name(keys[row, :, position]) for position in range(keys.shape[2]))
+            for row in range(keys.shape[0])
         )
 
     def _name(self, key: NDArray[Any]) -> str:

@@ -37,7 +37,7 @@ TOLERANCE = 1e-4
 #: A prompt about an operator that training never saw.
 UNSEEN = "The CumSum operator"
 EXACT = "float32 accumulation"
-Run = Callable[[dict[str, Any]], list[npt.NDArray[Any]]]
+RunGraph = Callable[[dict[str, Any]], list[npt.NDArray[Any]]]
 
 
 def load(checkpoint: Path) -> tuple[Decoder, dict[str, Any]]:
@@ -52,10 +52,10 @@ def _run_session(session: Any, feeds: dict[str, Any]) -> list[npt.NDArray[Any]]:
     return list(session.run(None, feeds))
 
 
-def runtimes(path: Path) -> dict[str, Run]:
+def runtimes(path: Path) -> dict[str, RunGraph]:
     """Return a function that runs the file, for the reference evaluator and, when installed, for ONNX Runtime."""
     reference = ReferenceEvaluator(str(path))
-    out: dict[str, Run] = {"onnx.reference": lambda feeds: list(reference.run(None, feeds))}
+    out: dict[str, RunGraph] = {"onnx.reference": lambda feeds: list(reference.run(None, feeds))}
     switch_off_telemetry()
     try:
         import onnxruntime  # noqa: PLC0415 (an optional second opinion)
@@ -74,7 +74,7 @@ def runtimes(path: Path) -> dict[str, Run]:
 class Steps:
     """Drive the file one ragged step at a time, with arrays as cache."""
 
-    def __init__(self, run: Run, config: Config, batch: int, capacity: int) -> None:
+    def __init__(self, run: RunGraph, config: Config, batch: int, capacity: int) -> None:
         self.run = run
         self.lengths = np.zeros(batch, np.int64)
         shape = (batch, config.kv_heads, capacity, config.head_dim)
@@ -93,7 +93,7 @@ class Steps:
 
 
 @torch.no_grad()
-def largest_difference(run: Run, rounded: Decoder) -> float:
+def largest_difference(run: RunGraph, rounded: Decoder) -> float:
     """Return the largest difference of a real token's logits over a ragged prefill and four decode steps."""
     generator = np.random.default_rng(7)
     config = rounded.config
@@ -115,7 +115,7 @@ def largest_difference(run: Run, rounded: Decoder) -> float:
     return worst
 
 
-def continue_text(run: Run, config: Config, tokenizer: Tokenizer, prompt: str, count: int) -> str:
+def continue_text(run: RunGraph, config: Config, tokenizer: Tokenizer, prompt: str, count: int) -> str:
     """Return the prompt and its greedy continuation of up to ``count`` tokens."""
     ids = tokenizer.encode(prompt).ids
     steps = Steps(run, config, 1, len(ids) + count)

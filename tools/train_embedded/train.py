@@ -151,7 +151,7 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-class Run:
+class Training:
     """One training run: its state, its log and its checkpoints."""
 
     def __init__(self, args: argparse.Namespace) -> None:
@@ -290,7 +290,7 @@ def main() -> None:
     args.out.mkdir(parents=True, exist_ok=True)
     torch.set_num_threads(args.threads)
     torch.manual_seed(args.seed)
-    Run(args).train()
+    Training(args).train()
 
 
 if __name__ == "__main__":

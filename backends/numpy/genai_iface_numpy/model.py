@@ -4,15 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from os import PathLike
-from types import MappingProxyType
 from typing import Any
 
-import ml_dtypes
 import numpy as np
-import onnx_ir as ir
 from numpy.typing import ArrayLike, NDArray
 
 from genai_iface.backend_kit import (
@@ -34,20 +31,13 @@ from genai_iface.backend_kit import (
     store_logits,
 )
 from genai_iface.capabilities import Capability
-from genai_iface.errors import BackendError
 from genai_iface.folder import ModelFolder
-from genai_iface.graph import GraphSignature
-from genai_iface.transform import LOGITS_POSITIONS, SelectLogits
 from genai_iface.types import Device, LogitsMode, ModelSpec, UpdateMode
-from genai_iface_numpy.cache import BufferSpec, NumpyCache
-from genai_iface_numpy.evaluator import Evaluator
-from genai_iface_numpy.logits_check import fault_of
+from genai_iface_numpy.buffers import address
+from genai_iface_numpy.cache import NumpyCache
+from genai_iface_numpy.graph import LoadedGraph
 
 __all__ = ["NumpyModel"]
-
-_DTYPES: Mapping[str, Any] = MappingProxyType(
-    {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "int8": np.int8}
-)
 
 _CAPABILITIES = frozenset(
     {
@@ -66,19 +56,6 @@ _CAPABILITIES = frozenset(
 
 _INITIAL_POSITIONS = 256
 
-# What NumPy and onnx.reference raise when a graph asks for the impossible.
-_RUNTIME_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    NameError,
-    NotImplementedError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-
 
 class NumpyModel:
     """Implements ``Model[NumpyCache]`` and ``SupportsSave``.
@@ -89,23 +66,12 @@ class NumpyModel:
     """
 
     def __init__(self, folder: ModelFolder, /, *, device: Device) -> None:
-        graph, signature = _standard(folder.load_ir(), folder.signature)
-        self._folder, self._signature, self._device = folder, signature, device
-        self._spec = replace(folder.spec, cache=signature.cache)
-        self._inputs = GraphInputs(signature, context_length=self._spec.context_length)
-        self._outputs = [signature.logits, *(tensor.present for tensor in signature.cache_tensors)]
-        self._buffer_specs = _buffer_specs(signature)
+        graph = LoadedGraph(folder)
+        self._graph: LoadedGraph | None = graph
+        self._specs, self._folder, self._device = graph.specs, folder, device
+        self._spec = replace(folder.spec, cache=graph.signature.cache)
+        self._inputs = GraphInputs(graph.signature, context_length=self._spec.context_length)
         self._is_concat = self._spec.cache.style == "concat"
-        select = SelectLogits(signature)
-        select(graph)
-        self._selects_logits = select.note.applied
-        try:
-            self._evaluator: Evaluator | None = Evaluator(graph, keep=self._outputs)
-        except _RUNTIME_ERRORS as error:
-            raise BackendError(
-                f"onnx.reference cannot load {folder.path}: {error}",
-                remedy="Check the model with onnx.checker, or use another backend.",
-            ) from error
 
     @property
     def spec(self) -> ModelSpec:
@@ -129,12 +95,12 @@ class NumpyModel:
 
     def create_cache(self, *, batch_size: int = 1, capacity: int | None = None) -> NumpyCache:
         """Makes an empty cache. With a capacity it is reserved at once, without one it grows."""
-        check_loaded(self._evaluator)
+        check_loaded(self._graph)
         most = check_batch_and_capacity(batch_size, capacity, capacity_bound(self._spec))
         fixed = self._spec.cache.fixed_capacity
         return NumpyCache(
-            self._buffer_specs,
-            RowLengths(batch_size, most, owner=self, windows=[spec.window for spec in self._buffer_specs]),
+            self._specs,
+            RowLengths(batch_size, most, owner=self, windows=[spec.window for spec in self._specs]),
             positions=fixed or capacity or min(most, _INITIAL_POSITIONS),
             bytes_per_token=self._spec.cache.bytes_per_token,
             update_mode="copied" if self._is_concat else "in_place",
@@ -150,7 +116,7 @@ class NumpyModel:
         logits: LogitsMode = "last",
     ) -> NDArray[np.float32]:
         """Appends tokens to the rows of a cache and returns logits."""
-        evaluator = check_loaded(self._evaluator)
+        graph = check_loaded(self._graph)
         rows = check_cache(cache, self)
         vocab_size = self._spec.vocab_size
         step = check_step(
@@ -159,7 +125,7 @@ class NumpyModel:
         result = empty_logits(step, vocab_size)
         mode: UpdateMode = cache.update_mode
         for run in self._plan(step, cache):
-            values, mode = self._execute(evaluator, step, run, cache)
+            values, mode = self._execute(graph, step, run, cache)
             store_logits(result, values, step, run)
         rows.advance(step.counts)
         cache.update_mode = mode
@@ -167,7 +133,7 @@ class NumpyModel:
 
     def save_cache(self, cache: NumpyCache, path: str | PathLike[str], /) -> None:
         """Writes the valid content of a cache to a safetensors file."""
-        check_loaded(self._evaluator)
+        check_loaded(self._graph)
         check_cache(cache, self)
         save_cache(cache, path, folder=self._folder)
 
@@ -179,7 +145,7 @@ class NumpyModel:
 
     def close(self) -> None:
         """Frees the weights."""
-        self._evaluator = None
+        self._graph = None
 
     def _plan(self, step: Step, cache: NumpyCache) -> Iterable[GraphRun[Any]]:
         lengths = cache.lengths
@@ -189,7 +155,7 @@ class NumpyModel:
         return plan_concat(step, lengths)
 
     def _execute(
-        self, evaluator: Evaluator, step: Step, run: GraphRun[Any], cache: NumpyCache
+        self, graph: LoadedGraph, step: Step, run: GraphRun[Any], cache: NumpyCache
     ) -> tuple[NDArray[Any], UpdateMode]:
         """Runs the graph.
 
@@ -199,67 +165,18 @@ class NumpyModel:
         begin, end, every = int(run.starts[0]), int(run.starts[0]) + run.width, slice(None)
         past = [
             buffer[spec.at(run.rows, 0, begin) if self._is_concat else run.rows]
-            for spec, buffer in zip(self._buffer_specs, cache.buffers, strict=True)
+            for spec, buffer in zip(self._specs, cache.buffers, strict=True)
         ]
-        feeds = self._inputs.feeds(step, run)
-        feeds |= {tensor.past: array for tensor, array in zip(self._signature.cache_tensors, past, strict=True)}
         asked = asked_columns(step, run)
-        if self._selects_logits:
-            feeds[LOGITS_POSITIONS] = asked
-        try:
-            logits, *present = evaluator.run(feeds, self._outputs)
-        except _RUNTIME_ERRORS as error:
-            raise BackendError(
-                f"onnx.reference failed in a step of shape {step.input_ids.shape}: {error}",
-                remedy="Check the model with onnx.checker, or use another backend.",
-            ) from error
-        if not self._selects_logits:
-            logits = np.take_along_axis(logits, asked[:, :, None], axis=1)
-        fault = fault_of(logits[asked < run.counts[:, None]])
-        if fault is not None:
-            origin = evaluator.trace(feeds, self._signature.logits, fault.shows_in)
-            raise BackendError(
-                f"The logits are {fault}; it begins at {origin}",
-                remedy="Check the weights, or build the model in a type with more range: bfloat16 or float32.",
-            )
+        is_real = asked < run.counts[:, None]
+        logits, present = graph.run(self._inputs.feeds(step, run), past, asked=asked, is_real=is_real)
         if self._is_concat:
-            for spec, buffer, new in zip(self._buffer_specs, cache.buffers, present, strict=True):
+            for spec, buffer, new in zip(self._specs, cache.buffers, present, strict=True):
                 buffer[spec.at(run.rows, begin, end)] = new[spec.at(every, begin, end)]
             return logits, "copied"
         mode: UpdateMode = "in_place"
         for buffer, new in zip(past, present, strict=True):
-            if _address(buffer) != _address(new):
+            if address(buffer) != address(new):
                 buffer[...] = new
                 mode = "copied"
         return logits, mode
-
-
-def _standard(graph: ir.Model, signature: GraphSignature) -> tuple[ir.Model, GraphSignature]:
-    """A graph in standard operators: onnx.reference has no contrib ones, and no cache of GroupQueryAttention."""
-    if graph.opset_imports.keys() <= {"", "ai.onnx"}:
-        return graph, signature
-    from genai_iface.transform import standardize  # noqa: PLC0415 - most graphs do not need it
-
-    standard = standardize(graph, signature)
-    return standard.model, standard.signature
-
-
-def _buffer_specs(signature: GraphSignature) -> tuple[BufferSpec, ...]:
-    cache, specs = signature.cache, []
-    for tensor in signature.cache_tensors:
-        layer = cache.layers[tensor.layer]
-        specs.append(
-            BufferSpec(
-                num_heads=layer.num_kv_heads,
-                head_dim=layer.key_head_dim if tensor.kind == "key" else layer.value_head_dim,
-                axis=2 if cache.layout == "bnsh" else 1,
-                dtype=_DTYPES[layer.dtype],
-                window=layer.capacity if layer.mode == "circular" else None,
-                is_fixed=layer.capacity is not None,
-            )
-        )
-    return tuple(specs)
-
-
-def _address(array: NDArray[Any]) -> int:
-    return int(array.__array_interface__["data"][0])

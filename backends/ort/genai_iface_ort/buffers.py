@@ -128,7 +128,7 @@ class HostBuffer:
         num_positions: C, the positions of each row.
 
     Raises:
-        MemoryError: There is no room for it.
+        MemoryError: There is not enough memory for it.
     """
 
     def __init__(self, spec: BufferSpec, rows: int, num_positions: int) -> None:

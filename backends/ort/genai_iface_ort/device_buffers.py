@@ -32,7 +32,7 @@ class DeviceBuffer(HostBuffer):
         device: Where it lies.
 
     Raises:
-        MemoryError: There is no room for it.
+        MemoryError: There is not enough memory for it.
     """
 
     def __init__(self, spec: BufferSpec, rows: int, num_positions: int, device: DeviceIndex) -> None:

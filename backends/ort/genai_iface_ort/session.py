@@ -91,8 +91,8 @@ def open_session(folder: ModelFolder, options: LoadOptions, device: Device) -> S
             runtime = _created(prepared, folder, settings, options, device)
     except OSError as error:
         raise BackendError(
-            f"The rewritten graph of {folder.path} finds no room on disk: {error}",
-            remedy='Point TMPDIR to a larger place, or load with options={"optimize": "none"}.',
+            f"The rewritten graph of {folder.path} cannot be written to disk: {error}",
+            remedy='Point TMPDIR to a larger disk, or load with options={"optimize": "none"}.',
         ) from error
     except ORT_ERRORS as error:
         raise BackendError(

@@ -10,6 +10,7 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from genai_iface._new_files import new_file, writing_to
 from genai_iface.build._families import FAMILIES
 from genai_iface.build.fusion.findings import KINDS
 from genai_iface.build.fusion.runs import TOLERANCE
@@ -31,13 +32,13 @@ def write_report(rows: Sequence[Row], versions: Mapping[str, str], folder: Path)
     Returns:
         The two paths.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing_to(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     data = json.dumps({"versions": dict(versions), "kinds": KINDS, "rows": list(rows)}, indent=1) + "\n"
     paths = folder / "report.md", folder / "report.json"
     for path, text in zip(paths, (markdown(rows, versions, folder), data), strict=True):
-        partial = path.with_name(f"{path.name}.partial")
-        partial.write_text(text, encoding="utf-8")
-        partial.rename(path)
+        with new_file(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     return paths
 
 

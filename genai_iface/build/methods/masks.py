@@ -22,13 +22,13 @@ def explicit_mask(
 ) -> torch.Tensor | None:
     """The mask that Transformers describes by a function of indices, for a cache with room to spare.
 
-    Slot j of a row's cache holds its token j, so the function of Transformers, which knows tokens only, gives
-    the right answer for slots. Slots that hold nothing yet are beyond every query and so hidden by causality.
+    Position j of a row's cache holds its token j, so the function of Transformers, which knows tokens only, gives
+    the right answer for them. Those that hold nothing yet are beyond every query and so hidden by causality.
 
     Args:
         mask_function: Takes indices of batch, head, query and key; true where the key may be seen.
         positions: int64 (B, S), the position of each new token in its row.
-        capacity: Slots of the cache, a number or a symbol.
+        capacity: Positions of the cache, a number or a symbol.
 
     Returns:
         Boolean (B, 1, S, capacity), or None if the mask is no more than causal.

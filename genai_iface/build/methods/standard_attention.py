@@ -27,7 +27,7 @@ class LayerShape:
     """What one layer keeps for each token.
 
     Attributes:
-        num_heads: Key/value heads.
+        num_heads: The number of key/value heads.
         key_size: Size of a key.
         value_size: Size of a value.
     """

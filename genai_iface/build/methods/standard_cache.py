@@ -24,7 +24,7 @@ class NewTokensLayer(CacheLayerMixin):
     done once for each token, and the buffers hold what attention reads.
 
     Args:
-        capacity: Slots of the buffers, for the sizes of masks.
+        capacity: Positions of the buffers, for the sizes of masks.
     """
 
     is_sliding = False
@@ -44,7 +44,7 @@ class NewTokensLayer(CacheLayerMixin):
         return key_states, value_states
 
     def get_mask_sizes(self, query_length: int) -> tuple[Any, int]:
-        """The number of slots, and that the first of them is token 0."""
+        """The number of positions, and that the first of them is token 0."""
         return self._capacity, 0
 
     def get_seq_length(self) -> int:

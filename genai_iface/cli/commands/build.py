@@ -87,7 +87,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the subcommand.
 
     Raises:
-        GenAIError: The source is broken, the place is taken, or no method leads to a verified model.
+        GenAIError: The source is broken, the target exists, or no method leads to a verified model.
     """
     missing = [name for name in _NEEDED if find_spec(name) is None]
     if missing:

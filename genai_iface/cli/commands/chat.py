@@ -9,9 +9,9 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
+from genai_iface._new_files import new_file
 from genai_iface.cli.arguments import add_model_arguments, parse_options
 from genai_iface.cli.interrupt import cancel_on_interrupt
 from genai_iface.cli.progress import Progress
@@ -160,12 +160,9 @@ class _Loop:
     def _save(self, argument: str) -> None:
         if not argument:
             raise InvalidInputError("/save needs a file", remedy="For example: /save conversation.json")
-        try:
-            Path(argument).write_text(
-                json.dumps(self._session.messages, ensure_ascii=False, indent=2) + "\n", encoding="utf-8"
-            )
-        except OSError as error:
-            raise InvalidInputError(f"{argument} cannot be written: {error}", remedy="Choose another file.") from error
+        with new_file(argument) as place:
+            text = json.dumps(self._session.messages, ensure_ascii=False, indent=2) + "\n"
+            place.write_text(text, encoding="utf-8")
 
     def _show_measurements(self) -> None:
         metrics = self._session.perf_metrics

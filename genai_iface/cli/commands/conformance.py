@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from genai_iface.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from genai_iface.conformance import Outcome, Run
+    from genai_iface.conformance import ConformanceResult, Outcome
 
 __all__ = ["add_parser", "run"]
 
@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
     # The kit is not needed for --help.
     from genai_iface import conformance as kit  # noqa: PLC0415
+    from genai_iface.conformance._report import check_report_folder  # noqa: PLC0415
 
     if arguments.list:
         for item in kit.all_checks(level=arguments.level):
@@ -57,6 +58,8 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.adapter is None:
         raise InvalidInputError("No adapter is named", remedy="Name a backend, or module:attribute; or give --list.")
     adapter = kit.load_adapter(arguments.adapter)
+    if arguments.report is not None:
+        check_report_folder(arguments.report)
     known = kit.read_deviations(arguments.deviations, dtype=arguments.dtype) if arguments.deviations else None
     result = kit.run_checks(
         adapter,
@@ -68,7 +71,7 @@ def run(arguments: argparse.Namespace) -> int:
         on_outcome=_print_outcome,
     )
     _print_verdict(result)
-    if arguments.report:
+    if arguments.report is not None:
         for path in kit.write_report(result, arguments.report):
             print(f"wrote {path}", file=sys.stderr)
     return 0 if result.verdict == "reached" else 1
@@ -82,7 +85,7 @@ def _print_outcome(outcome: Outcome) -> None:
         print(f"    {name}: {value}")
 
 
-def _print_verdict(result: Run) -> None:
+def _print_verdict(result: ConformanceResult) -> None:
     for level in result.levels:
         counts = ", ".join(f"{number} {status.replace('_', ' ')}" for status, number in level.counts.items())
         print(f"level {level.level}: {level.verdict.replace('_', ' ')} ({counts})")

@@ -51,7 +51,7 @@ class PromptSearch:
         config: How to continue it.
         prompt: (T,) token ids.
         hooks: The caller's own functions and rules.
-        vocab_size: V.
+        vocab_size: V, the columns of the logits.
         capacity: Tokens that a sequence may have.
         tokenizer: Makes text; None if there is none.
         continues_text: Whether the text goes on where the prompt ends.

@@ -27,7 +27,7 @@ class KeptRows:
     """The cache of a conversation over a model. Implements ``Kept``.
 
     Args:
-        rows: The cache.
+        rows: The cache of the conversation, one row.
         ask: Checks a turn.
         open_engine: Makes an engine that runs in that cache.
     """
@@ -59,7 +59,7 @@ class KeptGenerator:
     It is rewound to what a turn shares with the turn before, as long as the configuration stays the same.
 
     Args:
-        source: Makes generators.
+        source: What makes generators of the runtime.
         ask: Checks a turn.
         tokenizer: Text from tokens.
         capacity: Most tokens of the conversation.
@@ -106,7 +106,7 @@ def _go_back(generator: Generator, prompt: list[int]) -> int:
     """Rewinds a generator to what its sequence shares with a prompt and appends the rest.
 
     Returns:
-        How many tokens it kept; 0 if it is no use.
+        How many tokens it kept; 0 if it is of no use.
     """
     known = generator.get_sequence(0)
     most = min(len(known), len(prompt) - 1)

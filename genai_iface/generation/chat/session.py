@@ -9,6 +9,7 @@ from contextlib import closing
 from typing import Any, Protocol, Self
 
 from genai_iface.errors import InvalidInputError
+from genai_iface.generation._own_process import OwnProcess
 from genai_iface.generation.engine import Engine
 from genai_iface.generation.hooks import GenerationHooks
 from genai_iface.protocols import Message, Tokenizer
@@ -68,6 +69,7 @@ class ChatSession:
         self._messages: list[Message] = []
         self._metrics = PerfMetrics()
         self._is_closed = False
+        self._process = OwnProcess("conversation")
         self._num_turns = 0
 
     @property
@@ -169,6 +171,7 @@ class ChatSession:
     def _answer(
         self, messages: list[Message], hooks: GenerationHooks | None, overrides: Mapping[str, Any]
     ) -> Iterator[Chunk]:
+        self._process.check()
         if self._is_closed:
             raise InvalidInputError("The conversation is closed", remedy="Start a new one.")
         head = self.messages[: len(self.messages) - len(self._messages)]

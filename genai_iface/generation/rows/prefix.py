@@ -10,13 +10,13 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 from collections.abc import Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from genai_iface._new_files import new_file, temporary_name
 from genai_iface.capabilities import Capability
 from genai_iface.errors import InvalidInputError, UnsupportedCapabilityError
 from genai_iface.generation._token_ids import as_ids
@@ -36,23 +36,26 @@ def save_prefix(model: Model[Any], token_ids: Sequence[int], path: str | PathLik
 
     Raises:
         UnsupportedCapabilityError: The model cannot save caches.
-        InvalidInputError: The prompt is empty, or the file cannot be written.
+        InvalidInputError: The prompt is empty, or there cannot be a file of that name, or something else than a
+            regular file has it.
+        OutputError: The file cannot be written.
     """
     saver = _saver(model)
     if not token_ids:
         raise InvalidInputError("An empty prompt has no cache", remedy="Pass at least one token.")
     sequence = TokenSequence()
     sequence.append_input(as_ids(list(token_ids), model.spec.vocab_size))
-    target = Path(path)
-    temporary = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    rows = CachedRows(model, 1, len(token_ids), chunk_size)
-    try:
-        rows.run([sequence], [True], is_interrupted=lambda: False)
-        saver.save_cache(rows.cache, temporary)
-        _add_tokens(temporary, target, list(map(int, token_ids)))
-    finally:
-        rows.close()
-        temporary.unlink(missing_ok=True)
+    # Names that cannot be written are refused before the prompt runs.
+    with new_file(path) as finished:
+        rows = CachedRows(model, 1, len(token_ids), chunk_size)
+        cache_file = finished.with_name(temporary_name(Path(path).name))
+        try:
+            rows.run([sequence], [True], is_interrupted=lambda: False)
+            saver.save_cache(rows.cache, cache_file)
+            _add_tokens(cache_file, finished, list(map(int, token_ids)))
+        finally:
+            rows.close()
+            cache_file.unlink(missing_ok=True)
 
 
 def open_with_prefix(rows: CachedRows[Any], model: Model[Any], path: str | PathLike[str]) -> None:
@@ -108,24 +111,15 @@ def _saver(model: Model[Any]) -> SupportsSave[Any]:
 
 
 def _add_tokens(source: Path, target: Path, tokens: list[int]) -> None:
-    """Copies a safetensors file with one more entry of metadata; the target appears whole or not at all."""
-    finished = target.with_name(f".{target.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with source.open("rb") as old, finished.open("wb") as new:
-            header = json.loads(old.read(int.from_bytes(old.read(8), "little")))
-            header[_METADATA] = {**header.get(_METADATA, {}), _TOKENS: json.dumps(tokens)}
-            data = json.dumps(header).encode()
-            # The format aligns the tensors to 8 bytes by blanks after the header.
-            data += b" " * (-len(data) % 8)
-            new.write(len(data).to_bytes(8, "little") + data)
-            shutil.copyfileobj(old, new)
-        finished.replace(target)
-    except OSError as error:
-        raise InvalidInputError(
-            f"The prompt cannot be written to {str(target)!r}: {error}", remedy="Choose a writable place with room."
-        ) from error
-    finally:
-        finished.unlink(missing_ok=True)
+    """Copies a safetensors file with one more entry of metadata."""
+    with source.open("rb") as old, target.open("wb") as new:
+        header = json.loads(old.read(int.from_bytes(old.read(8), "little")))
+        header[_METADATA] = {**header.get(_METADATA, {}), _TOKENS: json.dumps(tokens)}
+        data = json.dumps(header).encode()
+        # The format aligns the tensors to 8 bytes by blanks after the header.
+        data += b" " * (-len(data) % 8)
+        new.write(len(data).to_bytes(8, "little") + data)
+        shutil.copyfileobj(old, new)
 
 
 def _read_tokens(path: Path) -> list[int]:

@@ -42,25 +42,42 @@ Processor: TypeAlias = Callable[[Scores, Tokens, int], None]
 def as_processor(hook: LogitsHook, /) -> Processor:
     """A caller's function as a processor.
 
-    The processor raises InvalidInputError if the function gives another shape or NaN.
+    The processor raises InvalidInputError, with the function's name, if it gives another shape, no numbers, NaN or
+    +inf. What the model itself gave is left to who judges logits.
     """
 
     def process(scores: Scores, tokens: Tokens, new: int) -> None:
+        was_wrong = _first_wrong(scores) is not None
         given = hook(tokens.copy(), scores)
         if given is not None:
             changed = np.asarray(given)
-            if changed.shape != scores.shape:
+            if changed.shape != scores.shape or changed.dtype.kind not in "biuf":
                 raise InvalidInputError(
-                    f"A function of logits_processors gave the shape {changed.shape}",
-                    remedy=f"Return {scores.shape}, or change the scores in place and return None.",
+                    f"The function {_name_of(hook)} of logits_processors gave {changed.dtype} of the shape "
+                    f"{changed.shape}",
+                    remedy=f"Return floats of the shape {scores.shape}, or change the scores in place and return None.",
                 )
             scores[:] = changed
-        if np.isnan(scores).any():
+        wrong = None if was_wrong else _first_wrong(scores)
+        if wrong is not None:
             raise InvalidInputError(
-                "A function of logits_processors gave NaN", remedy="Use -inf for what must not be chosen."
+                f"The function {_name_of(hook)} of logits_processors gave {scores[wrong]} for the token {wrong}",
+                remedy="Use -inf for what must not be chosen, and finite scores for the rest.",
             )
 
     return process
+
+
+def _first_wrong(scores: Scores) -> int | None:
+    """The first score that is NaN or +inf; -inf is legal."""
+    wrong = ~(scores < np.inf)
+    return int(wrong.argmax()) if wrong.any() else None
+
+
+def _name_of(hook: object) -> str:
+    """What a caller calls a function of theirs."""
+    name = getattr(hook, "__qualname__", None) or type(hook).__qualname__
+    return f"{name!r}"
 
 
 def add_bias(scores: Scores, token_ids: Tokens, biases: Scores) -> None:

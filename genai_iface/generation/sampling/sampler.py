@@ -47,7 +47,7 @@ class Sampler:
         hooks: The caller's own processors; they run after all others.
 
     Attributes:
-        config: The configuration.
+        config: The configuration that says how tokens are chosen.
         stop_ids: The tokens that end a sequence.
 
     Raises:
@@ -162,9 +162,9 @@ def make_sampler(
     """The sampler of one sequence.
 
     Args:
-        config: The configuration.
+        config: The configuration that says how tokens are chosen.
         hooks: The caller's own functions and rules.
-        vocab_size: V.
+        vocab_size: V, the columns of the logits.
         eos_token_ids: What ends a sequence if the configuration itself names nothing.
         seed: Of the draws.
         tokenizer: For the rules that the configuration itself names.

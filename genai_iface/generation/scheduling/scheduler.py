@@ -19,6 +19,7 @@ from genai_iface.capabilities import Capability
 from genai_iface.config import GenerationConfig
 from genai_iface.errors import BackendError, InvalidInputError
 from genai_iface.generation._memory import check_rows_fit, tokens_to_hold
+from genai_iface.generation._own_process import OwnProcess
 from genai_iface.generation._request import GenerationRequest, context_of
 from genai_iface.generation.constraints import Constraint
 from genai_iface.generation.hooks import GenerationHooks, LogitsHook, StopHook
@@ -93,6 +94,7 @@ class Scheduler:
                 f"token_budget={token_budget} is not legal for {slots} slots",
                 remedy=f"Every slot may need a token in each step: pass at least {slots}.",
             )
+        self._process = OwnProcess("scheduler")
         self._model = model
         self._tokenizer = tokenizer
         self._make_request = make_request
@@ -143,7 +145,7 @@ class Scheduler:
             prompt: A text, a conversation, or a list of token ids: one prompt.
             config: Replaces the pipeline's ``generation_config`` for this request.
             logits_processors: As for ``generate``; called in the thread that runs the steps.
-            stopping_criteria: Likewise.
+            stopping_criteria: As for ``generate``; called in the thread that runs the steps.
             constraint: As for ``generate``.
             prefix: Is refused: the rows of a scheduler begin empty.
             speculation: Is refused: a slot runs one token in a step.
@@ -157,6 +159,7 @@ class Scheduler:
             CacheOverflowError: The prompt is longer than the model's context.
             InsufficientMemoryError: Rows of its length would need more memory than there is.
         """
+        self._process.check()
         hooks = GenerationHooks(
             logits_processors=logits_processors,
             stopping_criteria=stopping_criteria,
@@ -189,6 +192,7 @@ class Scheduler:
         Returns:
             Whether anything is left to do.
         """
+        self._process.check()
         with self._step_lock, self._model_lock:
             if self._is_closed:
                 return False
@@ -202,6 +206,7 @@ class Scheduler:
 
     def cancel(self) -> None:
         """Ends all requests with what they have, reason "cancelled"."""
+        self._process.check()
         with self._changed:
             requests = self._all_requests()
         for request in requests:
@@ -209,6 +214,9 @@ class Scheduler:
 
     def close(self) -> None:
         """Ends all requests with what they have and frees the cache. A second call does nothing."""
+        if self._process.is_other:
+            # All of it belongs to the process that made it, and a lock may be held for ever.
+            return
         with self._changed:
             if self._is_closed:
                 return
@@ -236,6 +244,7 @@ class Scheduler:
         Raises:
             TimeoutError: It does not hold by then.
         """
+        self._process.check()
         deadline = None if timeout is None else time.monotonic() + timeout
         if self._thread is not None:
             with self._changed:
@@ -256,6 +265,7 @@ class Scheduler:
 
     def cancel_request(self, request: ScheduledRequest) -> None:
         """Ends one request; at once if it waits, else before the next step."""
+        self._process.check()
         with self._changed:
             request.is_cancelled = True
             if request in self._waiting:

@@ -117,7 +117,7 @@ class StandardOperators(Rewrite):
 
 
 def has_foreign_nodes(model: ir.Model) -> bool:
-    """Whether the graph has a node that is no standard operator."""
+    """Whether the graph has a node that is not a standard operator."""
     return any(_is_foreign(node) for graph in _graphs(model.graph) for node in graph)
 
 

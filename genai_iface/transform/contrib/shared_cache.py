@@ -78,8 +78,8 @@ class SharedCache(Rewrite):
                 values[tensor.past].shape = ir.Shape([first, layer.num_kv_heads, length, size])
             site = Site(node, scope)
             *written, window = grouped_query(site, layer, step)
-            for slot, cache in enumerate(written, start=1):
-                site.give(cache, slot)
+            for index, cache in enumerate(written, start=1):
+                site.give(cache, index)
             windows.append(window)
             self._progress(len(windows), len(pairs))
         RemoveUnusedNodesPass()(model)

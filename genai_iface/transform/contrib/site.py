@@ -48,7 +48,7 @@ class Site:
     """One contrib node; new nodes go before it.
 
     Args:
-        node: The node.
+        node: The contrib node that is replaced.
         scope: What it shares with others.
     """
 
@@ -59,20 +59,20 @@ class Site:
         """The error for a node that standard operators cannot express; the reason follows its name."""
         return unsupported(f"The {describe(self.node)} {reason}", KEEP)
 
-    def input(self, slot: int) -> ir.Value | None:
+    def input(self, index: int) -> ir.Value | None:
         """An input, None where it is absent."""
-        return input_at(self.node, slot)
+        return input_at(self.node, index)
 
-    def required(self, slot: int) -> ir.Value:
+    def required(self, index: int) -> ir.Value:
         """An input that must be there."""
-        value = input_at(self.node, slot)
+        value = input_at(self.node, index)
         if value is None:
-            raise self.refuse(f"lacks input {slot}")
+            raise self.refuse(f"has no input {index}")
         return value
 
-    def output(self, slot: int) -> ir.Value | None:
+    def output(self, index: int) -> ir.Value | None:
         """An output that something may read, None otherwise."""
-        value = output_at(self.node, slot)
+        value = output_at(self.node, index)
         return value if value is not None and (value.uses() or value.is_graph_output()) else None
 
     def integer(self, name: str, default: int = 0) -> int:
@@ -87,16 +87,16 @@ class Site:
         """An attribute."""
         return attribute(self.node, name, default)
 
-    def constant(self, slot: int) -> ir.TensorProtocol:
+    def constant(self, index: int) -> ir.TensorProtocol:
         """An input that must be a constant."""
-        tensor = constant_tensor(self.required(slot))
+        tensor = constant_tensor(self.required(index))
         if tensor is None:
-            raise self.refuse(f"computes its input {slot} in each step, expected a constant")
+            raise self.refuse(f"computes its input {index} in each step, expected a constant")
         return tensor
 
-    def no_output(self, *slots: int, what: str) -> None:
+    def no_output(self, *indices: int, what: str) -> None:
         """Refuses a node whose extra outputs are read."""
-        if any(self.output(slot) is not None for slot in slots):
+        if any(self.output(index) is not None for index in indices):
             raise self.refuse(f"gives {what} to others, which no standard operator does")
 
     def add(self, kind: str, *inputs: ir.Value | None, **attributes: Any) -> ir.Value:
@@ -162,9 +162,9 @@ class Site:
         """The size of an axis, int64 (1,)."""
         return self.add("Shape", value, start=axis, end=axis + 1)
 
-    def give(self, value: ir.Value, slot: int = 0) -> None:
+    def give(self, value: ir.Value, index: int = 0) -> None:
         """Everything that read an output of the node reads this value; it takes over what was known of it."""
-        old = self.node.outputs[slot]
+        old = self.node.outputs[index]
         if value.dtype is None:
             copy_type(old, value)
         if value.shape is None:

@@ -40,7 +40,7 @@ def standardize(model: ir.Model, signature: GraphSignature) -> Standardized:
 
     Args:
         model: The model, local functions inlined. It is changed in place, or left alone if it is standard.
-        signature: Its signature.
+        signature: The signature that was derived from the graph.
 
     Raises:
         UnsupportedModelError: A node has no standard form; the message names it and says why.

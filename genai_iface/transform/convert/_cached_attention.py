@@ -289,7 +289,7 @@ class _Reader:
         )
 
     def _counts_from_past(self, node: ir.Node) -> bool:
-        """Whether causality counts from the valid length; without nonpad_kv_seqlen it does from slot 0."""
+        """Whether causality counts from the valid length; without nonpad_kv_seqlen it does from position 0."""
         lengths = input_at(node, 6)
         if lengths is None:
             return False

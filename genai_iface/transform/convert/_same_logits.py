@@ -23,7 +23,7 @@ __all__ = ["check_same_logits", "check_same_step"]
 
 _PROMPTS = (24, 5, 11)
 _STEPS = 4
-_ROWS, _SLOTS = 2, 12
+_ROWS, _NUM_POSITIONS = 2, 12
 
 
 def check_same_logits(
@@ -114,13 +114,15 @@ def check_same_step(source: Path, result: Path, signature: GraphSignature, /) ->
 
 
 def _empty_caches(signature: GraphSignature) -> dict[str, NDArray[Any]]:
-    """A cache of a few slots for each tensor, by input name."""
+    """A cache of a few positions for each tensor, by input name."""
     caches = {}
     for tensor in signature.cache_tensors:
         layer = signature.cache.layers[tensor.layer]
         size = layer.key_head_dim if tensor.kind == "key" else layer.value_head_dim
-        heads, slots = layer.num_kv_heads, layer.capacity or _SLOTS
-        shape = (_ROWS, heads, slots, size) if signature.cache.layout == "bnsh" else (_ROWS, slots, heads * size)
+        heads, positions = layer.num_kv_heads, layer.capacity or _NUM_POSITIONS
+        shape = (
+            (_ROWS, heads, positions, size) if signature.cache.layout == "bnsh" else (_ROWS, positions, heads * size)
+        )
         caches[tensor.past] = np.zeros(shape, getattr(ml_dtypes, layer.dtype, layer.dtype))
     return caches
 

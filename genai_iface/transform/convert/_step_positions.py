@@ -203,10 +203,10 @@ def _rank_of(known: Positions) -> int:
 
 
 def _spread(
-    edit: Editor, maker: _Maker, found: StepValues, alive: set[ir.Node], node: ir.Node, slot: int, known: Positions
+    edit: Editor, maker: _Maker, found: StepValues, alive: set[ir.Node], node: ir.Node, at: int, known: Positions
 ) -> None:
     """Positions without rows: what follows from them is computed for all rows at once, then split into rows."""
-    node.replace_input_with(slot, maker.flat(known))
+    node.replace_input_with(at, maker.flat(known))
     pending, seen = [node], {node}
     while pending:
         current = pending.pop()

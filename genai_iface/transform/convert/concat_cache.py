@@ -7,10 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import onnx_ir as ir
-from onnx_ir.passes.common import IdentityEliminationPass
 
 from genai_iface.errors import UnsupportedModelError
-from genai_iface.graph._edit import copy_type, infer_shapes, replace_value
+from genai_iface.graph._edit import copy_type, drop_identities, infer_shapes, replace_value
 from genai_iface.graph._walk import unsupported
 from genai_iface.graph.derive import derive_signature
 from genai_iface.graph.signature import GraphSignature
@@ -45,7 +44,7 @@ def to_concat(
             a window.
     """
     nodes_before = len(model.graph)
-    IdentityEliminationPass()(model)
+    drop_identities(model)
     infer_shapes(model)
     signature = derive_signature(model)
     if signature.cache.style != "scatter" or signature.cache.is_circular:
@@ -110,7 +109,7 @@ class _ToConcat(CacheSurgery):
         return cache
 
     def _mask(self, window: int | None) -> ir.Value:
-        """Bool (B, 1, S, P + S), by slots, because with padding on the left positions are not slots.
+        """Bool (B, 1, S, P + S), by index in the cache, which with padding on the left is not the token's position.
 
         A query always sees its own key, so that a padded one has something to look at and stays finite.
         """

@@ -56,7 +56,7 @@ def convert_folder(
         source: A folder with ``model.onnx`` or ``onnx/model.onnx`` in it, or that file.
         out: The new folder; it must not exist, or be empty.
         to: The way to keep the cache; "standard" is "scatter" with contrib operators written in standard ones.
-        capacity: Slots of the cache for "scatter" and "standard", None to leave them to the runtime.
+        capacity: Positions of the cache for "scatter" and "standard", None to leave them to the runtime.
         primitive: Spell out Attention, RotaryEmbedding and RMSNormalization in operators of opset 18.
         verify: Compare the result's logits with the source's before the folder appears.
         progress: Called with (what is done, how much of it, all of it).

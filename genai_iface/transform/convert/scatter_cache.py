@@ -7,9 +7,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 import onnx_ir as ir
-from onnx_ir.passes.common import IdentityEliminationPass
 
-from genai_iface.graph._edit import copy_type, infer_shapes, replace_value
+from genai_iface.graph._edit import copy_type, drop_identities, infer_shapes, replace_value
 from genai_iface.graph._walk import unsupported
 from genai_iface.graph.derive import derive_signature
 from genai_iface.graph.signature import GraphSignature
@@ -44,7 +43,7 @@ def to_scatter(
 
     Args:
         model: The model, local functions inlined. It is changed in place.
-        capacity: Slots of the cache, None to leave them symbolic.
+        capacity: Positions of the cache, None to leave them symbolic.
         numbers: Integers of config.json among which a sliding window may be.
         progress: Called with (layers read, all layers).
 
@@ -52,7 +51,7 @@ def to_scatter(
         UnsupportedModelError: The graph follows no known pattern, or a mask is neither causal nor a window.
     """
     nodes_before = len(model.graph)
-    IdentityEliminationPass()(model)
+    drop_identities(model)
     infer_shapes(model)
     signature = derive_signature(model)
     source = signature

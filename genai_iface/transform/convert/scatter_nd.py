@@ -35,7 +35,7 @@ class ScatterNd(Rewrite):
         return self.said(len(nodes), f"{len(nodes)} cache tensors")
 
     def _replace(self, node: ir.Node) -> None:
-        past, update, starts = (input_at(node, slot) for slot in range(3))
+        past, update, starts = (input_at(node, index) for index in range(3))
         axes = None if past is None else rank(past)
         if past is None or update is None or starts is None or axes is None:
             raise unsupported(f"The {describe(node)} has no write_indices, or the rank of its cache is not known")
@@ -47,7 +47,7 @@ class ScatterNd(Rewrite):
         replace_value(node.outputs[0], result)
 
     def _indices(self, node: ir.Node, past: ir.Value, update: ir.Value, starts: ir.Value, axis: int) -> ir.Value:
-        """int64 (B, .., S, axis + 1): for each row, head and new token, the place in the cache."""
+        """int64 (B, .., S, axis + 1): for each row, head and new token, its index in the cache."""
         ring = attribute(node, "mode", "linear") == "circular"
         sizes = [size for place in range(1, axis) if (size := static_dim(past, place)) is not None]
         if len(sizes) != axis - 1:
@@ -61,10 +61,10 @@ class ScatterNd(Rewrite):
             (rows,) = add(node, "Gather", [shape, zero])
             (steps,) = add(node, "Range", [zero, width, one])
             (begin,) = add(node, "Unsqueeze", [starts, self._edit.ints(1)])
-            (slots,) = add(node, "Add", [begin, steps])
+            (indices,) = add(node, "Add", [begin, steps])
             if ring:
                 (capacity,) = add(node, "Shape", [past], {"start": axis, "end": axis + 1})
-                (slots,) = add(node, "Mod", [slots, capacity])
+                (indices,) = add(node, "Mod", [indices, capacity])
             (batch,) = add(node, "Range", [zero, rows, one])
             # Each coordinate as (B or 1, heads or 1, S or 1, 1), then all of them side by side.
             places = [add(node, "Unsqueeze", [batch, self._edit.ints(*range(1, axis + 2))])[0]]
@@ -72,7 +72,7 @@ class ScatterNd(Rewrite):
                 steady = np.arange(size, dtype=np.int64).reshape([-1 if at == place else 1 for at in range(axis + 2)])
                 places.append(self._edit.weight("heads", ir.Tensor(steady)))
             around = [*range(1, axis), axis + 1]
-            places.append(add(node, "Unsqueeze", [slots, self._edit.ints(*around)])[0])
+            places.append(add(node, "Unsqueeze", [indices, self._edit.ints(*around)])[0])
             (target,) = add(node, "Concat", [shape, self._edit.ints(1)], {"axis": 0})
             places = [add(node, "Expand", [value, target])[0] for value in places]
             (self._made[key],) = add(node, "Concat", places, {"axis": -1})

@@ -16,7 +16,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.serde import SerdeError
 
-from genai_iface.errors import GenAIError, InvalidInputError
+from genai_iface.errors import GenAIError, InvalidInputError, OutputError
 from genai_iface.folder import ModelFolder, open_folder
 from genai_iface.folder._files import find_inside
 from genai_iface.folder._load import MODEL_FILE
@@ -32,7 +32,7 @@ _DATA_FILE = "model.onnx.data"
 _SMALL = 1024
 # Weights of other runtimes that a checkpoint's folder may hold.
 _OTHER_WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx", ".data", ".onnx_data")
-_WRITE_REMEDY = "Choose a writable place with room for the quantized weights."
+_WRITE_REMEDY = "Choose a writable folder with enough space for the quantized weights."
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +131,7 @@ def quantize_folder(
             made = open_folder(temporary)
             nbytes = sum(file.stat().st_size for file in made.files)
     except OSError as error:
-        raise InvalidInputError(
+        raise OutputError(
             f"The quantized model cannot be written to {str(place)!r}: {error}", remedy=_WRITE_REMEDY
         ) from error
     return QuantizeReport(place, notes, sum(file.stat().st_size for file in folder.files), nbytes)
@@ -150,7 +150,7 @@ def check_target(target: str | PathLike[str], source: Path, /) -> Path:
     place = Path(os.path.realpath(target))
     if place.is_relative_to(source):
         raise InvalidInputError(
-            f"{os.fspath(target)!r} is or lies in the model folder {str(source)!r}", remedy="Choose another place."
+            f"{os.fspath(target)!r} is or lies in the model folder {str(source)!r}", remedy="Choose another folder."
         )
     if place.exists() and not (place.is_dir() and not any(place.iterdir())):
         raise InvalidInputError(f"{os.fspath(target)!r} exists already", remedy="Remove it, or choose another name.")

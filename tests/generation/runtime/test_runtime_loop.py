@@ -231,7 +231,7 @@ def test_a_conversation_keeps_its_generator(folder: Path) -> None:
         before = generator.num_run
         assert session.send("2") == "yes"
         assert runtime.made == [generator]
-        # Only what the first turn had not run: its answer was generated, its end is no part of the next prompt.
+        # Only what the first turn had not run: its answer was generated, its end is not part of the next prompt.
         assert session.perf_metrics.num_reused_tokens > before
         assert generator.num_run == session.perf_metrics.num_prompt_tokens - len("yes")
         assert [message["content"] for message in session.messages] == ["be brief", "1", "yes", "2", "yes"]

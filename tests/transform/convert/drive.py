@@ -16,16 +16,16 @@ from onnx.reference import ReferenceEvaluator
 
 from genai_iface.graph import GraphSignature, derive_signature
 
-Run = Callable[[Mapping[str, NDArray[Any]], Sequence[str]], list[NDArray[Any]]]
+RunGraph = Callable[[Mapping[str, NDArray[Any]], Sequence[str]], list[NDArray[Any]]]
 
 
-def on_reference(model: ir.Model) -> Run:
+def on_reference(model: ir.Model) -> RunGraph:
     """Runs on onnx.reference."""
     evaluator = ReferenceEvaluator(ir.to_proto(model))
     return lambda feeds, outputs: evaluator.run(list(outputs), dict(feeds))
 
 
-def on_ort(model: ir.Model) -> Run:
+def on_ort(model: ir.Model) -> RunGraph:
     """Runs on ONNX Runtime, one thread, activations in float32 also where the weights are quantized."""
     import onnxruntime
 
@@ -55,7 +55,7 @@ class Drive:
         logits_positions, query_seqlens: As in ``Lowered``.
     """
 
-    run: Run
+    run: RunGraph
     signature: GraphSignature
     batch_size: int = 1
     capacity: int = 32
@@ -68,11 +68,11 @@ class Drive:
         self.lengths = np.zeros(self.batch_size, np.int64)
         self.cache = {}
         spec = self.signature.cache
-        slots = 0 if spec.style == "concat" else self.capacity
+        num_positions = 0 if spec.style == "concat" else self.capacity
         for tensor in self.signature.cache_tensors:
             layer = spec.layers[tensor.layer]
             size = layer.key_head_dim if tensor.kind == "key" else layer.value_head_dim
-            heads, room = layer.num_kv_heads, layer.capacity or slots
+            heads, room = layer.num_kv_heads, layer.capacity or num_positions
             shape = (heads, room, size) if spec.layout == "bnsh" else (room, heads * size)
             self.cache[tensor.past] = np.zeros((self.batch_size, *shape), layer.dtype)
 

@@ -17,7 +17,7 @@ from genai_iface.errors import UnsupportedModelError
 from genai_iface.transform.convert.scatter_cache import to_scatter
 from tests.models import ModelOptions, build_model
 from tests.transform.convert.concat_graphs import masked_model
-from tests.transform.convert.drive import Drive, Run, count_ops, load, on_ort, on_reference, same_steps
+from tests.transform.convert.drive import Drive, RunGraph, count_ops, load, on_ort, on_reference, same_steps
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*in-place optimization.*")
 
@@ -55,7 +55,7 @@ def assert_same(
 ) -> None:
     """A ragged batch of the converted graph gives what the rows give one by one in the source graph."""
     source, signature = load(proto)
-    run: Run = on_reference(source)
+    run: RunGraph = on_reference(source)
     rows = [Drive(run, signature) for _ in range(3)]
     after = Drive(runner(done.model), done.signature, batch_size=3)
     random = np.random.default_rng(0)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import onnx_ir as ir
 
-from genai_iface.errors import UnsupportedModelError
+from genai_iface.errors import GenAIError, UnsupportedModelError
 from genai_iface.folder import ModelFolder
 from genai_iface.graph import GraphSignature, derive_signature
-from genai_iface.transform import SymbolicCapacity
+from genai_iface.transform import GRAPH_ERRORS, SymbolicCapacity
 from genai_iface.types import Device
 from genai_iface_ort.lowering.lower import lower
 from genai_iface_ort.lowering.store import find_stored, store
@@ -54,7 +54,15 @@ def prepare(folder: ModelFolder, options: LoadOptions, device: Device) -> Prepar
     root = options.cache_dir
     stored = find_stored(root, folder, options, device) if root is not None else None
     if stored is None:
-        prepared = _rewrite(folder, options, device)
+        try:
+            prepared = _rewrite(folder, options, device)
+        except GenAIError:
+            raise
+        except GRAPH_ERRORS as error:
+            raise UnsupportedModelError(
+                f"The graph of {folder.path} cannot be rewritten: {type(error).__name__}: {str(error)[:200]}",
+                remedy='Check the model with onnx.checker, or load it as it is: options={"optimize": "none"}.',
+            ) from error
         if prepared.model is None or root is None:
             return prepared
         facts = {

@@ -48,7 +48,7 @@ def write_graph(model: ir.Model, directory: Path) -> Path:
     """Writes a graph and all its weights into a directory and returns the path of its model.onnx.
 
     Raises:
-        OSError: There is no room.
+        OSError: The disk is full.
     """
     ir.save(model, directory / "model.onnx", external_data="model.onnx.data", size_threshold_bytes=_SMALL)
     return directory / "model.onnx"
@@ -103,7 +103,7 @@ def store(
         if not directory.exists():
             raise InvalidInputError(
                 f"The rewritten graph cannot be stored in {str(root)!r}: {error}",
-                remedy="Choose a writable cache_dir with room for a second copy of the weights, or leave it out.",
+                remedy="Choose a writable cache_dir with space for a second copy of the weights, or leave it out.",
             ) from error
     return StoredGraph(directory / "model.onnx", signature, facts)
 

@@ -22,7 +22,7 @@ class BoundStep(StepInputs):
         session: The loaded graph.
         cache: The cache; its buffers must stay where they are.
         run: The first run.
-        step: Its step.
+        step: A step of that shape.
         shares: Bind each buffer as past and as present.
         captures: The number under which CUDA graphs keep this shape, "-1" for none; None without graphs.
     """

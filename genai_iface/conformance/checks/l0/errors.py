@@ -49,7 +49,7 @@ def ids_empty(context: Context) -> None:
 
 @check("L0.errors.ids_type", spec=["Model.forward.7"])
 def ids_type(context: Context) -> None:
-    """input_ids that are no integers are refused."""
+    """input_ids that are not integers are refused."""
     _refused(context, "input_ids of floats", np.array([[1.5]]))
 
 

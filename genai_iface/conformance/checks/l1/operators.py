@@ -10,7 +10,7 @@ from genai_iface.conformance._context import Context
 from genai_iface.conformance._failure import NotApplicable, close, equal, same_bits
 from genai_iface.conformance._golden import operator_case
 from genai_iface.conformance.adapter import SupportsOperators
-from genai_iface.conformance.registry import Run, check
+from genai_iface.conformance.registry import CheckFunction, check
 
 __all__ = ["CASES"]
 
@@ -32,7 +32,7 @@ CASES = {
     "tensor_scatter.default_axis": "TensorScatter on its default axis",
     "tensor_scatter.rank3": "TensorScatter on a rank-3 cache",
     "tensor_scatter.no_indices": "TensorScatter without write_indices writes at 0",
-    "tensor_scatter.last_slots": "TensorScatter into the last slots",
+    "tensor_scatter.last_slots": "TensorScatter into the last positions",
     "tensor_scatter.circular": "TensorScatter that wraps around",
     "rotary_embedding.rank4": "RotaryEmbedding on rank 4",
     "rotary_embedding.rank3": "RotaryEmbedding on rank 3",
@@ -46,7 +46,7 @@ CASES = {
 """Titles by case; the check of a case is "L1." and its name."""
 
 
-def _runner(name: str) -> Run:
+def _runner(name: str) -> CheckFunction:
     def run(context: Context) -> None:
         adapter = context.adapter
         if not isinstance(adapter, SupportsOperators):

@@ -19,7 +19,7 @@ _RING = (Capability.CACHE_CIRCULAR,)
 
 @check("L2.circular.wraps", requires=_RING, spec=["Model.forward.1"])
 def wraps(context: Context) -> None:
-    """Decoding past the window, several times around: the last tokens count, in whichever slots."""
+    """Decoding past the window, several times around: the last tokens count, wherever they are in the buffer."""
     subject = context.subject("ring")
     cache = context.cache(subject, capacity=24)
     for length in range(1, 25):
@@ -68,13 +68,13 @@ def long_prompt(context: Context) -> None:
 
 @check("L2.circular.refuses_rewind", requires=_RING, spec=["KVCache.rewind_to.2", "KVCache.can_rewind_to.1"])
 def refuses_rewind(context: Context) -> None:
-    """A rewind that would need overwritten slots is refused; nothing changes."""
+    """A rewind that would need overwritten positions is refused; nothing changes."""
     subject = context.subject("ring")
     tokens = subject.golden.tokens
     cache = context.cache(subject, capacity=24)
     for place in range(12):
         subject.model.forward(tokens[:1, place : place + 1], cache, logits="none")
-    expect(not cache.can_rewind_to(11), "can_rewind_to(11) is true on a ring of 8 slots that holds 12 tokens")
+    expect(not cache.can_rewind_to(11), "can_rewind_to(11) is true on a ring of 8 positions that holds 12 tokens")
     error = raises(CacheRewindError, lambda: cache.rewind_to(11), "a rewind past the window")
     equal((error.row, error.requested, error.length), (0, 11, 12), "(row, requested, length) of the error")
     equal(cache.lengths, [12], "lengths after the refusal")

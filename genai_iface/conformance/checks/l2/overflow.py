@@ -61,7 +61,7 @@ def before_anything_changes(context: Context) -> None:
 
 @check("L2.overflow.padding_does_not_count", requires=_RAGGED, spec=["Model.forward.5"])
 def padding_does_not_count(context: Context) -> None:
-    """Overflow is judged on real tokens alone: padding beyond the capacity is no overflow."""
+    """Overflow is judged on real tokens alone: padding beyond the capacity is not an overflow."""
     subject = context.subject()
     tokens = subject.golden.tokens
     cache = context.cache(subject, 2, 8)
@@ -106,11 +106,13 @@ def whole_context(context: Context) -> None:
 
 @check("L2.overflow.fixed_buffers", spec=["Model.forward.5", "Model.create_cache.2"])
 def fixed_buffers(context: Context) -> None:
-    """A graph that fixes its buffers sets the capacity; the last slot works, one more is refused."""
+    """A graph that fixes its buffers sets the capacity; the last position works, one more is refused."""
     subject = context.subject("rank3")
     fixed = subject.model.spec.cache.fixed_capacity
     if fixed is not None:
-        raises(InvalidInputError, lambda: subject.model.create_cache(capacity=fixed + 1), "more than the fixed slots")
+        raises(
+            InvalidInputError, lambda: subject.model.create_cache(capacity=fixed + 1), "more than the fixed positions"
+        )
     cache = context.cache(subject, capacity=12)
     got = subject.model.forward(subject.golden.tokens[:1, :12], cache)
     subject.near(got[0, 0], 0, 12, "logits of a row that is full before the buffer is")

@@ -101,13 +101,13 @@ def ragged_chunk(context: Context) -> None:
 
 @check("L2.write.last_slot", spec=["Model.forward.1", "Model.forward.5"])
 def last_slot(context: Context) -> None:
-    """A row may be filled to its last slot, token by token."""
+    """A row may be filled to its last position, token by token."""
     subject = context.subject()
     cache = context.cache(subject, capacity=9)
     subject.model.forward(subject.golden.tokens[:1, :7], cache)
     for length in (8, 9):
         got = subject.model.forward(subject.golden.tokens[:1, length - 1 : length], cache)
-        subject.near(got[0, 0], 0, length, f"logits of token {length} of 9 slots")
+        subject.near(got[0, 0], 0, length, f"logits of token {length} of 9 positions")
     equal(cache.lengths, [9], "lengths of a full cache")
 
 
@@ -121,12 +121,12 @@ def fill_at_once(context: Context) -> None:
 
 @check("L2.write.chunk_to_last_slot", requires=_CHUNKS, spec=["Model.forward.1", "Model.forward.5"])
 def chunk_to_last_slot(context: Context) -> None:
-    """A chunk may end in the last slot."""
+    """A chunk may end in the last position."""
     subject = context.subject()
     cache = context.cache(subject, capacity=11)
     subject.model.forward(subject.golden.tokens[:1, :6], cache)
     got = subject.model.forward(subject.golden.tokens[:1, 6:11], cache)
-    subject.near(got[0, 0], 0, 11, "logits of a chunk up to the last slot")
+    subject.near(got[0, 0], 0, 11, "logits of a chunk up to the last position")
 
 
 @check("L2.lengths.start_at_zero", spec=["Model.create_cache.3"])

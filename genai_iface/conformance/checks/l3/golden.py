@@ -9,13 +9,13 @@ import numpy as np
 from genai_iface.capabilities import Capability
 from genai_iface.conformance._context import Context
 from genai_iface.conformance._failure import equal, expect
-from genai_iface.conformance.registry import Run, check
+from genai_iface.conformance.registry import CheckFunction, check
 
 __all__ = ["MODELS"]
 
 MODELS = {
     "base": ("two_layers", "Two layers, rank-4 cache, two query heads per key/value head"),
-    "rank3": ("rank3_layout", "The same weights with a rank-3 cache and fixed slots"),
+    "rank3": ("rank3_layout", "The same weights with a rank-3 cache and fixed positions"),
     "group1": ("group_size_1", "As many key/value heads as query heads"),
     "group3": ("group_size_3", "Three query heads per key/value head"),
     "group8": ("group_size_8", "Eight query heads on one key/value head"),
@@ -52,7 +52,7 @@ def _agrees(context: Context, name: str, dtype: str | None = None) -> None:
         subject.near(got[0, 0], 0, place + 1, f"{name}: logits of the decode step at position {place}")
 
 
-def _runner(name: str) -> Run:
+def _runner(name: str) -> CheckFunction:
     return lambda context: _agrees(context, name)
 
 
@@ -62,7 +62,7 @@ for _name, (_check, _title) in MODELS.items():
 
 @check("L3.golden.circular", requires=[Capability.CACHE_CIRCULAR], spec=["Model.forward.1"])
 def circular(context: Context) -> None:
-    """A ring of 8 slots over 24 tokens."""
+    """A ring of 8 positions over 24 tokens."""
     subject = context.subject("ring")
     tokens = subject.golden.tokens
     for row in range(3):

@@ -12,7 +12,7 @@ import numpy as np
 from genai_iface.config import GenerationConfig
 from genai_iface.conformance._context import Context, Subject
 from genai_iface.conformance._failure import close, equal, expect, raises
-from genai_iface.conformance.registry import Run, check
+from genai_iface.conformance.registry import CheckFunction, check
 from genai_iface.errors import CacheOverflowError, InvalidInputError
 
 __all__ = ["greedy_tokens"]
@@ -32,7 +32,7 @@ def greedy_tokens(
     return [generator.get_sequence(index)[len(prompt) :] for index, prompt in enumerate(prompts)]
 
 
-def _runner(name: str) -> Run:
+def _runner(name: str) -> CheckFunction:
     def run(context: Context) -> None:
         subject = context.subject(name)
         golden = subject.golden

@@ -15,7 +15,7 @@ from genai_iface.conformance._context import Context
 from genai_iface.conformance._failure import ConformanceFailure, close, equal, expect
 from genai_iface.conformance._sampling_reference import Settings, expected_token, law, uniform
 from genai_iface.conformance.checks.l4.stop import TEXT_TOKENS
-from genai_iface.conformance.registry import Run, check
+from genai_iface.conformance.registry import CheckFunction, check
 
 __all__ = ["CASES"]
 
@@ -93,7 +93,7 @@ def _draws(context: Context, settings: Settings) -> None:
     expect(sum(token is not None for token in firm) > _DRAWS // 2, "the references are too close to call")
 
 
-def _runner(settings: Settings) -> Run:
+def _runner(settings: Settings) -> CheckFunction:
     return lambda context: _draws(context, settings)
 
 

@@ -141,11 +141,11 @@ def _gates(site: Site, weights: ir.Value | None) -> ir.Value:
     return site.add("Unsqueeze", site.add("Transpose", spread, perm=[1, 0]), site.ints(2))
 
 
-def _turned(site: Site, slot: int) -> ir.Value:
+def _turned(site: Site, index: int) -> ir.Value:
     """Weights (E, N, K) as (E, K, N)."""
-    given = packed_tensor(site.input(slot))
+    given = packed_tensor(site.input(index))
     if given is None:
-        return site.add("Transpose", site.required(slot), perm=[0, 2, 1])
+        return site.add("Transpose", site.required(index), perm=[0, 2, 1])
     experts, columns, rows = given.shape
     make = _Turn(given)
     return site.edit.weight(str(given.root.name), Lazy(make, given.tensor.dtype, (experts, rows, columns)))
@@ -161,11 +161,11 @@ class _Turn:
         return np.ascontiguousarray(self._given.numpy().swapaxes(1, 2))
 
 
-def _dequantized(site: Site, slot: int, scale_slot: int, point_slot: int, own_bits: str) -> ir.Value:
+def _dequantized(site: Site, index: int, scale_index: int, point_index: int, own_bits: str) -> ir.Value:
     """Quantized weights (E, N, K) as (E, K, N) floats; without a block size, a column is one block."""
-    packed, scales = packed_tensor(site.input(slot)), packed_tensor(site.input(scale_slot))
-    points = packed_tensor(site.input(point_slot))
-    if packed is None or scales is None or (points is None and site.input(point_slot) is not None):
+    packed, scales = packed_tensor(site.input(index)), packed_tensor(site.input(scale_index))
+    points = packed_tensor(site.input(point_index))
+    if packed is None or scales is None or (points is None and site.input(point_index) is not None):
         raise site.refuse("computes its weights in each step, expected constants")
     bits = site.integer(own_bits) or site.integer("expert_weight_bits", 4)
     if bits not in (2, 4, 8):

@@ -46,10 +46,10 @@ def grouped_query(site: Site, layer: LayerCacheSpec, step: StepInputs) -> tuple[
     query, key = _prepared(site, query, heads, layer, step, 14), _prepared(site, key, kv_heads, layer, step, 15)
     value = _apart(site, value, kv_heads, layer.value_head_dim)
     caches: list[tuple[ir.Value, ir.Value | None]] = []
-    for slot, update in ((3, key), (4, value)):
-        scale = _scale(site, slot + 9, layer)
+    for index, update in ((3, key), (4, value)):
+        scale = _scale(site, index + 9, layer)
         new = update if scale is None else _rounded(site, update, scale)
-        past = site.required(slot)
+        past = site.required(index)
         cache = site.add("TensorScatter", past, new, step.write_indices, axis=2, mode="linear")
         copy_type(past, cache)
         cache.shape = past.shape
@@ -99,12 +99,14 @@ def _projections(site: Site, heads: int, kv_heads: int, size: int) -> tuple[ir.V
     return query, key, value
 
 
-def _prepared(site: Site, x: ir.Value, heads: int, layer: LayerCacheSpec, step: StepInputs, norm_slot: int) -> ir.Value:
+def _prepared(
+    site: Site, x: ir.Value, heads: int, layer: LayerCacheSpec, step: StepInputs, norm_index: int
+) -> ir.Value:
     """(B, heads, S, D), normalized head by head and rotated, where the operator does so."""
-    weight, size = site.input(norm_slot), layer.key_head_dim
+    weight, size = site.input(norm_index), layer.key_head_dim
     x = _apart(site, x, heads, size)
     if weight is not None:
-        name = "q_norm_epsilon" if norm_slot == 14 else "k_norm_epsilon"
+        name = "q_norm_epsilon" if norm_index == 14 else "k_norm_epsilon"
         epsilon = site.real(name) or site.real("qk_norm_epsilon", 1e-6)
         x = site.add("RMSNormalization", x, weight, axis=-1, epsilon=epsilon)
     if not site.integer("do_rotary"):
@@ -133,10 +135,10 @@ def _apart(site: Site, flat: ir.Value, heads: int, size: int) -> ir.Value:
 # Caches of 8-bit integers.
 
 
-def _scale(site: Site, slot: int, layer: LayerCacheSpec) -> ir.Value | None:
+def _scale(site: Site, index: int, layer: LayerCacheSpec) -> ir.Value | None:
     """The factor of an int8 cache, (1, 1 or Hkv, 1, 1 or D); None for a cache of floats."""
-    kind = site.text("k_quant_type" if slot == 12 else "v_quant_type", "NONE")
-    given = site.input(slot)
+    kind = site.text("k_quant_type" if index == 12 else "v_quant_type", "NONE")
+    given = site.input(index)
     if layer.dtype != "int8":
         if kind in _QUANTIZED:
             raise site.refuse(f"quantizes a cache of {layer.dtype}, expected int8")

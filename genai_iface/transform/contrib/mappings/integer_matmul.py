@@ -28,7 +28,7 @@ def matmul_integer_to_float(site: Site) -> None:
 def plain_linear(site: Site) -> None:
     """QuantizeLinear or DequantizeLinear of the contrib domain, where the same types came earlier."""
     attributes = {"axis": site.integer("axis", 1)} if "axis" in site.node.attributes else {}
-    inputs = [site.input(slot) for slot in range(3)]
+    inputs = [site.input(index) for index in range(3)]
     site.give(site.add(site.node.op_type, *inputs, **attributes))
 
 

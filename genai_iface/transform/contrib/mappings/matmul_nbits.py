@@ -36,9 +36,9 @@ class Blocked:
 
     Attributes:
         integers: int4, uint4, int8 or uint8 (K, N).
-        scales: (blocks, N).
+        scales: (blocks, N), one for each block of a column.
         zero_points: (blocks, N), None where they are zero.
-        offsets: Float (blocks, N): zero points that are no integers, None in every other case.
+        offsets: Float (blocks, N): zero points that are not integers, None in every other case.
         block: Rows that share a scale.
     """
 
@@ -67,7 +67,7 @@ def matmul_nbits(site: Site) -> None:
 
 def table_key(site: Site) -> tuple[str, ...] | None:
     """Names the constants of a MatMulNBits that a lookup may share with it."""
-    roots = [packed_tensor(site.input(slot)) for slot in (1, 2, 3)]
+    roots = [packed_tensor(site.input(index)) for index in (1, 2, 3)]
     if roots[0] is None or roots[1] is None:
         return None
     return tuple("" if root is None else str(root.root.name) for root in roots)
@@ -209,6 +209,6 @@ def _order(site: Site, block: int) -> NDArray[np.int64] | None:
     return order
 
 
-def _name_of(site: Site, slot: int) -> str:
-    found = packed_tensor(site.input(slot))
+def _name_of(site: Site, index: int) -> str:
+    found = packed_tensor(site.input(index))
     return "" if found is None else str(found.root.name)

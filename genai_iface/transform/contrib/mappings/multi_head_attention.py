@@ -35,10 +35,10 @@ def multi_head_attention(site: Site) -> None:
         mixed = _flat(site, mixed)
     mixed.shape = None
     site.give(mixed)
-    for slot, present in enumerate(results[1:], start=1):
-        if output_at(site.node, slot) is not None:
+    for index, present in enumerate(results[1:], start=1):
+        if output_at(site.node, index) is not None:
             present.shape = None
-            site.give(present, slot)
+            site.give(present, index)
 
 
 def _projections(site: Site, heads: int) -> tuple[ir.Value, ir.Value, ir.Value, bool]:

@@ -24,7 +24,7 @@ class PackedTensor:
 
     Attributes:
         root: The initializer or Constant; nodes that share a table have the same one.
-        tensor: Its tensor.
+        tensor: The tensor that the constant holds.
         shape: As it is read.
     """
 

@@ -16,7 +16,7 @@ def rotary_embedding(site: Site) -> None:
     """(X, position_ids, cos_cache, sin_cache); X of rank 3 or 4."""
     if site.integer("is_packed_batching"):
         raise site.refuse("takes rows of unequal length packed together (is_packed_batching)")
-    x, positions, cos, sin = (site.required(slot) for slot in range(4))
+    x, positions, cos, sin = (site.required(index) for index in range(4))
     if site.rank(positions) != 2:
         positions = _counted(site, x, positions)
     size = site.integer("rotary_embedding_dim")

@@ -1,0 +1,46 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Compares the sizes that a checkpoint's configuration names with what its files hold, before a network is made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from genai_iface.errors import InvalidInputError
+
+__all__ = ["check_sizes"]
+
+# Each of these stands beside the hidden size as the other axis of some matrix, or counts vectors of that size.
+_BESIDE_HIDDEN = (
+    *("vocab_size", "intermediate_size", "moe_intermediate_size", "num_hidden_layers", "num_attention_heads"),
+    *("num_key_value_heads", "head_dim", "num_experts", "num_local_experts", "n_routed_experts"),
+)
+# Weights of one bit are the smallest there are; tables may be factorized.
+_FEWEST_BYTES = 1 / 16
+
+
+def check_sizes(config: Any, num_bytes: int, name: str) -> None:
+    """Refuses a configuration that asks for a network far larger than the weights there are.
+
+    Args:
+        config: The configuration of Transformers.
+        num_bytes: Size of the weights' files.
+        name: The checkpoint's, for the message.
+
+    Raises:
+        InvalidInputError: A size is not positive, or too large for the files.
+    """
+    text = config.get_text_config()
+    hidden = getattr(text, "hidden_size", None)
+    if not isinstance(hidden, int):
+        return
+    for field in ("hidden_size", *_BESIDE_HIDDEN):
+        value = getattr(text, field, None)
+        if not isinstance(value, int) or isinstance(value, bool):
+            continue
+        if value < 0 or value * (1 if field == "hidden_size" else hidden) * _FEWEST_BYTES > num_bytes:
+            raise InvalidInputError(
+                f"The configuration of {name!r} has {field}={value} and hidden_size={hidden}, which {num_bytes} bytes "
+                "of weights cannot fill",
+                remedy="Copy the checkpoint again, with all of its files.",
+            )

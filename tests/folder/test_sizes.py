@@ -1,0 +1,360 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""What opening a folder costs: by the nodes of its graph and no more; files are judged by size before they are read."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+from onnx.reference import ReferenceEvaluator
+
+from genai_iface import GenAIError, GenerationConfig, InvalidInputError, UnsupportedModelError
+from genai_iface._json_object import MAX_CONFIG_BYTES, parse_object
+from genai_iface.folder import open_folder
+from genai_iface.folder._inline import inline_functions
+from genai_iface.folder._structure import check_structure
+from tests.models import write_folder
+
+OPSETS = [helper.make_opsetid("", 24), helper.make_opsetid("local", 1)]
+
+
+def chain(model: onnx.ModelProto, count: int) -> None:
+    model.graph.node.extend(
+        helper.make_node("Identity", [f"c{i - 1}" if i else "input_ids"], [f"c{i}"]) for i in range(count)
+    )
+
+
+def chain_to_the_logits(model: onnx.ModelProto, count: int) -> None:
+    maker = next(node for node in model.graph.node if "logits" in node.output)
+    maker.output[0] = "c0"
+    model.graph.node.extend(helper.make_node("Identity", [f"c{i}"], [f"c{i + 1}"]) for i in range(count - 1))
+    model.graph.node.append(helper.make_node("Identity", [f"c{count - 1}"], ["logits"]))
+
+
+def branches(model: onnx.ModelProto, count: int) -> None:
+    model.graph.initializer.append(helper.make_tensor("condition", TensorProto.BOOL, [], [True]))
+    for index in range(count // 3):
+        graphs = []
+        for name in (f"x{index}", f"y{index}"):
+            node = helper.make_node("Constant", [], [name], value_int=1)
+            value = helper.make_tensor_value_info(name, TensorProto.INT64, [])
+            graphs.append(helper.make_graph([node], name, [], [value]))
+        model.graph.node.append(
+            helper.make_node("If", ["condition"], [f"i{index}"], then_branch=graphs[0], else_branch=graphs[1])
+        )
+
+
+def nested_functions(model: onnx.ModelProto, count: int) -> None:
+    """Each calls the one before twice, so that one call becomes ``count`` nodes."""
+    body = [helper.make_node("Identity", ["x"], ["y"])]
+    for level in range(count.bit_length()):
+        model.functions.append(helper.make_function("local", f"F{level}", ["x"], ["y"], body, OPSETS))
+        body = [
+            helper.make_node(f"F{level}", ["x"], ["t"], domain="local"),
+            helper.make_node(f"F{level}", ["t"], ["y"], domain="local"),
+        ]
+    model.opset_import.append(OPSETS[1])
+    last = model.functions[-1].name
+    model.graph.node.append(helper.make_node(last, ["input_ids"], ["called"], domain="local"))
+
+
+def many_calls(model: onnx.ModelProto, count: int) -> None:
+    body = [helper.make_node("Identity", ["x"], ["y"])]
+    model.functions.append(helper.make_function("local", "F", ["x"], ["y"], body, OPSETS))
+    model.opset_import.append(OPSETS[1])
+    for i in range(count):
+        model.graph.node.append(helper.make_node("F", [f"c{i - 1}" if i else "input_ids"], [f"c{i}"], domain="local"))
+
+
+def unused_functions(model: onnx.ModelProto, count: int) -> None:
+    body = [helper.make_node("Identity", ["x"], ["y"])]
+    model.functions.extend(helper.make_function("local", f"F{i}", ["x"], ["y"], body, OPSETS) for i in range(count))
+
+
+def deep_functions(model: onnx.ModelProto, count: int) -> None:
+    body = [helper.make_node("Identity", ["x"], ["y"])]
+    for i in range(count):
+        model.functions.append(helper.make_function("local", f"F{i}", ["x"], ["y"], body, OPSETS))
+        body = [helper.make_node(f"F{i}", ["x"], ["y"], domain="local")]
+
+
+def wide_fan_out(model: onnx.ModelProto, count: int) -> None:
+    model.graph.node.extend(helper.make_node("Identity", ["input_ids"], [f"c{i}"]) for i in range(count))
+
+
+def wide_fan_in(model: onnx.ModelProto, count: int) -> None:
+    model.graph.node.extend(helper.make_node("Constant", [], [f"c{i}"], value_int=1) for i in range(count))
+    model.graph.node.append(helper.make_node("Sum", [f"c{i}" for i in range(count)], ["sum"]))
+
+
+def many_weights(model: onnx.ModelProto, count: int) -> None:
+    model.graph.initializer.extend(helper.make_tensor(f"w{i}", TensorProto.FLOAT, [1], [1.0]) for i in range(count))
+
+
+def many_inputs(model: onnx.ModelProto, count: int) -> None:
+    model.graph.input.extend(helper.make_tensor_value_info(f"u{i}", TensorProto.INT64, ["a"]) for i in range(count))
+
+
+def many_outputs(model: onnx.ModelProto, count: int) -> None:
+    wide_fan_out(model, count)
+    model.graph.output.extend(helper.make_tensor_value_info(f"c{i}", TensorProto.INT64, ["a"]) for i in range(count))
+
+
+def constants_of_constants(model: onnx.ModelProto, count: int) -> None:
+    """A value that follows from weights in 12 ** 8 ways, asked for by every node."""
+    model.graph.initializer.append(helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0]))
+    for i in range(8):
+        model.graph.node.append(helper.make_node("Concat", [f"k{i - 1}" if i else "one"] * 12, [f"k{i}"], axis=0))
+    model.graph.node.extend(helper.make_node("MatMul", ["input_ids", "k7"], [f"m{i}"]) for i in range(count))
+
+
+def transposed_weights(model: onnx.ModelProto, count: int) -> None:
+    model.graph.initializer.append(helper.make_tensor("table", TensorProto.FLOAT, [2, 2], [1.0] * 4))
+    model.graph.node.extend(
+        helper.make_node("Transpose", [f"t{i - 1}" if i else "table"], [f"t{i}"]) for i in range(count)
+    )
+    model.graph.node.append(helper.make_node("Gather", [f"t{count - 1}", "input_ids"], ["gathered"]))
+    model.graph.node.append(helper.make_node("Gather", ["t6", "input_ids"], ["gathered.again"]))
+
+
+def keys_from_afar(model: onnx.ModelProto, count: int) -> None:
+    """Attention nodes whose keys come through one long chain."""
+    attention = next(node for node in model.graph.node if node.op_type == "Attention")
+    scatter = next(node for node in model.graph.node if node.op_type == "TensorScatter")
+    for i in range(count // 2):
+        model.graph.node.append(helper.make_node("Identity", [f"c{i - 1}" if i else scatter.output[0]], [f"c{i}"]))
+    for i in range(count // 2):
+        inputs = [attention.input[0], f"c{count // 2 - 1}", attention.input[2]]
+        model.graph.node.append(helper.make_node("Attention", inputs, [f"a{i}"], q_num_heads=4, kv_num_heads=2))
+
+
+def many_scores(model: onnx.ModelProto, count: int) -> None:
+    """Products of one cache that all meet in one node with many readers."""
+    scatter = next(node for node in model.graph.node if node.op_type == "TensorScatter")
+    half = count // 2
+    model.graph.node.extend(helper.make_node("MatMul", [scatter.output[0]] * 2, [f"m{i}"]) for i in range(half))
+    model.graph.node.append(helper.make_node("Concat", [f"m{i}" for i in range(half)], ["all"], axis=1))
+    model.graph.node.extend(helper.make_node("Shape", ["all"], [f"s{i}"]) for i in range(half))
+
+
+def shapes_of_the_past(model: onnx.ModelProto, count: int) -> None:
+    """Many Shape nodes of one cache input that lead into one long chain."""
+    past = next(value.name for value in model.graph.input if "cache" in value.name or "past" in value.name)
+    half = count // 2
+    model.graph.node.extend(helper.make_node("Shape", [past], [f"s{i}"]) for i in range(half))
+    model.graph.node.append(helper.make_node("Concat", [f"s{i}" for i in range(half)], ["c0"], axis=0))
+    model.graph.node.extend(helper.make_node("Abs", [f"c{i}"], [f"c{i + 1}"]) for i in range(half))
+
+
+def long_shape(model: onnx.ModelProto, count: int) -> None:
+    model.graph.initializer.append(TensorProto(name="long", data_type=1, dims=[2**62] * count))
+
+
+KINDS = (
+    *(
+        chain,
+        chain_to_the_logits,
+        branches,
+        nested_functions,
+        many_calls,
+        unused_functions,
+        deep_functions,
+        wide_fan_out,
+    ),
+    *(wide_fan_in, many_weights, many_inputs, many_outputs, constants_of_constants, transposed_weights),
+    *(keys_from_afar, many_scores, shapes_of_the_past, long_shape),
+)
+
+
+def seconds_to_open(folder: Path, change: Callable[[onnx.ModelProto, int], None], count: int) -> float:
+    """Processor time; a typed refusal is an answer too."""
+    path = write_folder(folder / "model", layers=1) / "model.onnx"
+    model = onnx.load(path)
+    change(model, count)
+    path.write_bytes(model.SerializeToString())
+    started = time.process_time()
+    try:
+        open_folder(path.parent)
+    except GenAIError as error:
+        assert error.remedy and len(str(error)) < 4000
+    return time.process_time() - started
+
+
+@pytest.mark.parametrize("change", KINDS, ids=lambda change: change.__name__)
+def test_four_thousand_nodes(tmp_path: Path, change: Callable[[onnx.ModelProto, int], None]) -> None:
+    assert seconds_to_open(tmp_path, change, 4000) < 3
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("change", KINDS, ids=lambda change: change.__name__)
+def test_two_hundred_thousand_nodes(tmp_path: Path, change: Callable[[onnx.ModelProto, int], None]) -> None:
+    # 10 seconds on a machine with nothing else to do; processor time grows with what runs beside it.
+    assert seconds_to_open(tmp_path, change, 200_000) < 20
+
+
+def test_growth_is_judged_before_inlining(tmp_path: Path) -> None:
+    path = write_folder(tmp_path / "model", layers=1) / "model.onnx"
+    model = onnx.load(path)
+    nested_functions(model, 2**40)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(UnsupportedModelError, match="nodes once its functions are inlined"):
+        open_folder(path.parent)
+    # One node with a large constant, called often.
+    model = onnx.load(write_folder(tmp_path / "other", layers=1) / "model.onnx")
+    constant = helper.make_node("Constant", [], ["y"], value=helper.make_tensor("v", 1, [2**18], [0.0] * 2**18))
+    model.functions.append(helper.make_function("local", "F", ["x"], ["y"], [constant], OPSETS))
+    model.opset_import.append(OPSETS[1])
+    model.graph.node.extend(helper.make_node("F", ["input_ids"], [f"c{i}"], domain="local") for i in range(1000))
+    with pytest.raises(UnsupportedModelError, match="bytes when its functions are inlined"):
+        check_structure(model)
+
+
+def test_inlining_keeps_the_mathematics() -> None:
+    """Defaults of attributes, references to them, absent inputs, names that clash, calls inside a branch."""
+    scale = helper.make_node("Mul", ["x", "factor"], ["y"])
+    factor = helper.make_node("Constant", [], ["factor"])
+    factor.attribute.append(onnx.AttributeProto(name="value_float", ref_attr_name="by", type=onnx.AttributeProto.FLOAT))
+    times = helper.make_function(
+        "local", "Times", ["x"], ["y"], [factor, scale], OPSETS, attribute_protos=[helper.make_attribute("by", 3.0)]
+    )
+    clip = helper.make_function(
+        "local", "Low", ["x", "low"], ["y"], [helper.make_node("Clip", ["x", "low"], ["y"])], OPSETS
+    )
+    branch = [
+        helper.make_graph(
+            [helper.make_node("Times", ["t"], [name], domain="local", by=by)],
+            name,
+            [],
+            [helper.make_tensor_value_info(name, TensorProto.FLOAT, [2])],
+        )
+        for name, by in (("then", 2.0), ("else", 5.0))
+    ]
+    nodes = [
+        helper.make_node("Times", ["x"], ["t"], domain="local"),
+        helper.make_node("If", ["flag"], ["factor"], then_branch=branch[0], else_branch=branch[1]),
+        helper.make_node("Low", ["factor"], ["y"], domain="local"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2]), helper.make_tensor_value_info("flag", 9, [])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2])],
+    )
+    model = helper.make_model(graph, functions=[times, clip], opset_imports=OPSETS)
+    check_structure(model)
+    inline_functions(model)
+    assert not model.functions and all(node.domain != "local" for node in model.graph.node)
+    onnx.checker.check_model(model)
+    for flag, factor in ((True, 6), (False, 15)):
+        (given,) = ReferenceEvaluator(model).run(None, {"x": np.float32([-1, 2]), "flag": np.array(flag)})
+        np.testing.assert_array_equal(given, np.float32([-factor, 2 * factor]))
+
+
+def test_more_logits_than_any_vocabulary(tmp_path: Path) -> None:
+    path = write_folder(tmp_path / "model", layers=1) / "model.onnx"
+    model = onnx.load(path)
+    logits = next(value for value in model.graph.output if value.name == "logits")
+    logits.type.tensor_type.shape.dim[-1].dim_value = 2**62
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(UnsupportedModelError, match="columns, at most 16777216 are read"):
+        open_folder(path.parent)
+
+
+@pytest.mark.parametrize("sizes", [{1: -2}, {3: -8}, {2: 2**62}, {1: 2**40}], ids=str)
+def test_cache_sizes_that_no_buffer_has(tmp_path: Path, sizes: dict[int, int]) -> None:
+    path = write_folder(tmp_path / "model", layers=1) / "model.onnx"
+    model = onnx.load(path)
+    for value in (*model.graph.input, *model.graph.output):
+        dims = value.type.tensor_type.shape.dim
+        if len(dims) == 4:
+            for axis, size in sizes.items():
+                dims[axis].dim_value = size
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(UnsupportedModelError, match=r"expected numbers from 1|expected 1 to"):
+        open_folder(path.parent)
+
+
+# Files of text.
+
+
+def test_large_files_are_refused_unread(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "model", layers=1)
+    for name, size in (
+        ("config.json", MAX_CONFIG_BYTES),
+        ("generation_config.json", MAX_CONFIG_BYTES),
+        ("tokenizer_config.json", MAX_CONFIG_BYTES),
+        ("tokenizer.json", 256 * 2**20),
+    ):
+        path, before = folder / name, (folder / name).read_bytes()
+        # A sparse file: it has a size and no content.
+        os.truncate(path, size + 1)
+        started = time.process_time()
+        with pytest.raises(InvalidInputError, match="larger than"):
+            opened = open_folder(folder)
+            _ = opened.generation_config, opened.tokenizer
+        assert time.process_time() - started < 6
+        path.write_bytes(before)
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "tokenizer_config.json"])
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'{"vocab_size": ' + b"[" * 900 + b"]" * 900 + b"}", "nested deeper than 64 levels"),
+        (b'{"eos_token": "\\ud800"}', "lone surrogate"),
+        (b'{"\\udfff": 1}', "lone surrogate"),
+        (b'{"x": ' + b"9" * 5000 + b"}", "no JSON"),
+        (b"\xff", "no JSON"),
+        (b"[]", "holds a JSON list"),
+    ],
+    ids=["deep", "surrogate", "surrogate as a name", "digits", "no text", "list"],
+)
+def test_hostile_json(tmp_path: Path, name: str, content: bytes, message: str) -> None:
+    folder = write_folder(tmp_path / "model", layers=1)
+    (folder / name).write_bytes(content)
+    with pytest.raises(InvalidInputError, match=message):
+        opened = open_folder(folder)
+        _ = opened.generation_config, opened.tokenizer.eos_token_id
+
+
+def test_whole_characters_in_escapes_are_fine() -> None:
+    assert parse_object(b'{"x": "\\ud83d\\ude00"}') == {"x": "\U0001f600"}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"num_return_sequences": 10**9},
+        {"num_beams": 10**9},
+        {"bad_words_ids": [[1]] * 2_000_000},
+        {"bad_words_ids": [[1] * 1_000_000]},
+        {"stop_strings": ["x"] * 100_000},
+        {"stop_strings": ["x" * 100_000]},
+        {"stop_token_ids": [1] * 1_000_000},
+        {"eos_token_id": [1] * 1_000_000},
+        {"max_new_tokens": 10**4000},
+        {"max_length": 2**63},
+    ],
+    ids=lambda values: next(iter(values)),
+)
+def test_a_strangers_settings_are_bounded(tmp_path: Path, values: dict[str, object]) -> None:
+    path = tmp_path / "generation_config.json"
+    path.write_text(json.dumps(values), encoding="utf-8")
+    started = time.process_time()
+    with pytest.raises(InvalidInputError) as caught:
+        GenerationConfig.from_file(path)
+    assert time.process_time() - started < 6
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_number_that_cannot_be_printed() -> None:
+    with pytest.raises(InvalidInputError, match="max_length=a int that cannot be printed is not legal"):
+        GenerationConfig(max_length=10**5000)
