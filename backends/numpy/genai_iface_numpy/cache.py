@@ -4,52 +4,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, DTypeLike, NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from genai_iface.backend_kit import RowLengths, stored_positions
 from genai_iface.errors import BackendError
 from genai_iface.types import UpdateMode
+from genai_iface_numpy.buffers import BufferSpec
 
-__all__ = ["BufferSpec", "NumpyCache"]
-
-
-@dataclass(frozen=True, slots=True)
-class BufferSpec:
-    """The buffer of one cache tensor.
-
-    Attributes:
-        num_heads: Hkv.
-        head_dim: D.
-        axis: The sequence axis: 2 for (B, Hkv, C, D), 1 for (B, C, Hkv * D).
-        dtype: Element type.
-        window: Positions of a circular layer; None for a linear one, whose positions follow the rows' lengths.
-        is_fixed: Whether the graph names the number of positions, so that it cannot grow.
-    """
-
-    num_heads: int
-    head_dim: int
-    axis: int
-    dtype: DTypeLike
-    window: int | None
-    is_fixed: bool
-
-    def allocate(self, batch_size: int, positions: int) -> NDArray[Any]:
-        """Zeros for so many rows and positions; the system commits the memory when it is written."""
-        length = positions if self.window is None else self.window
-        row = (self.num_heads, length, self.head_dim) if self.axis == 2 else (length, self.num_heads * self.head_dim)
-        return np.zeros((batch_size, *row), self.dtype)
-
-    def at(self, rows: slice | NDArray[np.int64], begin: int, end: int) -> Any:
-        """The index of the positions ``begin`` .. ``end - 1`` of these rows in a tensor."""
-        return (rows, slice(None), slice(begin, end)) if self.axis == 2 else (rows, slice(begin, end))
-
-    def by_head(self, row: NDArray[Any]) -> NDArray[Any]:
-        """A row of the buffer as (Hkv, C, D); a view."""
-        return row if self.axis == 2 else row.reshape(-1, self.num_heads, self.head_dim).swapaxes(0, 1)
+__all__ = ["NumpyCache"]
 
 
 class NumpyCache:

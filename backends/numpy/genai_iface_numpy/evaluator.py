@@ -8,7 +8,8 @@ on an input, runs the rest in order and forgets each value after its last use.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
 
+from genai_iface.errors import BackendError
 from genai_iface.transform import GatherElements
 from genai_iface_numpy.attention import Attention
 from genai_iface_numpy.tensor_scatter import TensorScatter
@@ -28,6 +30,29 @@ __all__ = ["Evaluator"]
 _RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
+
+# What NumPy and onnx.reference raise when a graph asks for the impossible.
+_RUNTIME_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    MemoryError,
+    NameError,
+    NotImplementedError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+
+@contextmanager
+def _backend_errors(what: str) -> Iterator[None]:
+    try:
+        yield
+    except _RUNTIME_ERRORS as error:
+        raise BackendError(
+            f"onnx.reference {what}: {error}", remedy="Check the model with onnx.checker, or use another backend."
+        ) from error
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,9 +95,16 @@ class Evaluator:
         model: The model; it loses its initializers. Weights that lie in files of their own are mapped,
             not copied.
         keep: Names of the outputs that will be asked for.
+
+    Raises:
+        BackendError: onnx.reference cannot load it.
     """
 
     def __init__(self, model: ir.Model, /, *, keep: Collection[str]) -> None:
+        with _backend_errors(f"cannot load the graph {model.graph.name!r}"):
+            self._load(model, keep)
+
+    def _load(self, model: ir.Model, keep: Collection[str]) -> None:
         constants = {"": None, **_take_weights(model.graph)}
         reference = ReferenceEvaluator(ir.to_proto(model), new_ops=[Attention, GatherElements, TensorScatter])
         program: list[_Instruction] = []
@@ -97,10 +129,13 @@ class Evaluator:
         Args:
             feeds: A value for every graph input that is used.
             outputs: Names of the wanted outputs, among those kept.
+
+        Raises:
+            BackendError: A node failed.
         """
         values = {**self._constants, **feeds}
         # Masks are built from infinities, and exp() of far-away scores underflows as it should.
-        with np.errstate(all="ignore"):
+        with _backend_errors("failed in a step"), np.errstate(all="ignore"):
             for instruction in self._program:
                 instruction.run(values)
         return [values[name] for name in outputs]

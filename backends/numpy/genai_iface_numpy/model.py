@@ -4,12 +4,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from os import PathLike
-from types import MappingProxyType
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -32,18 +30,14 @@ from genai_iface.backend_kit import (
     store_logits,
 )
 from genai_iface.capabilities import Capability
-from genai_iface.errors import BackendError
 from genai_iface.folder import ModelFolder
 from genai_iface.transform import LOGITS_POSITIONS, SelectLogits
 from genai_iface.types import Device, LogitsMode, ModelSpec, UpdateMode
-from genai_iface_numpy.cache import BufferSpec, NumpyCache
+from genai_iface_numpy.buffers import buffer_specs
+from genai_iface_numpy.cache import NumpyCache
 from genai_iface_numpy.evaluator import Evaluator
 
 __all__ = ["NumpyModel"]
-
-_DTYPES: Mapping[str, Any] = MappingProxyType(
-    {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "int8": np.int8}
-)
 
 _CAPABILITIES = frozenset(
     {
@@ -62,19 +56,6 @@ _CAPABILITIES = frozenset(
 
 _INITIAL_POSITIONS = 256
 
-# What NumPy and onnx.reference raise when a graph asks for the impossible.
-_RUNTIME_ERRORS = (
-    ArithmeticError,
-    AttributeError,
-    LookupError,
-    MemoryError,
-    NameError,
-    NotImplementedError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
-
 
 class NumpyModel:
     """Implements ``Model[NumpyCache]`` and ``SupportsSave``.
@@ -89,19 +70,13 @@ class NumpyModel:
         self._folder, self._spec, self._device = folder, folder.spec, device
         self._inputs = GraphInputs(signature, context_length=self._spec.context_length)
         self._outputs = [signature.logits, *(tensor.present for tensor in signature.cache_tensors)]
-        self._buffer_specs = _buffer_specs(folder)
+        self._buffer_specs = buffer_specs(signature)
         self._is_concat = self._spec.cache.style == "concat"
         graph = folder.load_ir()
         select = SelectLogits(signature)
         select(graph)
         self._selects_logits = select.note.applied
-        try:
-            self._evaluator: Evaluator | None = Evaluator(graph, keep=self._outputs)
-        except _RUNTIME_ERRORS as error:
-            raise BackendError(
-                f"onnx.reference cannot load {folder.path}: {error}",
-                remedy="Check the model with onnx.checker, or use another backend.",
-            ) from error
+        self._evaluator: Evaluator | None = Evaluator(graph, keep=self._outputs)
 
     @property
     def spec(self) -> ModelSpec:
@@ -200,13 +175,7 @@ class NumpyModel:
         asked = asked_columns(step, run)
         if self._selects_logits:
             feeds[LOGITS_POSITIONS] = asked
-        try:
-            logits, *present = evaluator.run(feeds, self._outputs)
-        except _RUNTIME_ERRORS as error:
-            raise BackendError(
-                f"onnx.reference failed in a step of shape {step.input_ids.shape}: {error}",
-                remedy="Check the model with onnx.checker, or use another backend.",
-            ) from error
+        logits, *present = evaluator.run(feeds, self._outputs)
         if not self._selects_logits:
             logits = np.take_along_axis(logits, asked[:, :, None], axis=1)
         if self._is_concat:
@@ -219,23 +188,6 @@ class NumpyModel:
                 buffer[...] = new
                 mode = "copied"
         return logits, mode
-
-
-def _buffer_specs(folder: ModelFolder) -> tuple[BufferSpec, ...]:
-    cache, specs = folder.spec.cache, []
-    for tensor in folder.signature.cache_tensors:
-        layer = cache.layers[tensor.layer]
-        specs.append(
-            BufferSpec(
-                num_heads=layer.num_kv_heads,
-                head_dim=layer.key_head_dim if tensor.kind == "key" else layer.value_head_dim,
-                axis=2 if cache.layout == "bnsh" else 1,
-                dtype=_DTYPES[layer.dtype],
-                window=layer.capacity if layer.mode == "circular" else None,
-                is_fixed=layer.capacity is not None,
-            )
-        )
-    return tuple(specs)
 
 
 def _address(array: NDArray[Any]) -> int:

@@ -1,0 +1,75 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The buffer of one cache tensor: its shape, and where in it positions and heads are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from genai_iface.graph import GraphSignature
+
+__all__ = ["BufferSpec", "buffer_specs"]
+
+_DTYPES: Mapping[str, Any] = MappingProxyType(
+    {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "int8": np.int8}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BufferSpec:
+    """The buffer of one cache tensor.
+
+    Attributes:
+        num_heads: Hkv.
+        head_dim: D.
+        axis: The sequence axis: 2 for (B, Hkv, C, D), 1 for (B, C, Hkv * D).
+        dtype: Element type.
+        window: Positions of a circular layer; None for a linear one, whose positions follow the rows' lengths.
+        is_fixed: Whether the graph names the number of positions, so that it cannot grow.
+    """
+
+    num_heads: int
+    head_dim: int
+    axis: int
+    dtype: DTypeLike
+    window: int | None
+    is_fixed: bool
+
+    def allocate(self, batch_size: int, positions: int) -> NDArray[Any]:
+        """Zeros for so many rows and positions; the system commits the memory when it is written."""
+        length = positions if self.window is None else self.window
+        row = (self.num_heads, length, self.head_dim) if self.axis == 2 else (length, self.num_heads * self.head_dim)
+        return np.zeros((batch_size, *row), self.dtype)
+
+    def at(self, rows: slice | NDArray[np.int64], begin: int, end: int) -> Any:
+        """The index of the positions ``begin`` .. ``end - 1`` of these rows in a tensor."""
+        return (rows, slice(None), slice(begin, end)) if self.axis == 2 else (rows, slice(begin, end))
+
+    def by_head(self, row: NDArray[Any]) -> NDArray[Any]:
+        """A row of the buffer as (Hkv, C, D); a view."""
+        return row if self.axis == 2 else row.reshape(-1, self.num_heads, self.head_dim).swapaxes(0, 1)
+
+
+def buffer_specs(signature: GraphSignature) -> tuple[BufferSpec, ...]:
+    """The specs of all cache tensors, in the order of the signature."""
+    cache, specs = signature.cache, []
+    for tensor in signature.cache_tensors:
+        layer = cache.layers[tensor.layer]
+        specs.append(
+            BufferSpec(
+                num_heads=layer.num_kv_heads,
+                head_dim=layer.key_head_dim if tensor.kind == "key" else layer.value_head_dim,
+                axis=2 if cache.layout == "bnsh" else 1,
+                dtype=_DTYPES[layer.dtype],
+                window=layer.capacity if layer.mode == "circular" else None,
+                is_fixed=layer.capacity is not None,
+            )
+        )
+    return tuple(specs)
