@@ -34,9 +34,9 @@ def new_folder(out: Path) -> Iterator[Path]:
         OutputError: It cannot be written, or another process has made it meanwhile.
     """
     # The last part of "." is no name.
-    out = Path(os.path.realpath(out))
+    given, out = str(out), Path(os.path.realpath(out))
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise InvalidInputError(f"{str(out)!r} exists already", remedy="Give a new folder, or remove that one first.")
+        raise InvalidInputError(f"{given!r} exists already", remedy="Give a new folder, or remove that one first.")
     made = out.parent / temporary_name(out.name)
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
