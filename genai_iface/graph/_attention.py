@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, TypeAlias
 
@@ -16,7 +16,6 @@ from genai_iface.graph._walk import SAME_ELEMENTS, input_at, is_constant, is_op,
 __all__ = ["OPERATORS", "AttentionOperator", "AttentionUse", "Kind", "Users", "attention_uses", "reaches_softmax"]
 
 Kind: TypeAlias = Literal["key", "value"]
-Users: TypeAlias = dict[ir.Value, tuple[ir.Node, ...]]
 
 # repeat_kv, changes of layout, the scales of int8 caches and one more key for a sink, on the way from a cache to the
 # attention that reads it.
@@ -73,6 +72,19 @@ OPERATORS: Mapping[str, AttentionOperator] = MappingProxyType(
 
 
 @dataclass(frozen=True, slots=True)
+class Users:
+    """What walks through one graph share, while it does not change.
+
+    Attributes:
+        of: The first users of a value.
+        without_softmax: Nodes from which no Softmax was found.
+    """
+
+    of: dict[ir.Value, tuple[ir.Node, ...]] = field(default_factory=dict)
+    without_softmax: set[ir.Node] = field(default_factory=set)
+
+
+@dataclass(frozen=True, slots=True)
 class AttentionUse:
     """One place where attention reads a tensor.
 
@@ -96,7 +108,7 @@ def attention_uses(value: ir.Value, users: Users | None = None) -> list[Attentio
         value: The tensor.
         users: What earlier calls on the same graph found, to share; the graph must not have changed.
     """
-    users = {} if users is None else users
+    users = Users() if users is None else users
     found: list[AttentionUse] = []
     pending: list[tuple[ir.Value, tuple[ir.Node, ...]]] = [(value, ())]
     seen = {id(value)}
@@ -144,22 +156,24 @@ def reaches_softmax(node: ir.Node, users: Users | None = None) -> ir.Node | None
         node: The node.
         users: As for ``attention_uses``.
     """
-    users = {} if users is None else users
+    users = Users() if users is None else users
     pending, seen, left = [node], {node}, _STEPS
     for current in pending:
         for output in current.outputs:
-            if output not in users:
+            if output not in users.of:
                 # Listing the users of a value costs by their number, for each node that leads to it.
-                users[output] = tuple(output.consumers()[:_STEPS])
-            for user in users[output] if len(seen) < _LIMIT else ():
+                users.of[output] = tuple(output.consumers()[:_STEPS])
+            for user in users.of[output] if len(seen) < _LIMIT else ():
                 left -= 1
                 if left == 0:
+                    users.without_softmax.update(seen)
                     return None
                 if is_op(user, "Softmax"):
                     return user
-                if is_op(user, *_SCORES) and user not in seen:
+                if is_op(user, *_SCORES) and user not in seen and user not in users.without_softmax:
                     seen.add(user)
                     pending.append(user)
+    users.without_softmax.update(seen)
     return None
 
 

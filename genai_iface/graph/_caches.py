@@ -62,7 +62,7 @@ def derive_cache(graph: ir.Graph) -> DerivedCache:
     """
     order = {node: index for index, node in enumerate(graph)}
     found: list[FoundCache] = []
-    users: Users = {}
+    users = Users()
     for node in graph:
         name = op(node)
         if name == "TensorScatter":

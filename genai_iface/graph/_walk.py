@@ -43,7 +43,7 @@ T = TypeVar("T", int, float, str)
 SAME_ELEMENTS = frozenset({"Identity", "Cast", "CastLike", "Reshape", "Transpose", "Unsqueeze", "Squeeze", "Flatten"})
 """Operators whose output has the elements of input 0, perhaps in another order or type."""
 
-LONGEST_PATH = 64
+LONGEST_PATH = 24
 """A walk through one kind of node gives up after so many: one walk may start at every node of a graph."""
 
 _MOST_LISTED = 40
