@@ -40,11 +40,12 @@ class LoadedGraph:
     """
 
     def __init__(self, folder: ModelFolder, /) -> None:
-        graph, self.signature = _standard(folder.load_ir(), folder.signature)
-        self.specs = buffer_specs(self.signature)
-        self._outputs = [self.signature.logits, *(tensor.present for tensor in self.signature.cache_tensors)]
-        select = SelectLogits(self.signature)
+        graph = folder.load_ir()
         try:
+            graph, self.signature = _standard(graph, folder.signature)
+            self.specs = buffer_specs(self.signature)
+            self._outputs = [self.signature.logits, *(tensor.present for tensor in self.signature.cache_tensors)]
+            select = SelectLogits(self.signature)
             select(graph)
             self._evaluator = Evaluator(graph, keep=self._outputs)
         except GenAIError:

@@ -55,7 +55,7 @@ def _inferred(node: ir.Node, opset: int) -> dict[str, onnx.TypeProto]:
             opset_imports=[onnx.helper.make_opsetid("", opset)],
             ir_version=11,
         )
-    except (onnx.defs.SchemaError, InferenceError, RuntimeError):
+    except (onnx.defs.SchemaError, onnx.checker.ValidationError, InferenceError, RuntimeError, ValueError):
         # A type that is not known now is asked for later, or nobody needs it.
         return {}
     return found
