@@ -164,7 +164,8 @@ def test_no_room_for_a_report(tmp_path: Path) -> None:
 
 
 def test_a_report_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from genai_iface.conformance import load_adapter, report
+    from genai_iface.conformance import _report as report
+    from genai_iface.conformance import load_adapter
 
     result = run_checks(load_adapter("numpy"), level=0)
     monkeypatch.setattr(report, "as_html", lambda data: "\ud800")

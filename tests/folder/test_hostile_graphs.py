@@ -67,7 +67,7 @@ def test_unknown_operators_and_attributes_stay_the_runtimes_matter(tmp_path: Pat
         graph.node.append(helper.make_node("Unheard", ["input_ids"], ["a"], domain="x", of=1))
         graph.node.append(helper.make_node("Identity", ["input_ids"], ["b"], newer=1))
 
-    assert open_folder(changed(tmp_path, change)).contract.vocab_size > 0
+    assert open_folder(changed(tmp_path, change)).signature.vocab_size > 0
 
 
 @pytest.mark.parametrize("backend", ["numpy", "ort"])
@@ -114,12 +114,12 @@ def test_what_the_reference_raises_is_typed(
 
 
 def test_what_a_rewrite_raises_is_typed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import genai_iface_ort.prepare
+    import genai_iface_ort.lowering.prepare
 
     def fail(*args: object, **options: object) -> None:
         raise IndexError("too many indices")
 
-    monkeypatch.setattr(genai_iface_ort.prepare, "lower", fail)
+    monkeypatch.setattr(genai_iface_ort.lowering.prepare, "lower", fail)
     folder = write_folder(tmp_path / "model", layers=1)
     with pytest.raises(UnsupportedModelError, match="cannot be rewritten: IndexError: too many indices"):
         load_model(folder, backend="ort")
