@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 
 from genai_iface import InvalidInputError, SupportsSave, load_model
+from genai_iface.errors import OutputError
 from tests.ort_backend.cases import close, ort_model, write
 
 NAMES = ("scatter", "scatter-bsh", "scatter-float16", "scatter-bfloat16", "circular", "circular-and-linear", "concat")
@@ -125,10 +127,10 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
 
     def fail(_: object, path: Path, **__: object) -> None:
         path.write_bytes(b"half")
-        raise OSError("disk full")
+        raise OSError(errno.ENOSPC, "disk full")
 
     monkeypatch.setattr("safetensors.numpy.save_file", fail)
-    with pytest.raises(InvalidInputError, match="disk full"):
+    with pytest.raises(OutputError, match="disk full"):
         model.save_cache(filled(model), file)
     assert file.read_bytes() == whole
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "scatter"]
