@@ -35,6 +35,9 @@ class Capability(StrEnum):
     REWIND = "rewind"
     """``KVCache.rewind_to`` to any shorter length, row by row."""
 
+    REWIND_STEP = "rewind_step"
+    """``KVCache.rewind_to`` to the length that a row had before the last step; declared where ``rewind`` cannot be."""
+
     REORDER = "reorder"
     """``KVCache.reorder``, with duplicates and with fewer or more rows than before."""
 
@@ -58,6 +61,12 @@ class Capability(StrEnum):
 
     CACHE_SHARED = "cache_shared"
     """Models whose cache is the shared buffer of the contrib operator GroupQueryAttention."""
+
+    STATE = "state"
+    """Models that keep states besides keys and values, or nothing but states."""
+
+    CHECKPOINT = "checkpoint"
+    """The cache implements ``SupportsCheckpoint``; declared where ``rewind`` cannot be."""
 
     FORK = "fork"
     """The cache implements ``SupportsFork``."""

@@ -42,6 +42,7 @@ __all__ = [
     "Model",
     "Pipeline",
     "Prompt",
+    "SupportsCheckpoint",
     "SupportsFork",
     "SupportsGenerator",
     "SupportsInspect",
@@ -152,7 +153,9 @@ class KVCache(Protocol):
         Raises:
             InvalidInputError: Wrong shape, negative, or longer than the row is.
             CacheRewindError: A circular layer of W positions has overwritten tokens that the shorter row needs.
-                A row of length n needs its tokens max(0, n - W) .. n - 1, so a row of length 0 needs none.
+                A row of length n needs its tokens max(0, n - W) .. n - 1, so a row of length 0 needs none. Or the
+                model keeps states, and that of the shorter row is gone; the message lists the lengths that can be
+                reached.
 
         Contract:
             1. After it, any continuation MUST give what it would have given had the forgotten
@@ -616,6 +619,87 @@ class Pipeline(Protocol):
         Contract:
             1. A later ``generate`` MUST raise an error of ``genai_iface.errors``, and a second call MUST do
                nothing.
+        """
+        ...
+
+
+@runtime_checkable
+class SupportsCheckpoint(Protocol):
+    """A cache that can keep states of earlier lengths. Capability: "checkpoint".
+
+    What a model with states knows of a row's tokens is in tensors that every token changes, so a row can go back only
+    to lengths whose state is still there: its present one, 0, the one it had before the last step (the capability
+    "rewind_step"), and those that were kept here. Keys and values are not copied.
+
+    Since: 1
+    Stability: preview
+    """
+
+    @property
+    def bytes_per_row(self) -> int:
+        """The size in bytes of the states of one row, which is what one checkpoint of one row costs.
+
+        Contract:
+            1. MUST equal ``ModelSpec.cache.bytes_per_row``.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def checkpoint(self, rows: ArrayLike | None = None, /) -> None:
+        """Keeps the states of rows at their present lengths.
+
+        Args:
+            rows: int64 (K,) row indices, or None for all.
+
+        Raises:
+            InvalidInputError: An index is out of range.
+            BackendError: Out of memory.
+
+        Contract:
+            1. A row MUST then be able to go back to that length for as long as it is not shorter, however many steps
+               follow, and its continuations MUST be what they would have been.
+            2. No later step, rewind, reset, reorder or fork, of other rows either, MUST change what was kept.
+            3. ``KVCache.nbytes`` MUST grow by at most ``bytes_per_row`` for each row.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def checkpoints(self, row: int, /) -> tuple[int, ...]:
+        """The lengths of a row that were kept and can be reached, in rising order.
+
+        Raises:
+            InvalidInputError: There is no such row.
+
+        Contract:
+            1. ``can_rewind_to`` MUST be true for each of them.
+            2. A rewind MUST remove those beyond the new length, and ``reset`` all of a row; ``reorder`` and ``fork``
+               MUST carry them along.
+
+        Since: 1
+        Stability: preview
+        """
+        ...
+
+    def drop(self, row: int, length: int | None = None, /) -> None:
+        """Forgets the checkpoint of a row at a length, or all of the row.
+
+        Args:
+            row: Index of the cache's row, 0..B-1.
+            length: One of ``checkpoints(row)``, or None for all of them.
+
+        Raises:
+            InvalidInputError: There is no such row, or no checkpoint of that length.
+
+        Contract:
+            1. The row's length and content MUST be unchanged, and its other checkpoints too.
+            2. Its memory MUST be free again: ``KVCache.nbytes`` shrinks by what it cost.
+
+        Since: 1
+        Stability: preview
         """
         ...
 

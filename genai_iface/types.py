@@ -8,6 +8,7 @@ back lives in ``genai_iface.results``.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -24,6 +25,8 @@ __all__ = [
     "LayerCacheSpec",
     "LogitsMode",
     "ModelSpec",
+    "StateKind",
+    "StateSpec",
     "UpdateMode",
 ]
 
@@ -38,6 +41,9 @@ CacheMode: TypeAlias = Literal["linear", "circular"]
 
 DType: TypeAlias = Literal["float32", "float16", "bfloat16", "int8"]
 """Element type of cache tensors; of int8 ones the graph itself knows the scales."""
+
+StateKind: TypeAlias = Literal["conv", "recurrent"]
+"""The last inputs of a short convolution, or the matrix of a linear attention or state-space layer."""
 
 LogitsMode: TypeAlias = Literal["last", "all", "none"]
 """Which logits a step returns."""
@@ -117,31 +123,63 @@ class LayerCacheSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class StateSpec:
+    """What one layer keeps of a row besides keys and values: a tensor whose size no token changes.
+
+    Attributes:
+        kind: "conv" for the last inputs of a convolution, "recurrent" for the matrix of a recurrence.
+        shape: The tensor of one row: (channels, K - 1) of a convolution of K columns, (heads, key size, value size)
+            of a recurrence. What the graph names is what counts; other shapes are legal.
+        dtype: Element type.
+        layer: Number of the layer among those that keep states, in graph order; a recurrence and the convolution
+            before it are one layer.
+    """
+
+    kind: StateKind
+    shape: tuple[int, ...]
+    dtype: DType
+    layer: int
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Bytes of the state of one row."""
+        return math.prod(self.shape) * _ITEM_BYTES[self.dtype]
+
+
+@dataclass(frozen=True, slots=True)
 class CacheSpec:
     """The cache of a model.
 
     Attributes:
-        style: How the graph keeps keys and values.
+        style: How the graph keeps keys and values; without attention layers it says nothing.
         layout: The axes of the cache tensors.
-        layers: One entry per attention layer, in graph order.
+        layers: One entry per attention layer, in graph order; empty for a model without attention.
+        states: What the other layers keep, in graph order; empty for a model of attention alone.
     """
 
     style: CacheStyle
     layout: CacheLayout
     layers: tuple[LayerCacheSpec, ...]
+    states: tuple[StateSpec, ...] = ()
 
     @property
     def bytes_per_token(self) -> int:
         """Bytes that one token of one row takes over all layers."""
         return sum(layer.bytes_per_token for layer in self.layers)
 
+    @property
+    def bytes_per_row(self) -> int:
+        """Bytes of the states of one row, which it takes whatever its length is; what one checkpoint of it costs."""
+        return sum(state.bytes_per_row for state in self.states)
+
     def nbytes(self, batch_size: int, length: int, /) -> int:
         """Bytes of the buffers that hold so many tokens in each of so many rows.
 
-        Layers whose capacity the graph fixes, circular ones among them, take all of it whatever the length is.
+        Layers whose capacity the graph fixes, circular ones among them, take all of it whatever the length is. States
+        count twice: a step reads one buffer and writes another.
         """
         counted = ((layer, length if layer.capacity is None else layer.capacity) for layer in self.layers)
-        return batch_size * sum(layer.bytes_per_token * count for layer, count in counted)
+        return batch_size * (sum(layer.bytes_per_token * count for layer, count in counted) + 2 * self.bytes_per_row)
 
     @property
     def is_circular(self) -> bool:

@@ -26,6 +26,7 @@ from genai_iface.backend_kit.inputs import GraphInputs
 from genai_iface.backend_kit.logits import asked_columns, empty_logits, store_logits
 from genai_iface.backend_kit.privacy import switch_off_telemetry
 from genai_iface.backend_kit.row_lengths import RowLengths, check_cache, stored_positions
+from genai_iface.backend_kit.row_states import RowStates, StateStore
 from genai_iface.backend_kit.saving import RestorableCache, load_cache, save_cache
 
 __all__ = [
@@ -33,7 +34,9 @@ __all__ = [
     "GraphRun",
     "RestorableCache",
     "RowLengths",
+    "RowStates",
     "RunRules",
+    "StateStore",
     "Step",
     "asked_columns",
     "capacity_bound",

@@ -60,6 +60,7 @@ class RunRules:
         only_empty_rows: A run of several rows with several tokens each needs rows that are all empty.
         only_last_logits: The graph gives the logits of the last column only.
         always_all_rows: Every run is for all rows, idle ones included, as a captured graph needs it.
+        no_padding: Every token of a run is real: padding would go into states, and the graph is not told where it is.
     """
 
     run_cost: int = 16
@@ -68,6 +69,7 @@ class RunRules:
     only_empty_rows: bool = False
     only_last_logits: bool = False
     always_all_rows: bool = False
+    no_padding: bool = False
 
 
 def plan_in_place(
@@ -201,9 +203,23 @@ def _groups(step: Step, rules: RunRules) -> list[RowGroup]:
     batch_size, width = step.input_ids.shape
     if not step.is_ragged:
         return [RowGroup(0, batch_size, width)]
+    if rules.no_padding:
+        return list(_equal_neighbours(step.counts.tolist()))
     if rules.always_all_rows and step.counts.any():
         return [RowGroup(0, batch_size, int(step.counts.max()))]
     return group_rows(step.counts, run_cost=rules.run_cost)
+
+
+def _equal_neighbours(counts: list[int]) -> Iterator[RowGroup]:
+    """Neighbouring rows with equally many tokens; idle rows are left out."""
+    begin = 0
+    while begin < len(counts):
+        stop = begin + 1
+        while stop < len(counts) and counts[stop] == counts[begin]:
+            stop += 1
+        if counts[begin]:
+            yield RowGroup(begin, stop, counts[begin])
+        begin = stop
 
 
 def _fits_one_run(step: Step, lengths: _Int64, group: RowGroup, rules: RunRules) -> bool:

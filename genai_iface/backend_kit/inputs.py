@@ -44,6 +44,7 @@ class GraphInputs:
         return RunRules(
             window=self._smallest_window,
             max_positions=None if moves_padding else self._context_length,
+            no_padding=any(not tensor.is_counted for tensor in self._signature.state_tensors),
         )
 
     def valid_lengths(self, run: GraphRun[Any], /) -> _Int64:
@@ -82,6 +83,8 @@ class GraphInputs:
                 positions = run.starts[:, None] + np.arange(run.width)
                 limit = self._context_length
                 values[role] = positions if limit is None else np.minimum(positions, limit - 1)
+            elif role == "counts":
+                values[role] = run.counts
             elif role == "write_indices":
                 values[role] = run.starts
             elif role == "nonpad_kv_seqlen":

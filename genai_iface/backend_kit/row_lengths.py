@@ -16,7 +16,9 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genai_iface.backend_kit.arguments import check_indices, check_lengths, check_rows
-from genai_iface.errors import CacheRewindError, InvalidInputError
+from genai_iface.backend_kit.row_states import StateStore
+from genai_iface.capabilities import Capability
+from genai_iface.errors import BackendError, CacheRewindError, InvalidInputError, UnsupportedCapabilityError
 
 __all__ = ["RowLengths", "check_cache", "stored_positions"]
 
@@ -31,14 +33,25 @@ class RowLengths:
         capacity: Most tokens per row.
         owner: The model that made the cache; it is not kept alive.
         windows: Tokens that each layer keeps if it is circular, None for a linear one.
+        states: What the model keeps besides keys and values, if anything.
     """
 
-    def __init__(self, batch_size: int, capacity: int, /, *, owner: object, windows: Iterable[int | None] = ()) -> None:
+    def __init__(
+        self,
+        batch_size: int,
+        capacity: int,
+        /,
+        *,
+        owner: object,
+        windows: Iterable[int | None] = (),
+        states: StateStore | None = None,
+    ) -> None:
         self._lengths = np.zeros(batch_size, np.int64)
         self._capacity = capacity
         self._owner = weakref.ref(owner)
         # The layer that keeps least loses a token first, and nothing is lost later elsewhere that is not lost there.
         self._window = min((window for window in windows if window is not None), default=None)
+        self._states = states
         self._is_open = True
 
     @property
@@ -93,6 +106,11 @@ class RowLengths:
         if row is not None:
             reason = f"a circular layer keeps {self._window} tokens and has lost some that the shorter row needs"
             raise CacheRewindError(row, int(wanted[row]), int(self._lengths[row]), reason)
+        row = self._first_unreachable_row(wanted)
+        if row is not None:
+            lengths = ", ".join(map(str, sorted(self._reachable(row))))
+            reason = f"the model keeps states, and those of that length are gone; it can go to {lengths}"
+            raise CacheRewindError(row, int(wanted[row]), int(self._lengths[row]), reason)
         return wanted
 
     def check_reorder(self, indices: ArrayLike, /) -> _Int64:
@@ -141,22 +159,34 @@ class RowLengths:
     def can_rewind_to(self, lengths: ArrayLike, /) -> bool:
         """Whether ``rewind_to(lengths)`` would succeed."""
         self.check_open()
-        return self._first_lost_row(check_lengths(lengths, self._lengths)) is None
+        wanted = check_lengths(lengths, self._lengths)
+        return self._first_lost_row(wanted) is None and self._first_unreachable_row(wanted) is None
 
     def rewind_to(self, lengths: ArrayLike, /) -> None:
         """Makes rows shorter."""
-        self._lengths = self.check_rewind(lengths)
+        wanted = self.check_rewind(lengths)
+        if self._states is not None:
+            self._states.rewind(self._lengths, wanted)
+        self._lengths = wanted
 
     def reorder(self, indices: ArrayLike, /) -> None:
-        """Row i gets the length of row ``indices[i]``."""
-        self._lengths = self._lengths[self.check_reorder(indices)]
+        """Row i gets the length, and the states, of row ``indices[i]``."""
+        wanted = self.check_reorder(indices)
+        if self._states is not None:
+            self._states.reorder(wanted)
+        self._lengths = self._lengths[wanted]
 
     def reset(self, rows: ArrayLike | None = None, /) -> None:
         """Empties rows, all of them for None."""
-        self._lengths[self.check_reset(rows)] = 0
+        wanted = self.check_reset(rows)
+        if self._states is not None:
+            self._states.reset(wanted)
+        self._lengths[wanted] = 0
 
     def advance(self, counts: _Int64 | int, /) -> None:
         """Books a finished step: int64 (B,), or one number for all rows."""
+        if self._states is not None:
+            self._states.advance(self._lengths, counts)
         self._lengths += counts
 
     def restore(self, row: int, length: int, /) -> None:
@@ -173,11 +203,99 @@ class RowLengths:
         twin = RowLengths.__new__(RowLengths)
         twin.__dict__.update(self.__dict__)
         twin._lengths = self._lengths.copy()
+        twin._states = None if self._states is None else self._states.fork()
         return twin
 
     def close(self) -> None:
         """Ends all but the reading of properties; a second call does nothing."""
         self._is_open = False
+        if self._states is not None:
+            self._states.close()
+
+    # What the methods of SupportsCheckpoint do.
+
+    @property
+    def state_nbytes(self) -> int:
+        """Bytes of the states and of all checkpoints."""
+        return 0 if self._states is None else self._states.nbytes
+
+    def checkpoint(self, rows: ArrayLike | None = None, /) -> None:
+        """Keeps the states of rows at their present lengths.
+
+        Raises:
+            InvalidInputError: The cache is closed, or an index is not legal.
+            UnsupportedCapabilityError: The model keeps no states.
+            BackendError: Out of memory.
+        """
+        wanted, states = self.check_reset(rows), self._check_states()
+        done: list[int] = []
+        try:
+            for row in wanted.tolist():
+                if int(self._lengths[row]) not in states.kept(row):
+                    states.keep(row, int(self._lengths[row]))
+                    done.append(row)
+        except MemoryError as error:
+            for row in done:
+                states.drop(row, int(self._lengths[row]))
+            raise BackendError(
+                f"No memory for checkpoints of {len(wanted)} rows", remedy="Drop others first, or close caches."
+            ) from error
+
+    def checkpoints(self, row: int, /) -> tuple[int, ...]:
+        """The lengths of a row that were kept and can be reached.
+
+        Raises:
+            InvalidInputError: The cache is closed, or there is no such row.
+            UnsupportedCapabilityError: The model keeps no states.
+        """
+        (at,) = self.check_reset([row]).tolist()
+        kept = self._check_states().kept(at)
+        # A circular layer that has wrapped since lacks the keys of what was kept.
+        return tuple(length for length in kept if self._first_lost_row(self._with(at, length)) is None)
+
+    def drop(self, row: int, length: int | None = None, /) -> None:
+        """Forgets the checkpoint of a row at a length, or all of the row.
+
+        Raises:
+            InvalidInputError: The cache is closed, there is no such row, or no checkpoint of that length.
+            UnsupportedCapabilityError: The model keeps no states.
+        """
+        (at,) = self.check_reset([row]).tolist()
+        states = self._check_states()
+        if length is not None and length not in states.kept(at):
+            there = ", ".join(map(str, states.kept(at))) or "none"
+            raise InvalidInputError(
+                f"Row {at} has no checkpoint at {length}; it has {there}", remedy="Ask checkpoints() for those it has."
+            )
+        states.drop(at, length)
+
+    def _check_states(self) -> StateStore:
+        if self._states is None:
+            raise UnsupportedCapabilityError(
+                "This model keeps no states, so its cache has no checkpoints",
+                capability=Capability.CHECKPOINT,
+                remedy="Use rewind_to: keys and values need no checkpoint.",
+            )
+        return self._states
+
+    def _with(self, row: int, length: int) -> _Int64:
+        """The lengths with one row changed."""
+        changed = self._lengths.copy()
+        changed[row] = length
+        return changed
+
+    def _reachable(self, row: int) -> set[int]:
+        length = int(self._lengths[row])
+        if self._states is None:
+            return set(range(length + 1))
+        return {at for at in self._states.reachable(row, length) if self._first_lost_row(self._with(row, at)) is None}
+
+    def _first_unreachable_row(self, wanted: _Int64) -> int | None:
+        """The first row whose states at the wanted length are gone."""
+        if self._states is None:
+            return None
+        pairs = enumerate(zip(self._lengths.tolist(), wanted.tolist(), strict=True))
+        return next((row for row, (now, to) in pairs if to not in self._states.reachable(row, now)), None)
 
     def _first_lost_row(self, wanted: _Int64) -> int | None:
         """The first row of which a circular layer lacks what the shorter row needs."""

@@ -14,7 +14,7 @@ from genai_iface.graph._edit import (
 )
 from genai_iface.graph._walk import attribute, describe, input_at, is_op, output_at, rank, static_dim
 from genai_iface.graph.derive import derive_signature
-from genai_iface.graph.signature import CacheTensor, Evidence, GraphSignature, InputRole
+from genai_iface.graph.signature import CacheTensor, Evidence, GraphSignature, InputRole, StateTensor
 
 __all__ = [
     "CacheTensor",
@@ -22,6 +22,7 @@ __all__ = [
     "Evidence",
     "GraphSignature",
     "InputRole",
+    "StateTensor",
     "attribute",
     "constant_array",
     "constant_tensor",

@@ -18,17 +18,17 @@ from genai_iface.graph._walk import (
     attribute,
     describe,
     dtype_name,
+    graph_input,
+    graph_output,
     input_at,
-    is_op,
     listed,
     op,
     output_at,
     rank,
-    trace_back,
     unsupported,
 )
 from genai_iface.graph.signature import CacheTensor, Evidence
-from genai_iface.types import CacheLayout, CacheMode, CacheSpec, CacheStyle
+from genai_iface.types import CacheLayout, CacheMode, CacheSpec, CacheStyle, StateSpec
 
 __all__ = ["DerivedCache", "derive_cache"]
 
@@ -54,23 +54,20 @@ class DerivedCache:
     evidence: tuple[Evidence, ...]
 
 
-def derive_cache(graph: ir.Graph) -> DerivedCache:
+def derive_cache(graph: ir.Graph, states: tuple[StateSpec, ...] = ()) -> DerivedCache:
     """Finds keys and values of all layers.
+
+    Args:
+        graph: The graph.
+        states: What it keeps besides them; a graph that has some may have no attention at all.
 
     Raises:
         UnsupportedModelError: No cache follows a known pattern, or one does only in part.
     """
     order = {node: index for index, node in enumerate(graph)}
-    found: list[FoundCache] = []
-    users = Users()
-    for node in graph:
-        name = op(node)
-        if name == "TensorScatter":
-            found.append(_scatter(node, users))
-        elif name in OPERATORS:
-            found.extend(_operator_past(node))
-        elif name == "Concat":
-            found.extend(_concat(node, users))
+    found = _tensors(graph)
+    if not found and states:
+        return DerivedCache(CacheSpec("scatter", "bnsh", (), states), (), ())
     if not found:
         raise unsupported(
             f"The graph does not keep a cache in a known way (looked for {_KNOWN}); "
@@ -93,7 +90,21 @@ def derive_cache(graph: ir.Graph) -> DerivedCache:
             tensors.append(CacheTensor(layer=index, kind=tensor.kind, past=past, present=present))
             evidence.append(Evidence(past, f"past {tensor.kind} of layer {index}", tensor.reason))
             evidence.append(Evidence(present, f"present {tensor.kind} of layer {index}", "the output of that node"))
-    return DerivedCache(CacheSpec(style=styles.pop(), layout=layout, layers=specs), tuple(tensors), tuple(evidence))
+    return DerivedCache(CacheSpec(styles.pop(), layout, specs, states), tuple(tensors), tuple(evidence))
+
+
+def _tensors(graph: ir.Graph) -> list[FoundCache]:
+    found: list[FoundCache] = []
+    users = Users()
+    for node in graph:
+        name = op(node)
+        if name == "TensorScatter":
+            found.append(_scatter(node, users))
+        elif name in OPERATORS:
+            found.extend(_operator_past(node))
+        elif name == "Concat":
+            found.extend(_concat(node, users))
+    return found
 
 
 # The three styles.
@@ -101,7 +112,7 @@ def derive_cache(graph: ir.Graph) -> DerivedCache:
 
 def _scatter(node: ir.Node, users: Users) -> FoundCache:
     """TensorScatter: graph input -> past_cache, output -> graph output and attention."""
-    past = _graph_input(input_at(node, 0))
+    past = graph_input(input_at(node, 0))
     if past is None:
         raise unsupported(f"past_cache of the {describe(node)} is not a graph input, expected one")
     if input_at(node, 2) is None:
@@ -109,7 +120,7 @@ def _scatter(node: ir.Node, users: Users) -> FoundCache:
             f"The {describe(node)} has no write_indices, so every step would overwrite position 0; "
             "expected a graph input that feeds them"
         )
-    present = _graph_output(node.outputs[0])
+    present = graph_output(node.outputs[0])
     if present is None:
         raise unsupported(f"The output of the {describe(node)} is not a graph output, so its cache would be lost")
     mode = attribute(node, "mode", "linear")
@@ -131,8 +142,8 @@ def _operator_past(node: ir.Node) -> list[FoundCache]:
     found = []
     kinds: tuple[Kind, Kind] = ("key", "value")
     for kind, value, index in zip(kinds, pasts, operator.present, strict=True):
-        past, output = _graph_input(value), output_at(node, index)
-        present = None if output is None else _graph_output(output)
+        past, output = graph_input(value), output_at(node, index)
+        present = None if output is None else graph_output(output)
         if past is None or present is None:
             end = "input" if past is None else "output"
             raise unsupported(
@@ -147,11 +158,11 @@ def _operator_past(node: ir.Node) -> list[FoundCache]:
 
 def _concat(node: ir.Node, users: Users) -> list[FoundCache]:
     """Concat of a graph input and the new keys or values, read by attention."""
-    pasts = [_graph_input(value) for value in node.inputs]
+    pasts = [graph_input(value) for value in node.inputs]
     caches = [past for past in pasts if past is not None and rank(past) in (3, 4, None) and _is_float(past)]
     if not caches:
         return []
-    present = _graph_output(node.outputs[0])
+    present = graph_output(node.outputs[0])
     if present is None or not attention_uses(node.outputs[0], users):
         return []  # Some other input; whoever looks for roles will name it.
     past = pasts[0]
@@ -164,21 +175,6 @@ def _concat(node: ir.Node, users: Users) -> list[FoundCache]:
 
 
 # Helpers of the styles.
-
-
-def _graph_input(value: ir.Value | None) -> ir.Value | None:
-    source = trace_back(value, ("Identity",))
-    return source if source is not None and source.is_graph_input() and not source.is_initializer() else None
-
-
-def _graph_output(value: ir.Value) -> ir.Value | None:
-    """The graph output that carries the value, perhaps through Identity."""
-    if value.is_graph_output():
-        return value
-    for node, _ in value.uses():
-        if is_op(node, "Identity") and node.outputs[0].is_graph_output():
-            return node.outputs[0]
-    return None
 
 
 def _is_float(value: ir.Value) -> bool:

@@ -20,6 +20,7 @@ _TYPES: dict[InputRole, tuple[str, ...]] = {
     "input_ids": _INTEGERS,
     "position_ids": _INTEGERS,
     "write_indices": ("int64",),
+    "counts": ("int64",),
     "nonpad_kv_seqlen": ("int64",),
     "attention_mask": (*_INTEGERS, "bool"),
     "seqlens_k": _INTEGERS,
@@ -29,11 +30,13 @@ _RANKS: dict[InputRole, tuple[int, ...]] = {
     "input_ids": (2,),
     "position_ids": (2,),
     "write_indices": (1,),
+    "counts": (1,),
     "nonpad_kv_seqlen": (1,),
     "attention_mask": (2,),
     "seqlens_k": (1, 2),
     "total_sequence_length": (0, 1),
 }
+# The role counts is found with the states that it guards.
 _EXPECTED = (
     "expected token ids, positions, an attention mask of rank 2, write_indices, nonpad_kv_seqlen, seqlens_k or "
     "total_sequence_length"

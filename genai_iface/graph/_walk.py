@@ -24,6 +24,8 @@ __all__ = [
     "describe",
     "dim",
     "dtype_name",
+    "graph_input",
+    "graph_output",
     "input_at",
     "is_constant",
     "is_op",
@@ -151,6 +153,22 @@ def trace_back(value: ir.Value | None, through: Sequence[str] | frozenset[str] =
         if node is None or op(node) not in names:
             return value
         value = node.inputs[0] if node.inputs else None
+    return None
+
+
+def graph_input(value: ir.Value | None) -> ir.Value | None:
+    """The graph input that a value is, perhaps through Identity; None for anything else."""
+    source = trace_back(value, ("Identity",))
+    return source if source is not None and source.is_graph_input() and not source.is_initializer() else None
+
+
+def graph_output(value: ir.Value) -> ir.Value | None:
+    """The graph output that carries the value, perhaps through Identity."""
+    if value.is_graph_output():
+        return value
+    for node, _ in value.uses():
+        if is_op(node, "Identity") and node.outputs[0].is_graph_output():
+            return node.outputs[0]
     return None
 
 

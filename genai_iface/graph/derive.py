@@ -12,6 +12,7 @@ from genai_iface.graph._attention import OPERATORS
 from genai_iface.graph._caches import derive_cache
 from genai_iface.graph._consumers import consumers, table_rows
 from genai_iface.graph._roles import derive_roles
+from genai_iface.graph._states import derive_states
 from genai_iface.graph._walk import (
     SAME_ELEMENTS,
     attribute,
@@ -50,18 +51,24 @@ def derive_signature(model: ir.Model) -> GraphSignature:
     opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 0))
     if not opset:
         raise unsupported("The model imports no version of the default operator domain")
-    cache = derive_cache(graph)
-    logits = _find_logits(graph, {tensor.present for tensor in cache.tensors})
+    states = derive_states(graph)
+    cache = derive_cache(graph, states.specs)
+    tensors = (*cache.tensors, *states.tensors)
+    logits = _find_logits(graph, {tensor.present for tensor in tensors})
     vocab_size, vocab_reason = _vocab_size(logits)
     ancestors = _ancestors(logits)
-    pasts = {tensor.past for tensor in cache.tensors}
-    others = [value for value in graph.inputs if value.name not in pasts and not value.is_initializer()]
+    known = {tensor.past for tensor in tensors} | ({str(states.counts.name)} if states.counts is not None else set())
+    others = [value for value in graph.inputs if value.name not in known and not value.is_initializer()]
     roles = derive_roles(others, vocab_size, ancestors)
+    if states.counts is not None:
+        roles.inputs["counts"] = states.counts
+    pasts = {tensor.past for tensor in cache.tensors}
     _check_lengths(graph, cache.tensors, roles.inputs)
     rows = [*roles.position_rows, *_rotary_rows(graph), *_counted_rows(graph, pasts)]
     evidence = (
         *sorted(roles.evidence, key=lambda item: get_args(InputRole).index(item.role)),
         *cache.evidence,
+        *states.evidence,
         Evidence(str(logits.name), "logits", f"float output that is not a cache; {vocab_reason}"),
     )
     inputs = {role: roles.inputs[role] for role in get_args(InputRole) if role in roles.inputs}
@@ -76,6 +83,7 @@ def derive_signature(model: ir.Model) -> GraphSignature:
         max_positions=min((count for count in rows if count > 0), default=None),
         opset=opset,
         evidence=evidence,
+        state_tensors=states.tensors,
     )
 
 

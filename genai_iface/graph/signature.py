@@ -13,12 +13,13 @@ from typing import Literal, TypeAlias
 
 from genai_iface.types import CacheSpec
 
-__all__ = ["CacheTensor", "Evidence", "GraphSignature", "InputRole"]
+__all__ = ["CacheTensor", "Evidence", "GraphSignature", "InputRole", "StateTensor"]
 
 InputRole: TypeAlias = Literal[
     "input_ids",
     "position_ids",
     "write_indices",
+    "counts",
     "nonpad_kv_seqlen",
     "attention_mask",
     "seqlens_k",
@@ -29,6 +30,7 @@ InputRole: TypeAlias = Literal[
 - input_ids: integer (B, S), token ids.
 - position_ids: integer (B, S), absolute positions of these tokens.
 - write_indices: int64 (B,), the position of each row's first new token (TensorScatter).
+- counts: int64 (B,), how many of the S tokens of each row are real, for graphs that keep states.
 - nonpad_kv_seqlen: int64 (B,), valid positions of each row after the write (Attention).
 - attention_mask: integer or bool (B, P + S), 1 for valid past and new tokens.
 - seqlens_k: int32 (B,), valid positions after the write, minus one (GroupQueryAttention).
@@ -51,6 +53,24 @@ class CacheTensor:
     kind: Literal["key", "value"]
     past: str
     present: str
+
+
+@dataclass(frozen=True, slots=True)
+class StateTensor:
+    """One state.
+
+    Attributes:
+        state: Index into ``CacheSpec.states``.
+        past: Name of the graph input that takes it, (B, ...).
+        present: Name of the graph output that gives it back.
+        is_counted: Whether the graph leaves it alone at padding, as the input of the role ``counts`` says. If not,
+            every token of a run goes into it.
+    """
+
+    state: int
+    past: str
+    present: str
+    is_counted: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +103,7 @@ class GraphSignature:
         max_positions: Positions that the graph's own position tables hold, or None.
         opset: Version of the default operator domain.
         evidence: Why each role was given.
+        state_tensors: The states, in the order of ``CacheSpec.states``.
     """
 
     inputs: Mapping[InputRole, str]
@@ -95,3 +116,4 @@ class GraphSignature:
     max_positions: int | None
     opset: int
     evidence: tuple[Evidence, ...] = field(default=(), repr=False)
+    state_tensors: tuple[StateTensor, ...] = ()
