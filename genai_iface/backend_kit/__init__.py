@@ -26,7 +26,7 @@ from genai_iface.backend_kit.inputs import GraphInputs
 from genai_iface.backend_kit.logits import asked_columns, empty_logits, store_logits
 from genai_iface.backend_kit.privacy import switch_off_telemetry
 from genai_iface.backend_kit.row_lengths import RowLengths, check_cache, stored_positions
-from genai_iface.backend_kit.row_states import RowStates, StateStore
+from genai_iface.backend_kit.row_states import RowStates, StateStore, cache_capabilities, make_states
 from genai_iface.backend_kit.saving import RestorableCache, load_cache, save_cache
 
 __all__ = [
@@ -39,6 +39,7 @@ __all__ = [
     "StateStore",
     "Step",
     "asked_columns",
+    "cache_capabilities",
     "capacity_bound",
     "check_batch_and_capacity",
     "check_cache",
@@ -49,6 +50,7 @@ __all__ = [
     "check_step",
     "empty_logits",
     "load_cache",
+    "make_states",
     "plan_concat",
     "plan_in_place",
     "save_cache",

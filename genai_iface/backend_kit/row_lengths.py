@@ -215,6 +215,11 @@ class RowLengths:
     # What the methods of SupportsCheckpoint do.
 
     @property
+    def states(self) -> StateStore | None:
+        """What the model keeps besides keys and values, None for one of attention alone."""
+        return self._states
+
+    @property
     def state_nbytes(self) -> int:
         """Bytes of the states and of all checkpoints."""
         return 0 if self._states is None else self._states.nbytes

@@ -15,7 +15,11 @@ from typing import Any, Protocol, Self, TypeAlias
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["RowStates", "StateStore"]
+from genai_iface.capabilities import Capability
+from genai_iface.errors import BackendError
+from genai_iface.types import CacheSpec
+
+__all__ = ["RowStates", "StateStore", "cache_capabilities", "make_states"]
 
 _Int64 = NDArray[np.int64]
 _State: TypeAlias = tuple[NDArray[Any], ...]
@@ -123,7 +127,7 @@ class RowStates:
         self._begins[:] = lengths
 
     def runs_first(self, rows: slice | _Int64, /) -> bool:
-        """Whether none of these rows has run in this step, so that ``past`` and ``target`` are the buffers themselves."""
+        """Whether none of these rows has run in this step, so that ``past`` gives the buffers themselves."""
         return not self._has_run[rows].any()
 
     def past(self, rows: slice | _Int64, /) -> list[NDArray[Any]]:
@@ -193,7 +197,8 @@ class RowStates:
 
     def restore(self, row: int, length: int, state: Sequence[NDArray[Any]], /) -> None:
         """Sets the states of a row, one array without the batch axis for each."""
-        self._set(row, tuple(state))
+        # Where NumPy lacks the type, a buffer holds the same bits as integers.
+        self._set(row, tuple(part.view(now.dtype) for part, now in zip(state, self._now, strict=True)))
         self._begins[row] = length
         self._kept[row] = {}
 
@@ -251,3 +256,25 @@ class RowStates:
     def drop(self, row: int, length: int | None, /) -> None:
         """Forgets one of them, or all."""
         self._kept[row] = {at: state for at, state in self._kept[row].items() if length is not None and at != length}
+
+
+def make_states(shapes: Sequence[tuple[tuple[int, ...], DTypeLike]], batch_size: int, /) -> RowStates:
+    """The states of a new cache; arguments as ``RowStates``.
+
+    Raises:
+        BackendError: There is no memory for them.
+    """
+    try:
+        return RowStates(shapes, batch_size)
+    except MemoryError as error:
+        raise BackendError(
+            f"No memory for the states of {batch_size} rows", remedy="Ask for a smaller batch."
+        ) from error
+
+
+def cache_capabilities(cache: CacheSpec, /) -> frozenset[Capability]:
+    """What a backend that does all it can with states declares for a cache of this kind: how its rows can go back."""
+    found = {Capability.CACHE_CIRCULAR} if cache.is_circular else set()
+    if cache.states:
+        return frozenset({*found, Capability.STATE, Capability.REWIND_STEP, Capability.CHECKPOINT})
+    return frozenset(found or {Capability.REWIND})

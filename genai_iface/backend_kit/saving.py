@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from numpy.typing import NDArray
 
 from genai_iface.backend_kit.row_lengths import RowLengths
-from genai_iface.errors import InvalidInputError
+from genai_iface.backend_kit.row_states import RowStates
+from genai_iface.capabilities import Capability
+from genai_iface.errors import InvalidInputError, UnsupportedCapabilityError
 
 if TYPE_CHECKING:
     from genai_iface.folder import ModelFolder
@@ -58,7 +60,8 @@ def save_cache(cache: RestorableCache, path: str | PathLike[str], /, *, folder: 
     from genai_iface.folder import save_cache_file  # noqa: PLC0415 - loads safetensors
 
     cache.rows.check_open()
-    save_cache_file(path, folder=folder, lengths=cache.rows.lengths, read=cache.read)
+    states = _states(cache).present if folder.spec.cache.states else ()
+    save_cache_file(path, folder=folder, lengths=cache.rows.lengths, read=cache.read, states=states)
 
 
 def load_cache(
@@ -96,4 +99,20 @@ def load_cache(
             make_room(cache, longest)
         for row, length in enumerate(saved.lengths.tolist()):
             cache.restore(row, length, saved.row(row))
+            if saved.spec.states:
+                _states(cache).restore(row, length, saved.states(row))
     return cache
+
+
+def _states(cache: RestorableCache) -> RowStates:
+    """The states of a cache of a model that keeps some.
+
+    Raises:
+        UnsupportedCapabilityError: The backend keeps them in a way that cannot be written.
+    """
+    states = cache.rows.states
+    if not isinstance(states, RowStates):
+        raise UnsupportedCapabilityError(
+            "The states of this cache cannot be written to a file", capability=Capability.SAVE, remedy="Use fork()."
+        )
+    return states

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from genai_iface.graph import GraphSignature
+from genai_iface.types import CacheSpec
 
-__all__ = ["BufferSpec", "address", "buffer_specs"]
+__all__ = ["BufferSpec", "address", "buffer_specs", "state_shapes"]
 
 _DTYPES: Mapping[str, Any] = MappingProxyType(
     {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "int8": np.int8}
@@ -73,6 +74,11 @@ def buffer_specs(signature: GraphSignature) -> tuple[BufferSpec, ...]:
             )
         )
     return tuple(specs)
+
+
+def state_shapes(cache: CacheSpec) -> tuple[tuple[tuple[int, ...], DTypeLike], ...]:
+    """Shape of one row and element type of each state, as ``RowStates`` takes them."""
+    return tuple((state.shape, _DTYPES[state.dtype]) for state in cache.states)
 
 
 def address(array: NDArray[Any]) -> int:

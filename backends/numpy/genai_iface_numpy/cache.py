@@ -9,28 +9,29 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from genai_iface.backend_kit import RowLengths, stored_positions
+from genai_iface.backend_kit import RowLengths, RowStates, stored_positions
 from genai_iface.errors import BackendError
-from genai_iface.types import UpdateMode
+from genai_iface.types import CacheSpec, UpdateMode
 from genai_iface_numpy.buffers import BufferSpec
 
 __all__ = ["NumpyCache"]
 
 
 class NumpyCache:
-    """Implements ``KVCache``, ``SupportsFork`` and ``SupportsInspect``.
+    """Implements ``KVCache``, ``SupportsFork``, ``SupportsInspect`` and ``SupportsCheckpoint``.
 
     Args:
         specs: One per cache tensor, two per layer, the key first.
         rows: The rows' lengths, all 0.
         positions: Positions to reserve now; less than the capacity for a cache that grows.
-        bytes_per_token: As the model's spec says.
+        spec: Of the model's cache.
         update_mode: The mode to report before the first step.
 
     Attributes:
         rows: The rows' lengths.
         buffers: In the order of the signature's cache tensors.
         bytes_per_token: Bytes of one token of one row over all layers.
+        bytes_per_row: Bytes of the states of one row.
         update_mode: What the last step did; before the first, what is intended.
     """
 
@@ -41,12 +42,12 @@ class NumpyCache:
         /,
         *,
         positions: int,
-        bytes_per_token: int,
+        spec: CacheSpec,
         update_mode: UpdateMode,
     ) -> None:
         self._specs, self._positions = specs, positions
         self.rows = rows
-        self.bytes_per_token = bytes_per_token
+        self.bytes_per_token, self.bytes_per_row = spec.bytes_per_token, spec.bytes_per_row
         self.update_mode = update_mode
         try:
             self.buffers = [spec.allocate(rows.batch_size, positions) for spec in specs]
@@ -73,8 +74,14 @@ class NumpyCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all buffers."""
-        return sum(buffer.nbytes for buffer in self.buffers)
+        """Bytes of all buffers, states and checkpoints."""
+        return sum(buffer.nbytes for buffer in self.buffers) + self.rows.state_nbytes
+
+    @property
+    def states(self) -> RowStates | None:
+        """The states of the rows, None for a model of attention alone."""
+        states = self.rows.states
+        return states if isinstance(states, RowStates) else None
 
     def can_rewind_to(self, lengths: ArrayLike, /) -> bool:
         """Whether ``rewind_to(lengths)`` would succeed."""
@@ -105,6 +112,18 @@ class NumpyCache:
         twin = NumpyCache.__new__(NumpyCache)
         twin.__dict__.update(self.__dict__, rows=self.rows.fork(), buffers=[buffer.copy() for buffer in self.buffers])
         return twin
+
+    def checkpoint(self, rows: ArrayLike | None = None, /) -> None:
+        """Keeps the states of rows at their present lengths."""
+        self.rows.checkpoint(rows)
+
+    def checkpoints(self, row: int, /) -> tuple[int, ...]:
+        """The lengths of a row that were kept."""
+        return self.rows.checkpoints(row)
+
+    def drop(self, row: int, length: int | None = None, /) -> None:
+        """Forgets the checkpoint of a row at a length, or all of the row."""
+        self.rows.drop(row, length)
 
     def read(self, layer: int, row: int, /) -> tuple[NDArray[Any], NDArray[Any]]:
         """The keys and values of one row of one layer, each (Hkv, L, D), oldest first."""

@@ -21,13 +21,25 @@ from onnx.reference.op_run import OpRun
 
 from genai_iface.transform import GatherElements
 from genai_iface_numpy.attention import Attention
+from genai_iface_numpy.causal_convolution import CausalConvWithState, ContribCausalConvWithState
 from genai_iface_numpy.half_precision import WIDENED_OPERATORS, narrowed, widened
+from genai_iface_numpy.linear_attention import ContribLinearAttention, LinearAttention
 from genai_iface_numpy.normalization import LayerNormalization, RMSNormalization
 from genai_iface_numpy.tensor_scatter import TensorScatter
 
 __all__ = ["Evaluator"]
 
-_OWN_OPERATORS = [Attention, GatherElements, LayerNormalization, RMSNormalization, TensorScatter]
+_OWN_OPERATORS = [
+    Attention,
+    CausalConvWithState,
+    ContribCausalConvWithState,
+    ContribLinearAttention,
+    GatherElements,
+    LayerNormalization,
+    LinearAttention,
+    RMSNormalization,
+    TensorScatter,
+]
 _RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )

@@ -44,7 +44,9 @@ class LoadedGraph:
         try:
             graph, self.signature = _standard(graph, folder.signature)
             self.specs = buffer_specs(self.signature)
-            self._outputs = [self.signature.logits, *(tensor.present for tensor in self.signature.cache_tensors)]
+            tensors = (*self.signature.cache_tensors, *self.signature.state_tensors)
+            self._pasts = [tensor.past for tensor in tensors]
+            self._outputs = [self.signature.logits, *(tensor.present for tensor in tensors)]
             select = SelectLogits(self.signature)
             select(graph)
             self._evaluator = Evaluator(graph, keep=self._outputs)
@@ -69,17 +71,17 @@ class LoadedGraph:
 
         Args:
             feeds: Values of the inputs that are no cache tensors.
-            past: The cache tensors; a graph with TensorScatter writes into them.
+            past: The cache tensors, into which a graph with TensorScatter writes, and then the states.
             asked: int64 (rows, K), the columns whose logits are wanted.
             is_real: bool (rows, K), which of them hold a token and not padding.
 
         Returns:
-            Logits (rows, K, V), and the cache tensors afterwards.
+            Logits (rows, K, V), and the cache tensors and states afterwards.
 
         Raises:
             BackendError: The graph fails, gives other shapes than its signature says, or logits that are no use.
         """
-        feeds = feeds | {tensor.past: array for tensor, array in zip(self.signature.cache_tensors, past, strict=True)}
+        feeds = feeds | dict(zip(self._pasts, past, strict=True))
         if self._selects_logits:
             feeds[LOGITS_POSITIONS] = asked
         try:
@@ -106,9 +108,11 @@ class LoadedGraph:
         """Raises ValueError where the graph gives other shapes than its signature says."""
         if logits.shape != expected:
             raise ValueError(f"the logits {self.signature.logits!r} have the shape {logits.shape}, expected {expected}")
-        for tensor, spec, old, new in zip(self.signature.cache_tensors, self.specs, past, present, strict=True):
+        tensors = (*self.signature.cache_tensors, *self.signature.state_tensors)
+        specs = (*self.specs, *[None] * len(self.signature.state_tensors))
+        for tensor, spec, old, new in zip(tensors, specs, past, present, strict=True):
             wanted = list(old.shape)
-            if self.signature.cache.style == "concat":
+            if spec is not None and self.signature.cache.style == "concat":
                 wanted[spec.axis] = new.shape[spec.axis] if new.ndim == old.ndim else -1
             if list(new.shape) != wanted:
                 raise ValueError(f"{tensor.present!r} has the shape {new.shape}, its past has {old.shape}")

@@ -18,6 +18,7 @@ from genai_iface.backend_kit import (
     RowLengths,
     Step,
     asked_columns,
+    cache_capabilities,
     capacity_bound,
     check_batch_and_capacity,
     check_cache,
@@ -25,6 +26,7 @@ from genai_iface.backend_kit import (
     check_step,
     empty_logits,
     load_cache,
+    make_states,
     plan_concat,
     plan_in_place,
     save_cache,
@@ -33,7 +35,7 @@ from genai_iface.backend_kit import (
 from genai_iface.capabilities import Capability
 from genai_iface.folder import ModelFolder
 from genai_iface.types import Device, LogitsMode, ModelSpec, UpdateMode
-from genai_iface_numpy.buffers import address
+from genai_iface_numpy.buffers import address, state_shapes
 from genai_iface_numpy.cache import NumpyCache
 from genai_iface_numpy.graph import LoadedGraph
 
@@ -89,20 +91,20 @@ class NumpyModel:
         style = {Capability.CACHE_CONCAT} if self._is_concat else {Capability.CACHE_SCATTER, Capability.IN_PLACE}
         if self._folder.spec.cache.style == "shared":
             style = {Capability.CACHE_SHARED, Capability.IN_PLACE}
-        return (
-            _CAPABILITIES | style | {Capability.CACHE_CIRCULAR if self._spec.cache.is_circular else Capability.REWIND}
-        )
+        return _CAPABILITIES | (style if self._spec.cache.layers else set()) | cache_capabilities(self._spec.cache)
 
     def create_cache(self, *, batch_size: int = 1, capacity: int | None = None) -> NumpyCache:
         """Makes an empty cache. With a capacity it is reserved at once, without one it grows."""
         check_loaded(self._graph)
         most = check_batch_and_capacity(batch_size, capacity, capacity_bound(self._spec))
-        fixed = self._spec.cache.fixed_capacity
+        cache = self._spec.cache
+        states = make_states(state_shapes(cache), batch_size) if cache.states else None
+        windows = [spec.window for spec in self._specs]
         return NumpyCache(
             self._specs,
-            RowLengths(batch_size, most, owner=self, windows=[spec.window for spec in self._specs]),
-            positions=fixed or capacity or min(most, _INITIAL_POSITIONS),
-            bytes_per_token=self._spec.cache.bytes_per_token,
+            RowLengths(batch_size, most, owner=self, windows=windows, states=states),
+            positions=cache.fixed_capacity or capacity or min(most, _INITIAL_POSITIONS),
+            spec=cache,
             update_mode="copied" if self._is_concat else "in_place",
         )
 
@@ -124,7 +126,10 @@ class NumpyModel:
         )
         result = empty_logits(step, vocab_size)
         mode: UpdateMode = cache.update_mode
-        for run in self._plan(step, cache):
+        plan = self._plan(step, cache)
+        if cache.states is not None:
+            cache.states.begin(rows.lengths)
+        for run in plan:
             values, mode = self._execute(graph, step, run, cache)
             store_logits(result, values, step, run)
         rows.advance(step.counts)
@@ -169,7 +174,12 @@ class NumpyModel:
         ]
         asked = asked_columns(step, run)
         is_real = asked < run.counts[:, None]
-        logits, present = graph.run(self._inputs.feeds(step, run), past, asked=asked, is_real=is_real)
+        states = [] if cache.states is None else cache.states.past(run.rows)
+        feeds = self._inputs.feeds(step, run)
+        logits, given = graph.run(feeds, [*past, *states], asked=asked, is_real=is_real)
+        present = given[: len(past)]
+        if cache.states is not None:
+            cache.states.write(run.rows, given[len(past) :])
         if self._is_concat:
             for spec, buffer, new in zip(self._specs, cache.buffers, present, strict=True):
                 buffer[spec.at(run.rows, begin, end)] = new[spec.at(every, begin, end)]

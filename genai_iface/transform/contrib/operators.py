@@ -72,6 +72,8 @@ ATTENTION_OPERATORS = frozenset(
 """Those that ``convert --to scatter`` replaces too, so that a model keeps its packed weights."""
 
 _STANDARD_DOMAINS = frozenset({"", "ai.onnx", "ai.onnx.ml"})
+# The standard took them over in version 27; what drives a graph takes either name.
+_SAME_AS_STANDARD = frozenset({"com.microsoft.CausalConvWithState", "com.microsoft.LinearAttention"})
 _REASONS = {
     "EPContext": "was compiled for one device",
     "Attention": "multiplies by packed weights of its own; export the model without that fusion",
@@ -135,6 +137,8 @@ def check_standard(model: ir.Model) -> None:
 
 
 def _is_foreign(node: ir.Node) -> bool:
+    if op(node) in _SAME_AS_STANDARD:
+        return False
     if node.domain not in _STANDARD_DOMAINS:
         return True
     return node.domain != "ai.onnx.ml" and not onnx.defs.has(node.op_type)
