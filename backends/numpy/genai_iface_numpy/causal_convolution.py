@@ -16,21 +16,9 @@ from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from onnx.reference.op_run import OpRun
 
-__all__ = ["CausalConvWithState", "ContribCausalConvWithState"]
+__all__ = ["CausalConvWithState"]
 
 _Array = NDArray[Any]
-
-_PLAIN = {
-    "dilation": (0, 1),
-    "ndim": (0, 1),
-    "channels_last": (0,),
-    "state_update_capacity": (0,),
-    "state_channels_last": (0,),
-    "state_window": (0,),
-    "state_length": (0,),
-    "input_channel_offset": (0,),
-    "input_channels": (0,),
-}
 
 
 class CausalConvWithState(OpRun):
@@ -62,15 +50,3 @@ class CausalConvWithState(OpRun):
         if activation in ("silu", "swish"):
             output = output / (1 + np.exp(-output))
         return output.astype(inputs.dtype), joined[:, :, inputs.shape[2] :].copy()
-
-
-class ContribCausalConvWithState(CausalConvWithState):
-    """The operator of ONNX Runtime, as far as it is the standard one."""
-
-    op_domain = "com.microsoft"
-
-    def _run(self, *inputs: _Array | None, activation: str | None = None, **others: Any) -> tuple[_Array, _Array]:
-        for name, value in others.items():
-            if value is not None and value not in _PLAIN[name]:
-                raise ValueError(f"{name}={value} is not what CausalConvWithState of the standard does")
-        return super()._run(*inputs, activation=activation)

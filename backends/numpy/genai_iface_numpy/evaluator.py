@@ -21,9 +21,9 @@ from onnx.reference.op_run import OpRun
 
 from genai_iface.transform import GatherElements
 from genai_iface_numpy.attention import Attention
-from genai_iface_numpy.causal_convolution import CausalConvWithState, ContribCausalConvWithState
+from genai_iface_numpy.causal_convolution import CausalConvWithState
 from genai_iface_numpy.half_precision import WIDENED_OPERATORS, narrowed, widened
-from genai_iface_numpy.linear_attention import ContribLinearAttention, LinearAttention
+from genai_iface_numpy.linear_attention import LinearAttention
 from genai_iface_numpy.normalization import LayerNormalization, RMSNormalization
 from genai_iface_numpy.tensor_scatter import TensorScatter
 
@@ -32,8 +32,6 @@ __all__ = ["Evaluator"]
 _OWN_OPERATORS = [
     Attention,
     CausalConvWithState,
-    ContribCausalConvWithState,
-    ContribLinearAttention,
     GatherElements,
     LayerNormalization,
     LinearAttention,

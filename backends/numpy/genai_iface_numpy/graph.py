@@ -11,9 +11,9 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
-from genai_iface.errors import BackendError, GenAIError
+from genai_iface.errors import BackendError, GenAIError, UnsupportedModelError
 from genai_iface.folder import ModelFolder
-from genai_iface.graph import GraphSignature
+from genai_iface.graph import GraphSignature, attribute, describe, is_op
 from genai_iface.transform import GRAPH_ERRORS, LOGITS_POSITIONS, SelectLogits
 from genai_iface_numpy.buffers import buffer_specs
 from genai_iface_numpy.evaluator import Evaluator
@@ -21,6 +21,12 @@ from genai_iface_numpy.logits_check import fault_of
 
 __all__ = ["LoadedGraph"]
 
+# The standard took these operators over; what its own have no attribute for has to be plain.
+_STATE_OPERATORS = {
+    "com.microsoft.CausalConvWithState": {"activation"},
+    "com.microsoft.LinearAttention": {"q_num_heads", "kv_num_heads", "update_rule", "scale", "chunk_size"},
+}
+_PLAIN = {"dilation": (0, 1), "ndim": (0, 1)}
 _REMEDY = "Check the model with onnx.checker, or use another backend."
 
 
@@ -118,10 +124,29 @@ class LoadedGraph:
                 raise ValueError(f"{tensor.present!r} has the shape {new.shape}, its past has {old.shape}")
 
 
+def _check_plain(node: ir.Node) -> None:
+    """Refuses a contrib operator that does what the standard's of the same name does not.
+
+    Raises:
+        UnsupportedModelError: An attribute asks for it.
+    """
+    for name in sorted(node.attributes.keys() - _STATE_OPERATORS[f"com.microsoft.{node.op_type}"]):
+        value = attribute(node, name, 0)
+        if value not in _PLAIN.get(name, (0,)):
+            raise UnsupportedModelError(
+                f"The {describe(node)} has {name}={value}, which the standard's {node.op_type} does not have",
+                remedy="Use the ort backend for it.",
+            )
+
+
 def _standard(graph: ir.Model, signature: GraphSignature) -> tuple[ir.Model, GraphSignature]:
     """A graph in standard operators: onnx.reference has no contrib ones, and no cache of GroupQueryAttention."""
     if graph.opset_imports.keys() <= {"", "ai.onnx"}:
         return graph, signature
+    for node in graph.graph:
+        if is_op(node, *_STATE_OPERATORS):
+            _check_plain(node)
+            node.domain = ""
     from genai_iface.transform import standardize  # noqa: PLC0415 - most graphs do not need it
 
     standard = standardize(graph, signature)

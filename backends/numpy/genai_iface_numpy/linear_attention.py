@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx.reference.op_run import OpRun
 
-__all__ = ["ContribLinearAttention", "LinearAttention"]
+__all__ = ["LinearAttention"]
 
 _Array = NDArray[Any]
 _Float32 = NDArray[np.float32]
@@ -32,7 +32,7 @@ _RULES = {"linear": (False, False), "gated": (True, False), "delta": (False, Tru
 
 
 class LinearAttention(OpRun):
-    """The operator for ``onnx.reference``."""
+    """The operator for ``onnx.reference``; as ONNX Runtime's, it also takes fewer query and key heads than value heads."""
 
     def _run(
         self,
@@ -75,17 +75,6 @@ class LinearAttention(OpRun):
             output[:, token] = np.matmul(queries[:, token, :, None, :], _repeated_heads(state, num_heads))[:, :, 0]
         given = query.dtype if past_state is None else past_state.dtype
         return output.reshape(*query.shape[:2], -1).astype(query.dtype), state.astype(given)
-
-
-class ContribLinearAttention(LinearAttention):
-    """The operator of ONNX Runtime, which also takes fewer query and key heads than value heads."""
-
-    op_domain = "com.microsoft"
-
-    def _run(self, *inputs: _Array | None, state_window: int | None = None, **attributes: Any) -> tuple[_Array, _Array]:
-        if state_window:
-            raise ValueError(f"state_window={state_window} keeps several states, expected 0")
-        return super()._run(*inputs, **attributes)
 
 
 def _check(rule: str, decay: _Array | None, beta: _Array | None) -> None:
