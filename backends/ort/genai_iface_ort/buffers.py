@@ -12,9 +12,10 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from genai_iface.graph import GraphSignature
+from genai_iface.types import CacheSpec
 from genai_iface_ort.runtime import ORT_TYPES
 
-__all__ = ["BufferSpec", "HostBuffer", "buffer_specs"]
+__all__ = ["BufferSpec", "HostBuffer", "buffer_specs", "state_shapes"]
 
 # NumPy has no bfloat16; its bits travel as unsigned integers and ONNX Runtime is told the real type.
 _STORAGE: dict[str, DTypeLike] = {"float32": np.float32, "float16": np.float16, "bfloat16": np.uint16, "int8": np.int8}
@@ -114,6 +115,11 @@ def buffer_specs(signature: GraphSignature) -> tuple[BufferSpec, ...]:
             )
         )
     return tuple(specs)
+
+
+def state_shapes(cache: CacheSpec) -> tuple[tuple[tuple[int, ...], DTypeLike], ...]:
+    """Shape of one row and element type of each state, as ``RowStates`` takes them."""
+    return tuple((state.shape, _STORAGE[state.dtype]) for state in cache.states)
 
 
 class HostBuffer:

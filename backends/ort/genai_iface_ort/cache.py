@@ -10,16 +10,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from genai_iface.backend_kit import RowLengths, stored_positions
+from genai_iface.backend_kit import RowLengths, RowStates, stored_positions
 from genai_iface.errors import BackendError
-from genai_iface.types import UpdateMode
+from genai_iface.types import CacheSpec, UpdateMode
 from genai_iface_ort.buffers import BufferSpec, HostBuffer
 
 __all__ = ["OrtCache"]
 
 
 class OrtCache:
-    """Implements ``KVCache``, ``SupportsFork`` and ``SupportsInspect``.
+    """Implements ``KVCache``, ``SupportsFork``, ``SupportsInspect`` and ``SupportsCheckpoint``.
 
     The buffers have as many positions as the longest row needs, in small steps; the capacity bounds the
     rows' lengths only. A step may ask for a few positions more than the capacity, for padding.
@@ -28,7 +28,7 @@ class OrtCache:
         specs: One per cache tensor, two per layer, the key first.
         rows: The rows' lengths, all 0.
         num_positions: Positions to begin with.
-        bytes_per_token: As the model's spec says.
+        spec: Of the model's cache.
         allocate: Makes a buffer from (spec, rows, num_positions).
 
     Attributes:
@@ -36,6 +36,7 @@ class OrtCache:
         buffers: In the order of the signature's cache tensors.
         num_positions: Positions of the linear buffers now.
         bytes_per_token: Bytes of one token of one row over all layers.
+        bytes_per_row: Bytes of the states of one row.
         update_mode: What the last step did; before the first, what is intended.
         bound: What the runner binds to the buffers; it is void as soon as they change.
         is_proven: Whether a step has been seen to write into the buffers.
@@ -48,12 +49,12 @@ class OrtCache:
         /,
         *,
         num_positions: int,
-        bytes_per_token: int,
+        spec: CacheSpec,
         allocate: Callable[[BufferSpec, int, int], HostBuffer] = HostBuffer,
     ) -> None:
         self.rows = rows
         self.num_positions = num_positions
-        self.bytes_per_token = bytes_per_token
+        self.bytes_per_token, self.bytes_per_row = spec.bytes_per_token, spec.bytes_per_row
         self.update_mode: UpdateMode = "in_place"
         self.bound: dict[Any, Any] = {}
         self.is_proven = False
@@ -82,8 +83,14 @@ class OrtCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all buffers."""
-        return sum(buffer.nbytes for buffer in self.buffers)
+        """Bytes of all buffers, states and checkpoints."""
+        return sum(buffer.nbytes for buffer in self.buffers) + self.rows.state_nbytes
+
+    @property
+    def states(self) -> RowStates | None:
+        """The states of the rows, None for a model of attention alone."""
+        states = self.rows.states
+        return states if isinstance(states, RowStates) else None
 
     def can_rewind_to(self, lengths: ArrayLike, /) -> bool:
         """Whether ``rewind_to(lengths)`` would succeed."""
@@ -103,7 +110,8 @@ class OrtCache:
             else:
                 targets = np.flatnonzero(wanted != np.arange(len(wanted)))
                 # All memory that the moves need, before the first of them.
-                most = max(min(used, buffer.num_positions) * buffer.spec.position_nbytes for buffer in self.buffers)
+                sizes = (min(used, buffer.num_positions) * buffer.spec.position_nbytes for buffer in self.buffers)
+                most = max(sizes, default=0)
                 scratch = np.empty(len(targets) * most, np.uint8)
                 for buffer in self.buffers:
                     buffer.move_rows(targets, wanted[targets], len(wanted), used, scratch)
@@ -138,6 +146,18 @@ class OrtCache:
             raise BackendError("No memory for a copy of the cache", remedy="Close other caches first.") from error
         twin.__dict__.update(self.__dict__, rows=rows, buffers=buffers, bound={})
         return twin
+
+    def checkpoint(self, rows: ArrayLike | None = None, /) -> None:
+        """Keeps the states of rows at their present lengths."""
+        self.rows.checkpoint(rows)
+
+    def checkpoints(self, row: int, /) -> tuple[int, ...]:
+        """The lengths of a row that were kept."""
+        return self.rows.checkpoints(row)
+
+    def drop(self, row: int, length: int | None = None, /) -> None:
+        """Forgets the checkpoint of a row at a length, or all of the row."""
+        self.rows.drop(row, length)
 
     def read(self, layer: int, row: int, /) -> tuple[NDArray[Any], NDArray[Any]]:
         """The keys and values of one row of one layer, each (Hkv, L, D), oldest first."""

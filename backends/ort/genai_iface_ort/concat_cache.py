@@ -11,8 +11,8 @@ import numpy as np
 import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 
-from genai_iface.backend_kit import RowLengths
-from genai_iface.types import UpdateMode
+from genai_iface.backend_kit import RowLengths, RowStates
+from genai_iface.types import CacheSpec, UpdateMode
 from genai_iface_ort.buffers import BufferSpec
 from genai_iface_ort.runtime import HOST, DeviceIndex
 from genai_iface_ort.steps.binding import view_of
@@ -38,7 +38,7 @@ class Segment:
 
 
 class OrtConcatCache:
-    """Implements ``KVCache``, ``SupportsFork`` and ``SupportsInspect``.
+    """Implements ``KVCache``, ``SupportsFork``, ``SupportsInspect`` and ``SupportsCheckpoint``.
 
     A row lies in a row of a segment, up to its length. Segments are immutable, so rewinding, reordering and
     forking move no data; a step that needs another selection of rows copies it then.
@@ -46,19 +46,20 @@ class OrtConcatCache:
     Args:
         specs: One per cache tensor, two per layer, the key first.
         rows: The rows' lengths, all 0.
-        bytes_per_token: As the model's spec says.
+        spec: Of the model's cache.
         device: Where the tensors are.
 
     Attributes:
         rows: The rows' lengths.
         bytes_per_token: Bytes of one token of one row over all layers.
+        bytes_per_row: Bytes of the states of one row.
     """
 
     def __init__(
-        self, specs: tuple[BufferSpec, ...], rows: RowLengths, /, *, bytes_per_token: int, device: DeviceIndex = HOST
+        self, specs: tuple[BufferSpec, ...], rows: RowLengths, /, *, spec: CacheSpec, device: DeviceIndex = HOST
     ) -> None:
         self.rows = rows
-        self.bytes_per_token = bytes_per_token
+        self.bytes_per_token, self.bytes_per_row = spec.bytes_per_token, spec.bytes_per_row
         self._specs = specs
         # For each row, the segment and the row in it; None for an empty row.
         self._sources: list[tuple[Segment, int] | None] = [None] * rows.batch_size
@@ -81,8 +82,15 @@ class OrtConcatCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors that rows lie in."""
-        return sum(segment.nbytes for segment in {source[0] for source in self._sources if source is not None})
+        """Bytes of all tensors that rows lie in, of states and checkpoints."""
+        segments = {source[0] for source in self._sources if source is not None}
+        return sum(segment.nbytes for segment in segments) + self.rows.state_nbytes
+
+    @property
+    def states(self) -> RowStates | None:
+        """The states of the rows, None for a model of attention alone."""
+        states = self.rows.states
+        return states if isinstance(states, RowStates) else None
 
     @property
     def update_mode(self) -> UpdateMode:
@@ -90,7 +98,7 @@ class OrtConcatCache:
         return "copied"
 
     def can_rewind_to(self, lengths: ArrayLike, /) -> bool:
-        """True for every legal argument."""
+        """Whether ``rewind_to(lengths)`` would succeed; without states, for every legal argument."""
         return self.rows.can_rewind_to(lengths)
 
     def rewind_to(self, lengths: ArrayLike, /) -> None:
@@ -119,6 +127,18 @@ class OrtConcatCache:
         twin = OrtConcatCache.__new__(OrtConcatCache)
         twin.__dict__.update(self.__dict__, rows=self.rows.fork(), _sources=list(self._sources))
         return twin
+
+    def checkpoint(self, rows: ArrayLike | None = None, /) -> None:
+        """Keeps the states of rows at their present lengths."""
+        self.rows.checkpoint(rows)
+
+    def checkpoints(self, row: int, /) -> tuple[int, ...]:
+        """The lengths of a row that were kept."""
+        return self.rows.checkpoints(row)
+
+    def drop(self, row: int, length: int | None = None, /) -> None:
+        """Forgets the checkpoint of a row at a length, or all of the row."""
+        self.rows.drop(row, length)
 
     def read(self, layer: int, row: int, /) -> tuple[NDArray[Any], NDArray[Any]]:
         """The keys and values of one row of one layer, each (Hkv, L, D)."""

@@ -12,18 +12,21 @@ from numpy.typing import ArrayLike, NDArray
 
 from genai_iface.backend_kit import (
     RowLengths,
+    cache_capabilities,
     capacity_bound,
     check_batch_and_capacity,
     check_cache,
     check_loaded,
     check_step,
     load_cache,
+    make_states,
     save_cache,
 )
 from genai_iface.capabilities import Capability
 from genai_iface.errors import UnsupportedCapabilityError
 from genai_iface.folder import ModelFolder
 from genai_iface.types import Device, LogitsMode, ModelSpec
+from genai_iface_ort.buffers import state_shapes
 from genai_iface_ort.options import LoadOptions
 from genai_iface_ort.session import open_session
 from genai_iface_ort.steps.concat import ConcatRunner
@@ -89,16 +92,18 @@ class OrtModel(Generic[CacheT]):
             Capability.SAVE,
         }
         cache = self._spec.cache
-        circular = Capability.CACHE_CIRCULAR if cache.is_circular else Capability.REWIND
-        return frozenset(always | _STYLES[cache.style] | {circular} | ({Capability.GROWTH} if self._grows else set()))
+        style = _STYLES[cache.style] if cache.layers else set()
+        growth = {Capability.GROWTH} if self._grows else set()
+        return frozenset(always | style | cache_capabilities(cache) | growth)
 
     def create_cache(self, *, batch_size: int = 1, capacity: int | None = None) -> CacheT:
         """Makes an empty cache. On the processor it starts small and grows with its longest row."""
         runner = check_loaded(self._runner)
         most = check_batch_and_capacity(batch_size, capacity, capacity_bound(self._spec))
-        layers = self._spec.cache.layers
-        windows = [layer.capacity for layer in layers if layer.mode == "circular" and layer.capacity is not None]
-        return runner.create_cache(RowLengths(batch_size, most, owner=self, windows=windows))
+        cache = self._spec.cache
+        windows = [layer.capacity for layer in cache.layers if layer.mode == "circular" and layer.capacity is not None]
+        states = make_states(state_shapes(cache), batch_size) if cache.states else None
+        return runner.create_cache(RowLengths(batch_size, most, owner=self, windows=windows, states=states))
 
     def forward(
         self,
@@ -150,6 +155,12 @@ def open_model(folder: ModelFolder, /, *, device: Device, options: LoadOptions) 
         UnsupportedCapabilityError: CUDA graphs cannot be captured of it.
         BackendError: ONNX Runtime refused it.
     """
+    if options.cuda_graph and folder.spec.cache.states:
+        raise UnsupportedCapabilityError(
+            "CUDA graphs need buffers at fixed addresses, but those of this model's states change places in every step",
+            capability=Capability.STATE,
+            remedy="Leave cuda_graph out.",
+        )
     session = open_session(folder, options, device)
     if session.signature.cache.style != "concat":
         return OrtModel(folder, device=device, runner=InPlaceRunner(session, folder.spec, options), notes=session.notes)

@@ -16,6 +16,7 @@ from genai_iface.graph import GraphSignature, derive_signature
 from genai_iface.transform import GRAPH_ERRORS, SymbolicCapacity
 from genai_iface.types import Device
 from genai_iface_ort.lowering.lower import lower
+from genai_iface_ort.lowering.state_operators import use_contrib_states
 from genai_iface_ort.lowering.store import find_stored, store
 from genai_iface_ort.lowering.upcast import upcast_bfloat16
 from genai_iface_ort.options import LoadOptions
@@ -92,7 +93,7 @@ def _rewrite(folder: ModelFolder, options: LoadOptions, device: Device) -> Prepa
             remedy="Convert the folder to TensorScatter, or build it in float16.",
         )
     # An int8 cache does not show what the model computes in; its logits do.
-    dtypes = {layer.dtype for layer in signature.cache.layers}
+    dtypes = {layer.dtype for layer in (*signature.cache.layers, *signature.cache.states)}
     if on_cpu and ("bfloat16" in dtypes or ("int8" in dtypes and signature.logits_dtype == "bfloat16")):
         model = folder.load_ir()
         notes.append(upcast_bfloat16(model, signature))
@@ -105,9 +106,10 @@ def _rewrite(folder: ModelFolder, options: LoadOptions, device: Device) -> Prepa
         signature = derive_signature(model)
     if options.optimize == "none":
         return Prepared(model, path, signature, tuple(notes))
-    lowered = lower(
-        folder.load_ir() if model is None else model, signature, level=options.optimize, device_kind=device.kind
-    )
+    model = folder.load_ir() if model is None else model
+    if options.optimize == "runtime" and signature.cache.states and (note := use_contrib_states(model)):
+        notes.append(note)
+    lowered = lower(model, signature, level=options.optimize, device_kind=device.kind)
     notes += [str(note) for note in lowered.notes]
     return Prepared(
         lowered.model, path, lowered.signature, tuple(notes), lowered.logits_positions, lowered.query_seqlens

@@ -18,13 +18,13 @@ import onnxruntime
 
 from genai_iface.errors import InvalidInputError
 from genai_iface.folder import ModelFolder
-from genai_iface.graph import CacheTensor, GraphSignature
-from genai_iface.types import CacheSpec, Device, LayerCacheSpec
+from genai_iface.graph import CacheTensor, GraphSignature, StateTensor
+from genai_iface.types import CacheSpec, Device, LayerCacheSpec, StateSpec
 from genai_iface_ort.options import LoadOptions
 
 __all__ = ["StoredGraph", "find_stored", "store", "write_graph"]
 
-_FORMAT = 1
+_FORMAT = 2
 # Smaller constants go inline: the runtime's shape inference does not read files.
 _SMALL = 1 << 16
 
@@ -125,10 +125,12 @@ def _directory_of(root: Path, folder: ModelFolder, options: LoadOptions, device:
 def _signature(saved: dict[str, Any]) -> GraphSignature:
     cache = saved["cache"]
     layers = tuple(LayerCacheSpec(**layer) for layer in cache["layers"])
+    states = tuple(StateSpec(**{**state, "shape": tuple(state["shape"])}) for state in cache["states"])
     return GraphSignature(
         **{
             **saved,
-            "cache": CacheSpec(style=cache["style"], layout=cache["layout"], layers=layers),
+            "cache": CacheSpec(cache["style"], cache["layout"], layers, states),
+            "state_tensors": tuple(StateTensor(**tensor) for tensor in saved["state_tensors"]),
             "cache_tensors": tuple(CacheTensor(**tensor) for tensor in saved["cache_tensors"]),
             "evidence": (),
         }

@@ -39,8 +39,9 @@ def upcast_bfloat16(model: ir.Model, signature: GraphSignature) -> str:
             "ONNX Runtime's GroupQueryAttention has no bfloat16 kernel on the processor",
             remedy="Build the folder in float32 or float16, or run it on CUDA.",
         )
-    pasts = {tensor.past for tensor in signature.cache_tensors}
-    presents = {tensor.present for tensor in signature.cache_tensors}
+    tensors = (*signature.cache_tensors, *signature.state_tensors)
+    pasts = {tensor.past for tensor in tensors}
+    presents = {tensor.present for tensor in tensors}
     # An int8 cache has its own scales; only what they are applied to is widened.
     narrow_pasts = [value for value in model.graph.inputs if value.name in pasts and value.dtype == _NARROW]
     _widen_constants(model.graph)

@@ -26,6 +26,7 @@ _SHAPES: dict[InputRole, str] = {
     "input_ids": "matrix",
     "position_ids": "matrix",
     "write_indices": "vector",
+    "counts": "vector",
     "nonpad_kv_seqlen": "vector",
     "seqlens_k": "vector",
     "total_sequence_length": "scalar",
@@ -117,18 +118,19 @@ class StepInputs:
 
     def decode_inputs(
         self,
-    ) -> tuple[NDArray[Any], NDArray[np.int32], list[tuple[NDArray[Any], int]], NDArray[Any] | None]:
+    ) -> tuple[NDArray[Any], list[NDArray[Any]], list[tuple[NDArray[Any], int]], NDArray[Any] | None]:
         """What changes in a step of width 1 on the processor, without a mask.
 
         Returns:
-            The token ids (rows, 1); the counts (rows,); arrays (rows,) that take each row's length plus an
+            The token ids (rows, 1); arrays of counts (rows,); arrays (rows,) that take each row's length plus an
             offset; the scalar that takes the longest row after the step, or None.
         """
         offsets: dict[InputRole, int] = {"position_ids": 0, "write_indices": 0, "nonpad_kv_seqlen": 1, "seqlens_k": 0}
         by_length = [
             (self._arrays[role].reshape(-1), offset) for role, offset in offsets.items() if role in self._arrays
         ]
-        return self._arrays["input_ids"], self._counts, by_length, self._arrays.get("total_sequence_length")
+        counts = [self._counts, *(self._arrays[role] for role in ("counts",) if role in self._arrays)]
+        return self._arrays["input_ids"], counts, by_length, self._arrays.get("total_sequence_length")
 
     @property
     def can_decode(self) -> bool:

@@ -11,12 +11,13 @@ from genai_iface.errors import BackendError
 from genai_iface_ort.cache import OrtCache
 from genai_iface_ort.session import Session
 from genai_iface_ort.steps.binding import StepInputs, view_of
+from genai_iface_ort.steps.bound_states import BoundStates
 
 __all__ = ["BoundStep"]
 
 
 class BoundStep(StepInputs):
-    """Steps of one shape on some rows of one cache.
+    """Steps of one shape on some rows of one cache, and on one of the two places of its states.
 
     Args:
         session: The loaded graph.
@@ -31,8 +32,11 @@ class BoundStep(StepInputs):
         self, session: Session, cache: OrtCache, run: GraphRun, step: Step, *, shares: bool, captures: str | None
     ) -> None:
         rows = len(run.starts)
-        total = max(cache.num_positions, cache.buffers[0].num_positions)
+        total = max(cache.num_positions, *(buffer.num_positions for buffer in cache.buffers[:1]), 0)
         super().__init__(session, rows, run.width, total, step.logits)
+        self.states: BoundStates | None = None
+        if cache.states is not None:
+            self.states = BoundStates(self.binding, session.signature, cache.states, run.rows, session.device)
         self._buffers = cache.buffers
         self._rows = run.rows
         self._addresses = [buffer.address + run.rows.start * buffer.row_nbytes for buffer in cache.buffers]
@@ -48,6 +52,17 @@ class BoundStep(StepInputs):
         if captures is not None:
             self._options = self._options or onnxruntime.RunOptions()
             self._options.add_run_config_entry("gpu_graph_id", captures)
+
+    def take_states(self) -> None:
+        """Takes the states that the last run gave.
+
+        Raises:
+            BackendError: The runtime wrote elsewhere than it was told.
+        """
+        if self.states is not None:
+            count = len(self.session.signature.state_tensors)
+            # They were bound before the cache tensors.
+            self.states.take(self.cache_outputs(count + len(self._buffers))[:count])
 
     def copy_back(self) -> bool:
         """Compares where the runtime put the cache with where it was; fetches it if it is elsewhere.

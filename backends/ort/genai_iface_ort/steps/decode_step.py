@@ -66,9 +66,14 @@ class DecodeStep:
             for array, offset in self._by_length:
                 array[row] = length + offset
         # A step with idle rows may have gone the general way meanwhile.
-        self._counts.fill(1)
+        for counts in self._counts:
+            counts.fill(1)
         if self._total is not None:
             self._total[...] = end
+        states = self._bound.states
+        if states is not None:
+            states.states.begin(rows.lengths)
+            states.send(proves=False)
         logits: NDArray[Any] = self._bound.run()
         rows.advance(1)
         return logits

@@ -99,7 +99,7 @@ class InPlaceRunner:
             self._specs,
             rows,
             num_positions=num_positions,
-            bytes_per_token=self._spec.cache.bytes_per_token,
+            spec=self._spec.cache,
             allocate=HostBuffer if self._on_host else partial(DeviceBuffer, device=self._session.device),
         )
 
@@ -107,7 +107,10 @@ class InPlaceRunner:
         """Runs a checked step and books it."""
         result: NDArray[np.float32] | None = None
         mode: UpdateMode = cache.update_mode
-        for run in plan_in_place(step, cache.lengths, self._rules, make_room=partial(self.make_room, cache)):
+        plan = plan_in_place(step, cache.lengths, self._rules, make_room=partial(self.make_room, cache))
+        if cache.states is not None:
+            cache.states.begin(cache.rows.lengths)
+        for run in plan:
             values, mode = self._execute(run, step, cache)
             if result is None and _is_result(values, step):
                 result = values
@@ -125,17 +128,18 @@ class InPlaceRunner:
         Returns:
             As ``DecodeStep.run``.
         """
-        prepared: DecodeStep | None = cache.bound.get(_DECODE)
+        parity = _parity(cache)
+        prepared: DecodeStep | None = cache.bound.get((_DECODE, parity))
         if prepared is not None:
             return prepared.run(input_ids, cache)
-        bound: BoundStep | None = cache.bound.get((0, cache.batch_size, 1, "last"))
+        bound: BoundStep | None = cache.bound.get((0, cache.batch_size, 1, "last", parity))
         # The general step has to show first that it is in place.
         may = bound is not None and bound.can_decode and cache.is_proven and cache.update_mode == "in_place"
         if bound is not None and may and self._rules.window is None and not self._options.cuda_graph:
             is_smallest = self._bucket(1, cache.capacity) > cache.num_positions // 2
             shortest = 1 if is_smallest else cache.num_positions // 4 + 1
             longest = min(cache.num_positions, cache.capacity)
-            cache.bound[_DECODE] = DecodeStep(bound, self._spec.vocab_size, range(shortest, longest + 1))
+            cache.bound[(_DECODE, parity)] = DecodeStep(bound, self._spec.vocab_size, range(shortest, longest + 1))
         return None
 
     # Room.
@@ -170,7 +174,7 @@ class InPlaceRunner:
             valid=np.maximum(run.starts + run.counts, 1) if has_counts else None,
             # Read on the processor, so a captured graph would keep the first one: the bound serves all.
             total=cache.num_positions if self._options.cuda_graph and run.width == 1 else None,
-            mask_width=None if self._is_shared else cache.buffers[0].num_positions,
+            mask_width=None if self._is_shared or not cache.buffers else cache.buffers[0].num_positions,
         )
         bound.set(values, step, run)
         probe = None
@@ -183,7 +187,10 @@ class InPlaceRunner:
                 int(run.starts[row]),
                 run.width,
             )
+        if bound.states is not None:
+            bound.states.send(proves=not cache.is_proven)
         logits = bound.run()
+        bound.take_states()
         copied = bound.copy_back()
         if probe is not None:
             copied |= not probe.passed()
@@ -199,10 +206,13 @@ class InPlaceRunner:
         return logits, "copied" if copied else "in_place"
 
     def _bound(self, run: GraphRun, step: Step, cache: OrtCache) -> BoundStep:
-        key = (run.rows.start, run.rows.stop, run.width, step.logits)
+        if cache.states is not None and not cache.states.runs_first(run.rows):
+            # It reads what an earlier run of this step gave, from a copy that serves this run only.
+            return BoundStep(self._session, cache, run, step, shares=self._options.share_buffers, captures=None)
+        key = (run.rows.start, run.rows.stop, run.width, step.logits, _parity(cache))
         bound = cache.bound.get(key)
         if bound is None:
-            if len(cache.bound) >= _MOST_BOUND:
+            if len(cache.bound) >= _MOST_BOUND * (1 if cache.states is None else 2):
                 del cache.bound[next(iter(cache.bound))]
             captures = None
             if self._options.cuda_graph:
@@ -211,6 +221,11 @@ class InPlaceRunner:
             bound = BoundStep(self._session, cache, run, step, shares=self._options.share_buffers, captures=captures)
             cache.bound[key] = bound
         return bound
+
+
+def _parity(cache: OrtCache) -> int:
+    """Which of its two places the states are in; steps are bound for one of them."""
+    return 0 if cache.states is None else cache.states.parity
 
 
 def _is_result(values: NDArray[Any], step: Step) -> bool:
