@@ -32,6 +32,7 @@ from genai_iface.protocols import (
     Model,
     Pipeline,
     Prompt,
+    SupportsCheckpoint,
     SupportsFork,
     SupportsGenerator,
     SupportsInspect,
@@ -51,6 +52,8 @@ from genai_iface.types import (
     LayerCacheSpec,
     LogitsMode,
     ModelSpec,
+    StateKind,
+    StateSpec,
     UpdateMode,
 )
 from genai_iface.version import INTERFACE_VERSION, SUPPORTED_INTERFACE_VERSIONS, negotiate_version
@@ -100,6 +103,9 @@ __all__ = [
     "Pipeline",
     "Prompt",
     "Score",
+    "StateKind",
+    "StateSpec",
+    "SupportsCheckpoint",
     "SupportsFork",
     "SupportsGenerator",
     "SupportsInspect",

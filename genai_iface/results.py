@@ -66,6 +66,8 @@ class PerfMetrics:
         cache_bytes: Bytes that the cache held at the end.
         num_drafted_tokens: Drafts of speculative decoding that the model has checked.
         num_accepted_tokens: Those that became part of the output.
+        num_rerun_tokens: Tokens that ran once more, because a model that keeps states, or a cache that wraps around,
+            could not go back exactly to where it was wanted.
     """
 
     num_prompt_tokens: int = 0
@@ -79,6 +81,7 @@ class PerfMetrics:
     cache_bytes: int = 0
     num_drafted_tokens: int = 0
     num_accepted_tokens: int = 0
+    num_rerun_tokens: int = 0
 
     @property
     def acceptance_rate(self) -> float:

@@ -275,8 +275,7 @@ class StateOracle:
             packed = self.filtered(layer, packed)
             packed = packed / (1 + np.exp(-packed))
         q, k, v = (
-            part.reshape(len(x), HEADS, -1)
-            for part in np.split(packed, [HEADS * KEY, 2 * HEADS * KEY], axis=-1)
+            part.reshape(len(x), HEADS, -1) for part in np.split(packed, [HEADS * KEY, 2 * HEADS * KEY], axis=-1)
         )
         if "delta" in rule:
             q, k = (part / np.linalg.norm(part, axis=-1, keepdims=True) for part in (q, k))
@@ -318,5 +317,7 @@ class StateOracle:
 
 def oracle_of(path: Path, mixers: tuple[Mixer, ...], **fields: Any) -> StateOracle:
     """The oracle of a folder that ``write_state_folder`` made with the same arguments."""
-    fields = {name: value for name, value in fields.items() if name in {f.name for f in dataclasses.fields(StateOptions)}}
+    fields = {
+        name: value for name, value in fields.items() if name in {f.name for f in dataclasses.fields(StateOptions)}
+    }
     return StateOracle(onnx.load(path / "model.onnx"), state_options(mixers, **fields))

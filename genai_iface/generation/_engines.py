@@ -149,7 +149,8 @@ class ModelEngines:
             raise InvalidInputError("The model has no context length", remedy="Give capacity.")
         if Capability.GROWTH not in self.capabilities:
             check_rows_fit(self._model, 1, most, self._settings.memory_limit)
-        return KeptRows(CachedRows(self._model, 1, most, self._settings.prefill_chunk_size), ask, self._generator)
+        rows = CachedRows(self._model, 1, most, self._settings.prefill_chunk_size, keeps_ends=True)
+        return KeptRows(rows, ask, self._generator)
 
     def close(self) -> None:
         """Frees the model."""

@@ -55,6 +55,7 @@ class Stopwatch:
         num_reused_tokens: int = 0,
         num_drafted_tokens: int = 0,
         num_accepted_tokens: int = 0,
+        num_rerun_tokens: int = 0,
     ) -> PerfMetrics:
         """What was measured so far."""
         return PerfMetrics(
@@ -62,6 +63,7 @@ class Stopwatch:
             num_reused_tokens=num_reused_tokens,
             num_drafted_tokens=num_drafted_tokens,
             num_accepted_tokens=num_accepted_tokens,
+            num_rerun_tokens=num_rerun_tokens,
             num_generated_tokens=self._num_generated,
             prefill_seconds=self._prefill_seconds,
             decode_seconds=self._decode_seconds,

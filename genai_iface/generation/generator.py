@@ -113,6 +113,8 @@ class ModelGenerator(Generic[CacheT]):
         self._speculator: Speculator | None = None
         self._keeps_rows = rows is not None
         self._rows = rows or CachedRows(model, num_sequences, capacity, prefill_chunk_size, drops_idle=drops_finished)
+        # A conversation's rows have a history.
+        self._rerun_before = self._rows.num_rerun
         self._cache_bytes: int | None = None
         self._sequences = [
             RunningSequence(
@@ -144,6 +146,7 @@ class ModelGenerator(Generic[CacheT]):
             num_prompt_tokens=self._num_prompt_tokens,
             cache_bytes=self._rows.nbytes if self._cache_bytes is None else self._cache_bytes,
             num_reused_tokens=self._num_reused_tokens,
+            num_rerun_tokens=self._rows.num_rerun - self._rerun_before,
         )
 
     @property

@@ -19,7 +19,7 @@ from genai_iface.capabilities import Capability
 from genai_iface.errors import InvalidInputError
 from genai_iface.generation.rows.step import OBSERVED_CHUNK_SIZE, Observer, run_step
 from genai_iface.generation.rows.token_sequence import TokenSequence
-from genai_iface.protocols import CacheT, KVCache, Model
+from genai_iface.protocols import CacheT, KVCache, Model, SupportsCheckpoint
 
 __all__ = ["DEFAULT_PREFILL_CHUNK_SIZE", "CachedRows", "runs_together"]
 
@@ -28,6 +28,9 @@ DEFAULT_PREFILL_CHUNK_SIZE = 512
 
 # Moving rows costs once, idle rows cost in every step: rows are dropped once a quarter of them is idle.
 _IDLE_SHARE = 4
+
+# Turns of a conversation that can be edited without running what was before them again.
+_MOST_ENDS = 8
 
 
 class CachedRows(Generic[CacheT]):
@@ -43,9 +46,12 @@ class CachedRows(Generic[CacheT]):
         chunk_size: Most tokens of a row in one step.
         drops_idle: Whether rows that are idle may be dropped from the cache, so that they cost nothing.
             A sequence that goes on after that runs again from its beginning.
+        keeps_ends: Whether a model with states keeps them at the end of what new sequences share with the last, so
+            that the next ones can go back to it: for conversations.
 
     Attributes:
         ran: Tokens of which each row holds a beginning, from before its present sequence.
+        num_rerun: Tokens that run again, because a row could not go back to where it was wanted but only further.
     """
 
     def __init__(
@@ -56,7 +62,9 @@ class CachedRows(Generic[CacheT]):
         chunk_size: int,
         *,
         drops_idle: bool = False,
+        keeps_ends: bool = False,
     ) -> None:
+        self.num_rerun = 0
         self.ran: Sequence[int] = ()
         self._model = model
         self._num_sequences = num_sequences
@@ -66,6 +74,10 @@ class CachedRows(Generic[CacheT]):
         self._drops_idle = drops_idle and Capability.REORDER in can
         self._gives_all = Capability.LOGITS_ALL in can
         self._can_chunk = Capability.CHUNKED_PREFILL in can
+        self._has_checkpoints = Capability.CHECKPOINT in can
+        self._keeps_ends = keeps_ends and self._has_checkpoints
+        # Where the last step of each sequence began: a model with states can go back there.
+        self._begins: dict[int, int] = {}
         self._is_closed = False
         self._groups: list[tuple[CacheT, list[int]]] = []
 
@@ -189,6 +201,7 @@ class CachedRows(Generic[CacheT]):
         if observe is not None and not self._gives_all:
             width = 1
         counts = [min(count, width) for count in pending]
+        self._begins.update((index, lengths[row]) for row, index in enumerate(members) if counts[row])
         run_step(
             self._model,
             cache,
@@ -203,7 +216,8 @@ class CachedRows(Generic[CacheT]):
     def rewind(self, sequences: Sequence[TokenSequence]) -> None:
         """Shortens the caches so that each is a prefix of its sequence, with a token pending if it has any.
 
-        A row that cannot go back (a circular layer has wrapped) is emptied, and its tokens run again.
+        A row that cannot go back so far goes back further, where its model keeps states, or is emptied, where a
+        circular layer has wrapped; its tokens run again.
         """
         for cache, members in self._groups:
             lengths = cache.lengths
@@ -212,7 +226,15 @@ class CachedRows(Generic[CacheT]):
                 if sequences[index].logits is None:
                     # The last token runs again, to get its logits.
                     wanted[row] = min(lengths[row], max(len(sequences[index]) - 1, 0))
-            self._shorten(cache, lengths, wanted)
+            self._shorten(cache, members, lengths, wanted)
+
+    def num_pending(self, sequences: Sequence[TokenSequence]) -> list[int]:
+        """Tokens of each sequence that its row does not hold; all of one that was dropped."""
+        pending = [len(sequence) for sequence in sequences]
+        for cache, members in self._groups:
+            for index, length in zip(members, cache.lengths.tolist(), strict=True):
+                pending[index] -= length
+        return pending
 
     def keep_common(self, wanted: Sequence[Sequence[int] | NDArray[np.int64]]) -> int:
         """Shortens each row, all of which hold ``ran`` or its beginning, to what its new sequence shares with it.
@@ -230,19 +252,34 @@ class CachedRows(Generic[CacheT]):
                 most = max(min(len(ran), int(lengths[row]), len(wanted[index]) - 1), 0)
                 differ = np.flatnonzero(ran[:most] != wanted[index][:most])
                 target[row] = differ[0] if len(differ) else most
-            self._shorten(cache, lengths, target)
+            self._shorten(cache, members, lengths, target)
             kept += int(cache.lengths.sum())
+            if self._keeps_ends and isinstance(cache, SupportsCheckpoint):
+                _keep_end(cache)
         return kept
 
-    def _shorten(self, cache: CacheT, lengths: NDArray[np.int64], wanted: NDArray[np.int64]) -> None:
-        """Rewinds rows; empties those that cannot go back."""
+    def _shorten(
+        self, cache: CacheT, members: list[int], lengths: NDArray[np.int64], wanted: NDArray[np.int64]
+    ) -> None:
+        """Rewinds rows; those that cannot go back so far go to the nearest length before it that is left."""
         if (wanted == lengths).all():
             return
         if not cache.can_rewind_to(wanted):
-            stuck = [row for row in range(len(wanted)) if not cache.can_rewind_to(_only(lengths, wanted, row))]
-            cache.reset(stuck)
-            wanted[stuck] = 0
+            stuck = [row for row in range(len(wanted)) if not cache.can_rewind_to(_only(lengths, row, wanted[row]))]
+            for row in stuck:
+                nearest = self._nearest(cache, members[row], row, lengths, int(wanted[row]))
+                self.num_rerun += int(wanted[row]) - nearest
+                wanted[row] = nearest
+            cache.reset([row for row in stuck if not wanted[row]])
         cache.rewind_to(wanted)
+
+    def _nearest(self, cache: CacheT, index: int, row: int, lengths: NDArray[np.int64], wanted: int) -> int:
+        """The longest that a row can go back to and that is shorter than it should be."""
+        known = [self._begins.get(index, 0)]
+        if self._has_checkpoints and isinstance(cache, SupportsCheckpoint):
+            known += cache.checkpoints(row)
+        shorter = sorted((length for length in known if 0 < length < wanted), reverse=True)
+        return next((length for length in shorter if cache.can_rewind_to(_only(lengths, row, length))), 0)
 
     def reorder(self, indices: Sequence[int]) -> None:
         """Makes row i what row ``indices[i]`` was; from now on there are as many sequences as indices.
@@ -253,6 +290,7 @@ class CachedRows(Generic[CacheT]):
         if list(indices) != members:
             cache.reorder(np.asarray(indices, dtype=np.int64))
             members[:] = range(len(indices))
+            self._begins.clear()
 
     def close(self) -> None:
         """Frees the caches. A second call does nothing."""
@@ -275,8 +313,15 @@ def _drop_idle(cache: KVCache, members: list[int], active: Sequence[bool]) -> No
         members[:] = [members[row] for row in kept]
 
 
-def _only(lengths: NDArray[np.int64], wanted: NDArray[np.int64], row: int) -> NDArray[np.int64]:
+def _keep_end(cache: SupportsCheckpoint) -> None:
+    """Keeps the states of the only row where it ends now, and of earlier ends the last few."""
+    cache.checkpoint()
+    for length in cache.checkpoints(0)[:-_MOST_ENDS]:
+        cache.drop(0, length)
+
+
+def _only(lengths: NDArray[np.int64], row: int, length: int) -> NDArray[np.int64]:
     """The present lengths with one row changed."""
     changed = lengths.copy()
-    changed[row] = wanted[row]
+    changed[row] = length
     return changed

@@ -26,6 +26,9 @@ from genai_iface.protocols import Model
 
 __all__ = ["DraftModel", "DraftRequest", "Drafter", "PromptLookup", "Speculation", "Speculator"]
 
+# Tokens that may run beside drafts. With more to run again a step has none, so that the next begins after it.
+_MOST_PENDING = 5
+
 Chooser: TypeAlias = Callable[[int, NDArray[np.float32], NDArray[np.int64], int], int]
 """Chooses as the generator would: (sequence, logits (V,), tokens (T,), how many of them are new) to a token."""
 
@@ -126,7 +129,14 @@ class DraftModel:
 
         Raises:
             InvalidInputError: The two models have vocabularies of different sizes.
+            UnsupportedCapabilityError: The smaller model cannot go back by the drafts that were refused.
         """
+        if self._model.spec.cache.states:
+            raise UnsupportedCapabilityError(
+                "A draft model runs token by token and has to forget several tokens, which one that keeps states cannot",
+                capability=Capability.REWIND,
+                remedy="Use a draft model of attention alone, or PromptLookup.",
+            )
         if self._model.spec.vocab_size != model.spec.vocab_size:
             raise InvalidInputError(
                 f"The draft model has {self._model.spec.vocab_size} tokens and the model {model.spec.vocab_size}",
@@ -187,7 +197,8 @@ class Speculator:
 
     Between two steps a sequence holds the logits for its next token, and *ahead* of it the drafts with the
     logits that follow them. Each token that is chosen and equals the next draft uses up one of these; any
-    other drops the rest. The cache is rewound before the next step.
+    other drops the rest. The cache is rewound before the next step: to the end of the sequence, or, where the model
+    keeps states, to where the last step began, and what was accepted runs once more with the next drafts.
 
     Args:
         model: The model that verifies drafts.
@@ -212,7 +223,8 @@ class Speculator:
         speculation: Speculation,
         choose: Chooser,
     ) -> None:
-        for capability in (Capability.LOGITS_ALL, Capability.CHUNKED_PREFILL, Capability.REWIND):
+        goes_back = Capability.REWIND_STEP if model.spec.cache.states else Capability.REWIND
+        for capability in (Capability.LOGITS_ALL, Capability.CHUNKED_PREFILL, goes_back):
             if capability not in model.capabilities:
                 raise UnsupportedCapabilityError(
                     f"Speculation needs the capability {str(capability)!r}, which this model does not declare",
@@ -243,10 +255,11 @@ class Speculator:
         # Drafts that were refused are still in the cache.
         self._rows.rewind(self._sequences)
         lengths = [len(sequence) for sequence in self._sequences]
+        pending = self._rows.num_pending(self._sequences)
         requests = [
             DraftRequest(index, sequence.tokens.copy(), sequence.num_new, limits[index])
             for index, sequence in enumerate(self._sequences)
-            if active[index] and limits[index] > 0 and sequence.num_new > 0
+            if active[index] and limits[index] > 0 and sequence.num_new > 0 and pending[index] <= _MOST_PENDING
         ]
         for request, drafts in zip(requests, self._drafter.propose(requests, self._choose), strict=True):
             self._sequences[request.index].append_drafts(drafts[: request.limit])

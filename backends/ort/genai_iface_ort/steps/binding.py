@@ -114,7 +114,7 @@ class StepInputs:
     def cache_outputs(self, count: int) -> list[onnxruntime.OrtValue]:
         """What the last run gave for the cache tensors, in the order in which they were bound, one after the other."""
         outputs: list[onnxruntime.OrtValue] = self.binding.get_outputs()
-        return outputs[-count:]
+        return outputs[len(outputs) - count :]
 
     def decode_inputs(
         self,

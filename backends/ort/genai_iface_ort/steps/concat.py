@@ -45,9 +45,7 @@ class ConcatRunner:
 
     def create_cache(self, rows: RowLengths, /) -> OrtConcatCache:
         """An empty cache."""
-        return OrtConcatCache(
-            self._specs, rows, spec=self._spec.cache, device=self._session.device
-        )
+        return OrtConcatCache(self._specs, rows, spec=self._spec.cache, device=self._session.device)
 
     def make_room(self, cache: OrtConcatCache, needed: int, /) -> int:
         """Nothing to do: every step makes its own tensors."""
