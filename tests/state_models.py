@@ -9,6 +9,7 @@ sequence at once, from the weights of the graph: no cache, no state that is hand
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -40,8 +41,8 @@ class StateOptions(ModelOptions):
     """What the graph looks like.
 
     Attributes:
-        mixers: What each layer mixes tokens with. "gated_delta" has a convolution before it; "gated_channels" fades each
-            key channel at a rate of its own; "spelled" is a convolution as Concat, Conv and Slice.
+        mixers: What each layer mixes tokens with. "gated_delta" has a convolution before it; "gated_channels" lets each
+            key channel fade at a rate of its own; "spelled" is a convolution as Concat, Conv and Slice.
         counted: The graph has the input ``counts``, and padding leaves its states alone.
         domain: Of the state operators.
         opset: Of the default domain.
@@ -191,7 +192,7 @@ class _StateBuilder(_Builder):
         if rule == "gated_delta":
             packed = self.convolved(layer, packed, sum(widths), MIX_KERNEL, "silu")
         ends = np.cumsum([0, *widths]).tolist()
-        q, k, v = (self.columns(packed, a, b) for a, b in zip(ends, ends[1:], strict=False))
+        q, k, v = (self.columns(packed, a, b) for a, b in itertools.pairwise(ends))
         if "delta" in rule:
             q, k = self.unit(q), self.unit(k)
         decay = beta = ""
@@ -301,7 +302,9 @@ class StateOracle:
         )
         q, k = self.turned(q), self.turned(k)
         scores = q @ np.repeat(k, groups, 0).swapaxes(1, 2) / np.sqrt(size)
-        scores = np.where(np.tri(len(x), dtype=bool), scores, -np.inf)
+        back = np.arange(len(x))[:, None] - np.arange(len(x))
+        window = o.per_layer("capacity", layer) if o.per_layer("mode", layer) == "circular" else len(x)
+        scores = np.where((back >= 0) & (back < window), scores, -np.inf)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
         mixed = weights / weights.sum(-1, keepdims=True) @ np.repeat(v, groups, 0)
         return mixed.swapaxes(0, 1).reshape(len(x), heads * size) @ self.w[f"{layer}.o.weight"]

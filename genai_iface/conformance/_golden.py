@@ -31,6 +31,7 @@ __all__ = [
     "manifest_digest",
     "open_golden",
     "operator_case",
+    "state_names",
     "verify",
 ]
 
@@ -118,8 +119,13 @@ def verify() -> None:
 
 
 def golden_names() -> list[str]:
-    """The names of all golden models."""
+    """The names of all golden models of attention alone."""
     return list(manifest()["models"])
+
+
+def state_names() -> list[str]:
+    """The names of all golden models that keep states."""
+    return list(manifest()["states"])
 
 
 def open_golden(name: str, form: str, dtype: str, *, factor: float = 1.0) -> Golden:
@@ -129,7 +135,7 @@ def open_golden(name: str, form: str, dtype: str, *, factor: float = 1.0) -> Gol
         NotApplicable: It does not exist in that form and dtype.
     """
     verify()
-    facts = manifest()["models"][name]
+    facts = (manifest()["models"] | manifest()["states"])[name]
     if f"{form}-{dtype}" not in facts["forms"]:
         raise NotApplicable(f"the golden model {name!r} has no form {form!r} in {dtype}")
     with np.load(GOLDEN / name / "reference.npz", allow_pickle=False) as arrays:

@@ -14,7 +14,7 @@ from genai_iface import CacheRewindError, InvalidInputError, SupportsCheckpoint,
 from tests.marks import BACKENDS
 from tests.models import write_folder
 from tests.state_models import KINDS
-from tests.states.test_steps import Loaded, tokens
+from tests.states.test_steps import load, tokens
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def backend(request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("name", KINDS)
 def test_every_length(folder: Path, name: str, backend: str) -> None:
     """What is said to work continues as if never appended; what is refused changes nothing."""
-    loaded = Loaded(folder, name, backend)
+    loaded = load(folder, name, backend)
     ids = tokens(1, 1, 9)
     for length in range(8):
         cache = loaded.model.create_cache(capacity=32)
@@ -53,7 +53,7 @@ def test_every_length(folder: Path, name: str, backend: str) -> None:
 @pytest.mark.parametrize("name", KINDS)
 def test_the_step_goes_back_in_some_rows(folder: Path, name: str, backend: str) -> None:
     """Drafts: two rows refuse some and run the accepted ones again, one has had them all accepted."""
-    loaded = Loaded(folder, name, backend)
+    loaded = load(folder, name, backend)
     ids = tokens(2, 3, 9)
     cache = loaded.model.create_cache(batch_size=3, capacity=32)
     loaded.model.forward(ids[:, :4], cache)
@@ -69,7 +69,7 @@ def test_the_step_goes_back_in_some_rows(folder: Path, name: str, backend: str) 
 
 @pytest.mark.parametrize("name", KINDS)
 def test_checkpoints(folder: Path, name: str, backend: str) -> None:
-    loaded = Loaded(folder, name, backend)
+    loaded = load(folder, name, backend)
     model, ids = loaded.model, tokens(3, 2, 12)
     cache = model.create_cache(batch_size=2, capacity=32)
     assert isinstance(cache, SupportsCheckpoint)
@@ -113,7 +113,7 @@ def test_checkpoints(folder: Path, name: str, backend: str) -> None:
 
 
 def test_a_checkpoint_outlives_many_steps(folder: Path, backend: str) -> None:
-    loaded = Loaded(folder, "gated_delta", backend)
+    loaded = load(folder, "gated_delta", backend)
     ids = tokens(5, 1, 30)
     cache = loaded.model.create_cache(capacity=64)
     loaded.model.forward(ids[:, :7], cache)
@@ -134,7 +134,7 @@ def test_without_states_there_is_nothing_to_keep(tmp_path: Path, backend: str) -
 
 
 def test_a_closed_cache_refuses(folder: Path, backend: str) -> None:
-    cache = Loaded(folder, "conv", backend).model.create_cache(capacity=8)
+    cache = load(folder, "conv", backend).model.create_cache(capacity=8)
     cache.close()
     assert cache.nbytes == 0
     for call in (cache.checkpoint, lambda: cache.checkpoints(0), lambda: cache.drop(0), lambda: cache.rewind_to(0)):

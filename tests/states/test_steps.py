@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,12 @@ class Loaded:
         np.testing.assert_allclose(logits, wanted, atol=self.tolerance * np.abs(wanted).max(), rtol=0, err_msg=what)
 
 
+@functools.cache
+def load(path: Path, name: str, backend: str) -> Loaded:
+    """A model of ``VARIANTS``, once for all tests of a module."""
+    return Loaded(path, name, backend)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("models")
@@ -60,7 +67,7 @@ def tokens(seed: int, *shape: int) -> np.ndarray:
 @pytest.mark.parametrize("name", VARIANTS)
 def test_ragged_steps(folder: Path, name: str, backend: str) -> None:
     """Prompts of different lengths, chunks, idle rows and single tokens."""
-    loaded = Loaded(folder, name, backend)
+    loaded = load(folder, name, backend)
     cache = loaded.model.create_cache(batch_size=3, capacity=24)
     rows: list[list[int]] = [[], [], []]
     for at, counts in enumerate(((5, 3, 1), (2, 0, 4), (1, 1, 1), (0, 1, 0), (1, 1, 1), (1, 1, 1), (3, 1, 2))):
@@ -81,7 +88,7 @@ def test_ragged_steps(folder: Path, name: str, backend: str) -> None:
 @pytest.mark.parametrize("size", [1, 2, 3, 4, 7])
 def test_chunks_give_what_one_step_gives(folder: Path, name: str, backend: str, size: int) -> None:
     """Borders inside, at and beyond the kernel of a convolution."""
-    loaded = Loaded(folder, name, backend)
+    loaded = load(folder, name, backend)
     ids = tokens(7, 1, 11)
     cache = loaded.model.create_cache(capacity=16)
     parts = [loaded.model.forward(ids[:, at : at + size], cache, logits="all") for at in range(0, 11, size)]
@@ -92,7 +99,7 @@ def test_chunks_give_what_one_step_gives(folder: Path, name: str, backend: str, 
 @pytest.mark.parametrize("name", KINDS)
 def test_moved_rows(folder: Path, name: str, backend: str, tmp_path: Path) -> None:
     """Reorder within and across the batch, reset, fork, save and load."""
-    loaded = Loaded(folder, name, backend)
+    loaded = load(folder, name, backend)
     model, rows = loaded.model, [[], [], []]  # type: ignore[var-annotated]
     cache = model.create_cache(batch_size=3, capacity=32)
 
@@ -100,7 +107,7 @@ def test_moved_rows(folder: Path, name: str, backend: str, tmp_path: Path) -> No
         ids = tokens(seed, len(seqs), 2)
         logits = model.forward(ids, which, logits="all")
         for row, seq in enumerate(seqs):
-            seq += ids[row].tolist()
+            seq.extend(ids[row].tolist())
             loaded.check(logits[row], seq, f"seed {seed}, row {row}")
 
     step(cache, 1, rows)
@@ -121,7 +128,7 @@ def test_moved_rows(folder: Path, name: str, backend: str, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_what_it_declares(folder: Path, backend: str) -> None:
-    model = Loaded(folder, "alone", backend).model
+    model = load(folder, "alone", backend).model
     assert model.capabilities >= {Capability.STATE, Capability.REWIND_STEP, Capability.CHECKPOINT}
     assert not model.capabilities & {Capability.REWIND, Capability.CACHE_SCATTER, Capability.IN_PLACE}
     cache = model.create_cache(batch_size=2)
@@ -134,7 +141,7 @@ def test_what_it_declares(folder: Path, backend: str) -> None:
 
 @pytest.mark.parametrize("name", KINDS)
 def test_an_idle_row_keeps_its_state_bit_by_bit(folder: Path, name: str) -> None:
-    model = Loaded(folder, name, "numpy").model
+    model = load(folder, name, "numpy").model
     cache = model.create_cache(batch_size=2, capacity=16)
     model.forward(tokens(1, 2, 5), cache)
     before = [state[1].tobytes() for state in cache.states.present]
@@ -144,7 +151,7 @@ def test_an_idle_row_keeps_its_state_bit_by_bit(folder: Path, name: str) -> None
 
 def test_padding_may_be_any_token(folder: Path) -> None:
     """Not even what is no number gets from padding into a state."""
-    model = Loaded(folder, "gated", "numpy").model
+    model = load(folder, "gated", "numpy").model
     ids = tokens(3, 2, 4)
     other = np.where(np.arange(4) < np.array([[4], [2]]), ids, 255)
     results = []

@@ -25,16 +25,18 @@ from tools.golden_models.primitive import ConcatBuilder
 from tools.golden_models.reference import greedy, logits_of
 from tools.golden_models.scatter import ScatterBuilder
 from tools.golden_models.search import MARGIN, greedy_prompt, sequences_of
+from tools.golden_models.states import STATE_PLANS, write_states
 from tools.golden_models.weights import weights_of
 
 GOLDEN = Path(__file__).parents[2] / "genai_iface" / "conformance" / "golden"
-MAX_BYTES = 2_000_000
+MAX_BYTES = 2_400_000
 
 
 def main(target: Path) -> None:
     """Writes the models, their references, the operator cases and the manifest."""
     shutil.rmtree(target, ignore_errors=True)
     models = {plan.name: _write_plan(target / plan.name, plan) for plan in PLANS}
+    states = {plan.name: write_states(target / plan.name, plan) for plan in STATE_PLANS}
     operators = _write_operators(target / "operators.npz")
     _write_escape(target / "escape")
     files = {
@@ -42,7 +44,7 @@ def main(target: Path) -> None:
         for path in sorted(target.rglob("*"))
         if path.is_file()
     }
-    manifest = {"format": 1, "models": models, "operators": operators, "files": files}
+    manifest = {"format": 1, "models": models, "states": states, "operators": operators, "files": files}
     (target / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     total = sum(path.stat().st_size for path in target.rglob("*") if path.is_file())
     print(f"{len(files)} files, {total} bytes")

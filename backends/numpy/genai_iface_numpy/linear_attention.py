@@ -32,7 +32,7 @@ _RULES = {"linear": (False, False), "gated": (True, False), "delta": (False, Tru
 
 
 class LinearAttention(OpRun):
-    """The operator for ``onnx.reference``; it also takes fewer query and key heads than value heads, as a kernel does."""
+    """The operator for ``onnx.reference``; as kernels do, it takes fewer query and key heads than value heads too."""
 
     def _run(
         self,

@@ -20,6 +20,7 @@ from genai_iface_transformers.model import CAPABILITIES, TransformersModel
 __all__ = ["TransformersBackend"]
 
 _VERSION = "0.1.0"
+_WAYS_BACK = {Capability.REWIND, Capability.REWIND_STEP, Capability.CHECKPOINT, Capability.STATE}
 _CPU = Device("cpu", "cpu", {"torch": torch.__version__})
 
 
@@ -37,7 +38,7 @@ class TransformersBackend:
             runtime="transformers",
             runtime_version=transformers.__version__,
             interface_versions=frozenset({1}),
-            capabilities=CAPABILITIES | {Capability.REWIND},
+            capabilities=CAPABILITIES | _WAYS_BACK,
             dtypes=frozenset({"float32"}),
         )
 

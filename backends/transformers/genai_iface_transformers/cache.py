@@ -14,12 +14,13 @@ from transformers import DynamicCache
 
 from genai_iface.backend_kit import RowLengths
 from genai_iface.types import CacheSpec, UpdateMode
+from genai_iface_transformers.row_history import RowHistory
 
-__all__ = ["TransformersCache"]
+__all__ = ["TransformersCache", "has_keys"]
 
 
 class TransformersCache:
-    """Implements ``KVCache``, ``SupportsFork`` and ``SupportsInspect``.
+    """Implements ``KVCache``, ``SupportsFork``, ``SupportsInspect`` and ``SupportsCheckpoint``.
 
     Args:
         config: The model's Transformers configuration; sliding windows follow from it.
@@ -28,7 +29,6 @@ class TransformersCache:
 
     Attributes:
         rows: The rows' lengths.
-        contents: Transformers' caches, one per row.
         update_mode: "copied": a step makes new tensors, it concatenates.
     """
 
@@ -38,7 +38,19 @@ class TransformersCache:
         self._config = config
         self._spec = spec
         self.rows = rows
-        self.contents = [self._empty() for _ in range(rows.batch_size)]
+        self._contents = [] if spec.states else [self._empty() for _ in range(rows.batch_size)]
+
+    @property
+    def contents(self) -> list[DynamicCache]:
+        """Transformers' caches, one per row."""
+        history = self._history
+        return self._contents if history is None else history.contents
+
+    @property
+    def _history(self) -> RowHistory | None:
+        """What the rows hold and held, for a model that keeps states."""
+        states = self.rows.states
+        return states if isinstance(states, RowHistory) else None
 
     @property
     def batch_size(self) -> int:
@@ -57,13 +69,18 @@ class TransformersCache:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of all tensors."""
-        return sum(tensor.nbytes for row in self.contents for layer in row.layers for tensor in _tensors(layer))
+        """Bytes of all tensors, and of the states that rows can go back to."""
+        return self.rows.state_nbytes + sum(tensor.nbytes for row in self.contents for layer in row.layers for tensor in _tensors(layer))
 
     @property
     def bytes_per_token(self) -> int:
         """Bytes of one token of one row over all layers."""
         return self._spec.bytes_per_token
+
+    @property
+    def bytes_per_row(self) -> int:
+        """Bytes of the states of one row."""
+        return self._spec.bytes_per_row
 
     def can_rewind_to(self, lengths: ArrayLike, /) -> bool:
         """Whether ``rewind_to(lengths)`` would succeed."""
@@ -73,42 +90,45 @@ class TransformersCache:
         """Forgets the end of rows."""
         wanted = self.rows.check_rewind(lengths)
         for row, (old, new) in enumerate(zip(self.lengths.tolist(), wanted.tolist(), strict=True)):
+            if self._history is not None or new == old:
+                continue
             if new == 0:
-                self.contents[row] = self._empty()
-            elif new < old:
-                self.contents[row].crop(new - old)
+                self._contents[row] = self._empty()
+            else:
+                self._contents[row].crop(new - old)
         self.rows.rewind_to(wanted)
 
     def reorder(self, indices: ArrayLike, /) -> None:
         """Makes row i what row ``indices[i]`` was."""
         wanted = self.rows.check_reorder(indices)
         # A step replaces tensors and never writes to them, but a crop keeps a view: copies share nothing.
-        self.contents = [copy.deepcopy(self.contents[index]) for index in wanted]
+        if self._history is None:
+            self._contents = [copy.deepcopy(self._contents[index]) for index in wanted]
         self.rows.reorder(wanted)
 
     def reset(self, rows: ArrayLike | None = None, /) -> None:
         """Empties rows."""
-        for row in self.rows.check_reset(rows):
-            self.contents[row] = self._empty()
+        for row in self.rows.check_reset(rows) if self._history is None else ():
+            self._contents[row] = self._empty()
         self.rows.reset(rows)
 
     def close(self) -> None:
         """Frees the tensors."""
         self.rows.close()
-        self.contents = []
+        self._contents = []
 
     def fork(self) -> TransformersCache:
         """An independent copy."""
         twin = copy.copy(self)
-        twin.rows, twin.contents = self.rows.fork(), copy.deepcopy(self.contents)
+        twin.rows, twin._contents = self.rows.fork(), copy.deepcopy(self._contents)
         return twin
 
     def read(self, layer: int, row: int, /) -> tuple[NDArray[Any], NDArray[Any]]:
         """The keys and values of one row of one layer, each (Hkv, L, D), oldest first."""
         length = self.rows.check_read(layer, row, len(self._spec.layers))
         shape = self._spec.layers[layer]
-        layers = self.contents[row].layers
-        tensors = _tensors(layers[layer]) if length and layer < len(layers) else []
+        layers = [each for each in self.contents[row].layers if has_keys(each)] if length else []
+        tensors = _tensors(layers[layer]) if layer < len(layers) else []
         if not tensors:
             empty = np.zeros((shape.num_kv_heads, 0, shape.key_head_dim), np.float32)
             return empty, empty.copy()
@@ -119,15 +139,41 @@ class TransformersCache:
 
     def next_contents(self) -> list[DynamicCache]:
         """What a step may run on: other caches over the same tensors, so that a step that fails leaves no trace."""
-        twins = [copy.copy(row) for row in self.contents]
+        if self._history is not None:
+            return self._history.begin()
+        twins = [copy.copy(row) for row in self._contents]
         for twin in twins:
             twin.layers = [copy.copy(layer) for layer in twin.layers]
         return twins
+
+    def take(self, contents: list[DynamicCache]) -> None:
+        """Takes what a step has run on; ``rows.advance`` follows, which takes what has states."""
+        if self._history is None:
+            self._contents = contents
+
+    def checkpoint(self, rows: ArrayLike | None = None, /) -> None:
+        """Keeps the states of rows at their present lengths."""
+        self.rows.checkpoint(rows)
+
+    def checkpoints(self, row: int, /) -> tuple[int, ...]:
+        """The lengths of a row that were kept."""
+        return self.rows.checkpoints(row)
+
+    def drop(self, row: int, length: int | None = None, /) -> None:
+        """Forgets the checkpoint of a row at a length, or all of the row."""
+        self.rows.drop(row, length)
 
     def _empty(self) -> DynamicCache:
         return DynamicCache(config=self._config)
 
 
+def has_keys(layer: Any) -> bool:
+    """Whether a layer of a cache is one of attention; some keep states too."""
+    return hasattr(layer, "keys")
+
+
 def _tensors(layer: Any) -> list[torch.Tensor]:
     """Keys and values of a layer that holds any."""
-    return [tensor for tensor in (layer.keys, layer.values) if tensor is not None] if layer.is_initialized else []
+    if not has_keys(layer) or not layer.is_initialized:
+        return []
+    return [tensor for tensor in (layer.keys, layer.values) if tensor is not None]

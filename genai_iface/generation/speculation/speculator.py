@@ -133,7 +133,7 @@ class DraftModel:
         """
         if self._model.spec.cache.states:
             raise UnsupportedCapabilityError(
-                "A draft model runs token by token and has to forget several tokens, which one that keeps states cannot",
+                "A draft model has to forget several tokens that it ran one by one, which one that keeps states cannot",
                 capability=Capability.REWIND,
                 remedy="Use a draft model of attention alone, or PromptLookup.",
             )

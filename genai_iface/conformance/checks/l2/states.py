@@ -1,0 +1,247 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Level 2: models that keep states: what steps, rows and rewinds do to them."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from genai_iface.capabilities import Capability
+from genai_iface.conformance._context import Context, Subject, padded
+from genai_iface.conformance._failure import equal, expect, raises
+from genai_iface.conformance.registry import check
+from genai_iface.errors import CacheRewindError
+from genai_iface.protocols import KVCache
+
+__all__: list[str] = []
+
+_STATE = (Capability.STATE,)
+_RAGGED = (Capability.STATE, Capability.BATCH, Capability.RAGGED)
+_CHUNKS = (Capability.STATE, Capability.CHUNKED_PREFILL)
+_STEP = (Capability.STATE, Capability.REWIND_STEP)
+
+MODELS = ("conv", "delta", "gated", "alone", "ring", "uncounted")
+_LINEAR = ("conv", "delta", "gated", "alone", "uncounted")
+
+
+def near_next(
+    subject: Subject, cache: KVCache, lengths: list[int], what: str, *, rows: list[int] | None = None
+) -> None:
+    """Runs each golden row's next token and compares the logits after it.
+
+    Args:
+        subject: A golden model.
+        cache: Its rows hold beginnings of golden rows.
+        lengths: Of these beginnings.
+        what: What has happened before.
+        rows: The golden row of each; row i for None.
+    """
+    rows = list(range(len(lengths))) if rows is None else rows
+    ids = np.array([[subject.golden.tokens[row, length]] for row, length in zip(rows, lengths, strict=True)])
+    got = subject.model.forward(ids, cache)
+    for at, (row, length) in enumerate(zip(rows, lengths, strict=True)):
+        subject.near(got[at, 0], row, length + 1, f"logits of row {at} {what}")
+
+
+@check("L2.state.padding", requires=_RAGGED, spec=["State.1", "Model.forward.4"])
+def padding(context: Context) -> None:
+    """Padding does not get into a state: rows of a ragged step go on as if they had run alone."""
+    for name in _LINEAR:
+        subject = context.subject(f"states-{name}")
+        cache = context.cache(subject, 3, 16)
+        counts = np.array([7, 2, 4])
+        subject.model.forward(padded(subject.golden.tokens[:3, :7], counts), cache, counts=counts)
+        near_next(subject, cache, [7, 2, 4], f"of {name!r} after a ragged step")
+
+
+@check("L2.state.idle", requires=_RAGGED, spec=["State.1", "Model.forward.3"])
+def idle(context: Context) -> None:
+    """A row that idles keeps its states, however long the others run."""
+    for name in MODELS:
+        subject = context.subject(f"states-{name}")
+        cache = context.cache(subject, 2, 24)
+        subject.model.forward(subject.golden.tokens[:2, :5], cache)
+        for begin, end in ((5, 9), (9, 10), (10, 16)):
+            ids = padded(np.tile(subject.golden.tokens[:1, begin:end], (2, 1)), np.array([end - begin, 0]))
+            subject.model.forward(ids, cache, counts=np.array([end - begin, 0]))
+        near_next(subject, cache, [16, 5], f"of {name!r} after it idled")
+
+
+@check("L2.state.counts_differ", requires=_RAGGED, spec=["State.1", "Model.forward.6"])
+def counts_differ(context: Context) -> None:
+    """Steps in which every row has another count, one after the other."""
+    for name in _LINEAR:
+        subject = context.subject(f"states-{name}")
+        cache = context.cache(subject, 3, 24)
+        lengths = np.zeros(3, np.int64)
+        for counts in np.array([[3, 1, 5], [0, 4, 1], [1, 1, 0], [2, 5, 3]]):
+            width = int(counts.max())
+            ids = np.zeros((3, width), np.int64)
+            for row, (length, count) in enumerate(zip(lengths, counts, strict=True)):
+                ids[row, :count] = subject.golden.tokens[row, length : length + count]
+            subject.model.forward(padded(ids, counts), cache, counts=counts)
+            lengths += counts
+        near_next(subject, cache, lengths.tolist(), f"of {name!r} after steps with different counts")
+
+
+def _chunk_check(size: int) -> None:
+    @check(
+        f"L2.state.chunk_{size}",
+        requires=_CHUNKS,
+        spec=["State.2", "Model.forward.6"],
+        title=f"A prompt in chunks of {size} gives what one step gives, around the border of a convolution too.",
+    )
+    def chunked(context: Context) -> None:
+        for name in MODELS:
+            subject = context.subject(f"states-{name}")
+            cache = context.cache(subject, 1, 24)
+            for begin in range(0, 12, size):
+                subject.model.forward(subject.golden.tokens[:1, begin : min(begin + size, 12)], cache)
+            near_next(subject, cache, [12], f"of {name!r} in chunks of {size}")
+
+
+for _size in (1, 2, 3, 4, 7):
+    _chunk_check(_size)
+
+
+@check("L2.state.reset", requires=_STATE, spec=["State.3", "KVCache.reset.1"])
+def reset_zeroes(context: Context) -> None:
+    """A row that was reset begins with empty states."""
+    for name in MODELS:
+        subject = context.subject(f"states-{name}")
+        cache = context.cache(subject, 1, 24)
+        subject.model.forward(subject.golden.tokens[1:2, :6], cache)
+        cache.reset()
+        subject.model.forward(subject.golden.tokens[:1, :4], cache)
+        near_next(subject, cache, [4], f"of {name!r} after a reset")
+
+
+@check("L2.state.rewind_to_zero", requires=_STATE, spec=["State.3", "KVCache.rewind_to.1"])
+def to_zero(context: Context) -> None:
+    """A row that was rewound to 0 begins with empty states."""
+    for name in _LINEAR:
+        subject = context.subject(f"states-{name}")
+        cache = context.cache(subject, 1, 24)
+        subject.model.forward(subject.golden.tokens[1:2, :3], cache)
+        subject.model.forward(subject.golden.tokens[1:2, 3:6], cache)
+        expect(cache.can_rewind_to(0), f"can_rewind_to(0) is false on {name!r}")
+        cache.rewind_to(0)
+        subject.model.forward(subject.golden.tokens[:1, :4], cache)
+        near_next(subject, cache, [4], f"of {name!r} after rewind_to(0)")
+
+
+@check("L2.state.reset_of_some", requires=_RAGGED, spec=["State.3", "KVCache.reset.1"])
+def reset_of_some(context: Context) -> None:
+    """A slot that is reset begins anew, and its neighbours go on."""
+    for name in _LINEAR:
+        subject = context.subject(f"states-{name}")
+        cache = context.cache(subject, 3, 24)
+        subject.model.forward(subject.golden.tokens[:3, :6], cache)
+        cache.reset([1])
+        near_next(subject, cache, [6, 0, 6], f"of {name!r} after row 1 was reset")
+
+
+@check("L2.state.reorder", requires=[*_RAGGED, Capability.REORDER], spec=["State.4", "KVCache.reorder.2"])
+def reorder(context: Context) -> None:
+    """States go where their rows go, and as many times."""
+    for name in _LINEAR:
+        subject = context.subject(f"states-{name}")
+        for order in ([2, 0, 1], [1, 1], [0, 2, 2, 1]):
+            cache = context.cache(subject, 3, 24)
+            counts = np.array([6, 3, 5])
+            subject.model.forward(padded(subject.golden.tokens[:3, :6], counts), cache, counts=counts)
+            cache.reorder(order)
+            lengths = counts[order].tolist()
+            near_next(subject, cache, lengths, f"of {name!r} after reorder({order})", rows=order)
+            near_next(subject, cache, [n + 1 for n in lengths], f"of {name!r}, one token later", rows=order)
+
+
+@check("L2.state.fork", requires=[*_STATE, Capability.FORK], spec=["State.4", "SupportsFork.fork.1"])
+def fork(context: Context) -> None:
+    """A fork has states of its own."""
+    for name in MODELS:
+        subject = context.subject(f"states-{name}")
+        cache: Any = context.cache(subject, 1, 24)
+        subject.model.forward(subject.golden.tokens[:1, :6], cache)
+        twin = context.keep(cache.fork())
+        subject.model.forward([[7, 8, 9]], cache)
+        subject.model.forward([[3]], cache)
+        near_next(subject, twin, [6], f"of a fork of {name!r}")
+        near_next(subject, twin, [7], f"of a fork of {name!r}, one token later")
+
+
+@check("L2.state.save", requires=[*_STATE, Capability.SAVE], spec=["State.4", "SupportsSave.load_cache.1"])
+def save(context: Context) -> None:
+    """A cache that was saved goes on with its states, rows of different lengths among them."""
+    for name in MODELS:
+        subject = context.subject(f"states-{name}")
+        model: Any = subject.model
+        cache = context.cache(subject, 1, 24)
+        model.forward(subject.golden.tokens[:1, :6], cache)
+        with tempfile.TemporaryDirectory() as folder:
+            model.save_cache(cache, Path(folder) / "cache.safetensors")
+            loaded = context.keep(model.load_cache(Path(folder) / "cache.safetensors", capacity=24))
+        near_next(subject, loaded, [6], f"of a loaded cache of {name!r}")
+
+
+@check("L2.state.rewind_step", requires=_STEP, spec=["State.5", "KVCache.rewind_to.1"])
+def rewind_step(context: Context) -> None:
+    """A row goes back to where the last step began, and what was accepted runs again."""
+    for name in _LINEAR:
+        subject = context.subject(f"states-{name}")
+        cache = context.cache(subject, 1, 24)
+        subject.model.forward(subject.golden.tokens[:1, :6], cache)
+        subject.model.forward(np.concatenate((subject.golden.tokens[:1, 6:8], [[5, 6]]), axis=1), cache)
+        expect(cache.can_rewind_to(6), f"can_rewind_to(6) is false on {name!r}, where the last step began")
+        cache.rewind_to(6)
+        equal(cache.lengths, [6], "lengths after the rewind")
+        subject.model.forward(subject.golden.tokens[:1, 6:8], cache)
+        near_next(subject, cache, [8], f"of {name!r} after two of four drafts were taken")
+
+
+@check("L2.state.rewind_step_of_some", requires=[*_RAGGED, Capability.REWIND_STEP], spec=["State.5"])
+def rewind_step_of_some(context: Context) -> None:
+    """Some rows go back to where the step began, and the others stay."""
+    for name in _LINEAR:
+        subject = context.subject(f"states-{name}")
+        cache = context.cache(subject, 3, 24)
+        subject.model.forward(subject.golden.tokens[:3, :4], cache)
+        subject.model.forward(subject.golden.tokens[:3, 4:7], cache)
+        cache.rewind_to([4, 7, 4])
+        near_next(subject, cache, [4, 7, 4], f"of {name!r} after two of three rows went back")
+
+
+@check("L2.state.rewind_is_true", requires=_STATE, spec=["State.5", "State.6", "KVCache.can_rewind_to.1"])
+def rewind_is_true(context: Context) -> None:
+    """For every length: what is said to work is right, what is refused changes nothing."""
+    for name in _LINEAR:
+        subject = context.subject(f"states-{name}")
+        for length in range(9):
+            cache = context.cache(subject, 1, 24)
+            for begin, end in ((0, 4), (4, 7), (7, 8)):
+                subject.model.forward(subject.golden.tokens[:1, begin:end], cache)
+            can, now = cache.can_rewind_to(length), 8
+            expect(can or length not in (0, 8), f"can_rewind_to({length}) is false on {name!r}")
+            if can:
+                cache.rewind_to(length)
+                now = length
+            else:
+                raises(CacheRewindError, lambda at=length, held=cache: held.rewind_to(at), f"rewind_to({length})")  # type: ignore[misc]
+            equal(cache.lengths, [now], f"lengths after rewind_to({length})")
+            near_next(subject, cache, [now], f"of {name!r} after rewind_to({length})")
+
+
+@check("L2.state.memory", requires=_STATE, spec=["State.7"])
+def memory(context: Context) -> None:
+    """The states of every row are counted in nbytes, and in the spec."""
+    for name in MODELS:
+        subject = context.subject(f"states-{name}")
+        spec = subject.model.spec.cache
+        expect(spec.states, f"the spec of {name!r} names no states")
+        cache = context.cache(subject, 2 if Capability.BATCH in subject.model.capabilities else 1, 24)
+        least = cache.batch_size * spec.bytes_per_row
+        expect(cache.nbytes >= least, f"nbytes of {name!r} is less than its states", nbytes=cache.nbytes, states=least)
