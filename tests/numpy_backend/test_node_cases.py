@@ -16,7 +16,14 @@ from onnx.backend.test.loader import load_model_tests
 
 from genai_iface_numpy.evaluator import Evaluator
 
-OPERATORS = ("attention", "tensorscatter", "rotary_embedding", "rms_normalization")
+OPERATORS = (
+    "attention",
+    "causal_conv_with_state",
+    "linear_attention",
+    "rms_normalization",
+    "rotary_embedding",
+    "tensorscatter",
+)
 
 
 # Their expected values were computed with every intermediate result in bfloat16, whose numbers are 2**-8 apart, and
@@ -33,7 +40,7 @@ BFLOAT16_STEP = 2.0**-8
 
 
 def base_cases() -> list[TestCase]:
-    """All cases of the four operators, without their expansions into primitive operators."""
+    """All cases of these operators, without their expansions into primitive operators."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the cases of other operators overflow on purpose while they are made
         loaded = load_model_tests(kind="node")
@@ -50,7 +57,14 @@ CASES = base_cases()
 
 @pytest.mark.parametrize("operator", OPERATORS)
 def test_the_cases_are_found(operator: str) -> None:
-    minimum = {"attention": 93, "tensorscatter": 3, "rotary_embedding": 8, "rms_normalization": 19}[operator]
+    minimum = {
+        "attention": 93,
+        "causal_conv_with_state": 13,
+        "linear_attention": 14,
+        "rms_normalization": 19,
+        "rotary_embedding": 8,
+        "tensorscatter": 3,
+    }[operator]
     assert sum(case.name.startswith(f"test_{operator}") for case in CASES) >= minimum
 
 

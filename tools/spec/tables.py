@@ -16,6 +16,7 @@ from tools.spec.clauses import ROOT, SPEC
 __all__ = ["NUMBERS", "TABLES"]
 
 NUMBERS = SPEC / "worked-example.json"
+STATES = SPEC / "state-example.json"
 
 
 def _capabilities() -> str:
@@ -78,6 +79,20 @@ def _example(story: str) -> str:
     return "\n".join(lines)
 
 
+def _states() -> str:
+    lines = [
+        "| Call | counts | lengths | state of row 0 | state of row 1 | row 0 can go to | row 1 can go to |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for event in json.loads(STATES.read_text(encoding="utf-8")):
+        counts = "" if event["counts"] is None else _join(event["counts"])
+        held, reach = [" ".join(row) for row in event["states"]], [_join(row) for row in event["reachable"]]
+        name = f"`{event['call']}`" if "(" in event["call"] else event["call"]
+        call = name + (": refused" if event["error"] else "")
+        lines.append(f"| {' | '.join([call, counts, _join(event['lengths']), *held, *reach])} |")
+    return "\n".join(lines)
+
+
 def _join(numbers: Iterable[int]) -> str:
     return ", ".join(map(str, numbers))
 
@@ -89,6 +104,7 @@ TABLES: Mapping[str, Callable[[], str]] = MappingProxyType(
         "sampling-vectors": _vectors,
         "example-linear": lambda: _example("linear"),
         "example-circular": lambda: _example("circular"),
+        "state-example": _states,
     }
 )
 """By name; a page says "- Table NAME, from [file](path)" on a line of its own."""

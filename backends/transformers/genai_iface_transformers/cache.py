@@ -70,7 +70,8 @@ class TransformersCache:
     @property
     def nbytes(self) -> int:
         """Bytes of all tensors, and of the states that rows can go back to."""
-        return self.rows.state_nbytes + sum(tensor.nbytes for row in self.contents for layer in row.layers for tensor in _tensors(layer))
+        layers = (layer for row in self.contents for layer in row.layers)
+        return self.rows.state_nbytes + sum(tensor.nbytes for layer in layers for tensor in _tensors(layer))
 
     @property
     def bytes_per_token(self) -> int:

@@ -133,9 +133,7 @@ class TransformersModel:
         """Frees the weights."""
         self._network = None
 
-    def _run(
-        self, network: Any, ids: torch.Tensor, row: Any, begin: int, *, takes_all: bool
-    ) -> NDArray[np.float32]:
+    def _run(self, network: Any, ids: torch.Tensor, row: Any, begin: int, *, takes_all: bool) -> NDArray[np.float32]:
         more: dict[str, Any] = {self._cache_name: row}
         if self._takes_positions and self._spec.cache.states:
             # Some families count positions by what their first layer keeps, which need not be keys.

@@ -15,6 +15,7 @@ from genai_iface.registry import load_model
 
 if TYPE_CHECKING:
     from genai_iface.folder import ModelFolder
+    from genai_iface.graph import GraphSignature, StateTensor
     from genai_iface.types import LayerCacheSpec
 
 __all__ = ["add_parser", "describe", "run"]
@@ -101,6 +102,12 @@ def describe(folder: ModelFolder) -> dict[str, Any]:
                 {"layer": tensor.layer, "kind": tensor.kind, "past": tensor.past, "present": tensor.present}
                 for tensor in signature.cache_tensors
             ],
+            "bytes_per_row": cache.bytes_per_row,
+            "states": [
+                {name: getattr(state, name) for name in (*state.__slots__, "bytes_per_row")}
+                | {"past": tensor.past, "present": tensor.present, "is_counted": tensor.is_counted}
+                for state, tensor in zip(cache.states, signature.state_tensors, strict=True)
+            ],
         },
         "eos_token_ids": list(folder.generation_config.eos_token_ids),
         "tokenizer": _tokenizer_facts(folder),
@@ -154,6 +161,7 @@ def _print_tables(folder: ModelFolder) -> None:
             "cache",
             f"{cache.style}, {cache.layout}, {len(cache.layers)} layers, {cache.bytes_per_token} bytes per token",
         ),
+        *([("states", f"{len(cache.states)}, {cache.bytes_per_row} bytes per row")] if cache.states else []),
         ("capacity", capacity),
         ("vocabulary", signature.vocab_size),
         ("context length", folder.context_length or "unbounded"),
@@ -162,11 +170,16 @@ def _print_tables(folder: ModelFolder) -> None:
     ]
     show(table("property", "value"), rows)
     show(table("layers", "kv heads", "key size", "value size", "dtype", "mode", "capacity"), _layer_rows(cache.layers))
+    if cache.states:
+        show(table("states", "kind", "shape of a row", "dtype", "layer", "padding"), _state_rows(signature))
     dtypes = {name: signature.input_dtypes[role] for role, name in signature.inputs.items()}
     dtypes[signature.logits] = signature.logits_dtype
     for tensor in signature.cache_tensors:
         dtypes[tensor.past] = dtypes[tensor.present] = cache.layers[tensor.layer].dtype
-    later = {name for tensor in signature.cache_tensors if tensor.layer for name in (tensor.past, tensor.present)}
+    for state in signature.state_tensors:
+        dtypes[state.past] = dtypes[state.present] = cache.states[state.state].dtype
+    tensors = (*((tensor.layer, tensor) for tensor in signature.cache_tensors), *_later_states(signature))
+    later = {name for layer, tensor in tensors if layer for name in (tensor.past, tensor.present)}
     reasons = [
         (item.role, item.subject, dtypes.get(item.subject, ""), item.reason)
         for item in signature.evidence
@@ -174,8 +187,30 @@ def _print_tables(folder: ModelFolder) -> None:
     ]
     show(table("role", "graph name", "dtype", "why"), list(reasons))
     if later:
-        more = "1 more layer follows" if len(cache.layers) == 2 else f"{len(cache.layers) - 1} more layers follow"
+        number = max(len(cache.layers) - 1, 0) + len({layer for layer, _ in _later_states(signature) if layer})
+        more = "1 more layer follows" if number == 1 else f"{number} more layers follow"
         console.print(f"{more} the same pattern; --json lists them all.")
+
+
+def _later_states(signature: GraphSignature) -> list[tuple[int, StateTensor]]:
+    """Each state with 0 if it is of the first layer that keeps any."""
+    return [(signature.cache.states[tensor.state].layer, tensor) for tensor in signature.state_tensors]
+
+
+def _state_rows(signature: GraphSignature) -> list[tuple[object, ...]]:
+    """One row for each state."""
+    pairs = zip(signature.cache.states, signature.state_tensors, strict=True)
+    return [
+        (
+            index,
+            state.kind,
+            " x ".join(map(str, state.shape)),
+            state.dtype,
+            state.layer,
+            "leaves it alone" if tensor.is_counted else "never runs",
+        )
+        for index, (state, tensor) in enumerate(pairs)
+    ]
 
 
 def _layer_rows(layers: tuple[LayerCacheSpec, ...]) -> list[tuple[object, ...]]:

@@ -47,14 +47,20 @@ def near_next(
         subject.near(got[at, 0], row, length + 1, f"logits of row {at} {what}")
 
 
+def ragged_step(subject: Subject, cache: KVCache, begins: list[int], counts: list[int]) -> None:
+    """Runs so many tokens of each golden row, from these places on."""
+    pairs = enumerate(zip(begins, counts, strict=True))
+    rows = padded([subject.golden.tokens[row, begin : begin + count] for row, (begin, count) in pairs])
+    subject.model.forward(rows["ids"], cache, counts=rows["counts"])
+
+
 @check("L2.state.padding", requires=_RAGGED, spec=["State.1", "Model.forward.4"])
 def padding(context: Context) -> None:
     """Padding does not get into a state: rows of a ragged step go on as if they had run alone."""
     for name in _LINEAR:
         subject = context.subject(f"states-{name}")
         cache = context.cache(subject, 3, 16)
-        counts = np.array([7, 2, 4])
-        subject.model.forward(padded(subject.golden.tokens[:3, :7], counts), cache, counts=counts)
+        ragged_step(subject, cache, [0, 0, 0], [7, 2, 4])
         near_next(subject, cache, [7, 2, 4], f"of {name!r} after a ragged step")
 
 
@@ -66,8 +72,7 @@ def idle(context: Context) -> None:
         cache = context.cache(subject, 2, 24)
         subject.model.forward(subject.golden.tokens[:2, :5], cache)
         for begin, end in ((5, 9), (9, 10), (10, 16)):
-            ids = padded(np.tile(subject.golden.tokens[:1, begin:end], (2, 1)), np.array([end - begin, 0]))
-            subject.model.forward(ids, cache, counts=np.array([end - begin, 0]))
+            ragged_step(subject, cache, [begin, 5], [end - begin, 0])
         near_next(subject, cache, [16, 5], f"of {name!r} after it idled")
 
 
@@ -77,15 +82,11 @@ def counts_differ(context: Context) -> None:
     for name in _LINEAR:
         subject = context.subject(f"states-{name}")
         cache = context.cache(subject, 3, 24)
-        lengths = np.zeros(3, np.int64)
-        for counts in np.array([[3, 1, 5], [0, 4, 1], [1, 1, 0], [2, 5, 3]]):
-            width = int(counts.max())
-            ids = np.zeros((3, width), np.int64)
-            for row, (length, count) in enumerate(zip(lengths, counts, strict=True)):
-                ids[row, :count] = subject.golden.tokens[row, length : length + count]
-            subject.model.forward(padded(ids, counts), cache, counts=counts)
-            lengths += counts
-        near_next(subject, cache, lengths.tolist(), f"of {name!r} after steps with different counts")
+        lengths = [0, 0, 0]
+        for counts in ([3, 1, 5], [0, 4, 1], [1, 1, 0], [2, 5, 3]):
+            ragged_step(subject, cache, lengths, counts)
+            lengths = [length + count for length, count in zip(lengths, counts, strict=True)]
+        near_next(subject, cache, lengths, f"of {name!r} after steps with different counts")
 
 
 def _chunk_check(size: int) -> None:
@@ -152,10 +153,9 @@ def reorder(context: Context) -> None:
         subject = context.subject(f"states-{name}")
         for order in ([2, 0, 1], [1, 1], [0, 2, 2, 1]):
             cache = context.cache(subject, 3, 24)
-            counts = np.array([6, 3, 5])
-            subject.model.forward(padded(subject.golden.tokens[:3, :6], counts), cache, counts=counts)
+            ragged_step(subject, cache, [0, 0, 0], [6, 3, 5])
             cache.reorder(order)
-            lengths = counts[order].tolist()
+            lengths = [[6, 3, 5][row] for row in order]
             near_next(subject, cache, lengths, f"of {name!r} after reorder({order})", rows=order)
             near_next(subject, cache, [n + 1 for n in lengths], f"of {name!r}, one token later", rows=order)
 
