@@ -52,6 +52,8 @@ _LARGEST = 2**31 - 1
 _OTHER_STATES = ("state_window", "state_update_capacity")
 # How far a recurrence is from the convolution before it: splits, normalizations, repeated heads, masks.
 _NEARBY = 400
+# Between a convolution and its recurrence there is at least one way without any; between two layers there is none.
+_PROJECTIONS = frozenset({"MatMul", "Gemm", "MatMulInteger", "com.microsoft.MatMulNBits", "com.microsoft.FusedMatMul"})
 _NAMED = re.compile(r"(?:^|[._])(conv|recurrent|ssm)(?:_state)?(?:[._]|$)")
 
 
@@ -280,7 +282,7 @@ def _layers(found: Sequence[_Found]) -> list[int]:
 
 
 def _feeding(node: ir.Node, wanted: dict[ir.Node, int]) -> Iterator[ir.Node]:
-    """The nearest of the wanted nodes that a node follows from; other states, and weights, end the walk."""
+    """The wanted nodes that a node follows from within its layer; projections and other states end the walk."""
     pending = [value for value in node.inputs[:_PAST] if value is not None]
     seen = set(pending)
     for value in pending:
@@ -289,7 +291,7 @@ def _feeding(node: ir.Node, wanted: dict[ir.Node, int]) -> Iterator[ir.Node]:
             continue
         if producer in wanted:
             yield producer
-        elif op(producer) not in STATE_OPERATORS:
+        elif op(producer) not in STATE_OPERATORS and op(producer) not in _PROJECTIONS:
             fresh = [each for each in producer.inputs if each is not None and each not in seen]
             seen.update(fresh)
             pending.extend(fresh)

@@ -12,6 +12,7 @@ import numpy as np
 from genai_iface.conformance._sampling_reference import law, uniform
 from tests.conformance import mutants_runtime  # noqa: F401 - registers its mutants
 from tests.conformance.mutants import MUTANTS, Mutant
+from tests.conformance.mutants_states import STATE_MUTANTS
 from tests.conformance.plain_pipeline import PlainPipeline, PlainStack
 
 __all__ = ["ALL_MUTANTS", "LOOP_MUTANTS"]
@@ -237,4 +238,4 @@ class CutsPrompt(PlainPipeline):
         return super().prepare(prompt[-60:] if isinstance(prompt, str) else prompt, config, overrides)
 
 
-ALL_MUTANTS: tuple[Mutant, ...] = (*MUTANTS, *LOOP_MUTANTS)
+ALL_MUTANTS: tuple[Mutant, ...] = (*MUTANTS, *LOOP_MUTANTS, *STATE_MUTANTS)

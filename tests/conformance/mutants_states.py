@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from genai_iface.backend_kit import RowStates, plan_in_place
-from genai_iface.conformance.adapter import BackendAdapter
 from genai_iface_numpy.backend import NumpyBackend
 from genai_iface_numpy.buffers import state_shapes
 from genai_iface_numpy.model import NumpyModel
 from tests.conformance.mutants import Mutant
+from tests.conformance.plain import PlainAdapter
 
 __all__ = ["STATE_MUTANTS"]
 
@@ -61,7 +61,7 @@ def _add(name: str, bug: str, check: str, kind: type[StateModel]) -> None:
             loaded.__class__ = kind
             return loaded
 
-    STATE_MUTANTS.append(Mutant(name, bug, check, lambda: BackendAdapter(Backend(), name)))
+    STATE_MUTANTS.append(Mutant(name, bug, check, lambda: PlainAdapter(Backend(), name)))
 
 
 @states("a reset empties keys and values, and not states", "L2.state.reset")

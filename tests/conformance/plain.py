@@ -31,6 +31,9 @@ from genai_iface.backend_kit import check_batch_and_capacity, check_indices, che
 from tools.golden_models.plan import PLANS, Plan
 
 CAPABILITIES = frozenset(Capability) - {
+    Capability.STATE,
+    Capability.REWIND_STEP,
+    Capability.CHECKPOINT,
     Capability.CACHE_SHARED,
     Capability.CACHE_CONCAT,
     Capability.SAVE,
