@@ -39,10 +39,12 @@ class CountsFound:
 
     Attributes:
         inputs: The graph inputs that may be it, if padding leaves the state alone; else none.
+        seen: Those that hide padding from a part of what goes into the state; ``inputs`` among them.
         reason: How the graph uses it.
     """
 
     inputs: tuple[ir.Value, ...] = ()
+    seen: tuple[ir.Value, ...] = ()
     reason: str = ""
 
 
@@ -50,7 +52,7 @@ def counts_of_convolution(gather: ir.Node) -> CountsFound:
     """From the Gather that takes each row's last inputs."""
     index = input_at(gather, 1)
     inputs = () if index is None else _lengths_behind(index)
-    return CountsFound(inputs, f"says where the {describe(gather)} finds the end of each row's inputs")
+    return CountsFound(inputs, inputs, f"says where the {describe(gather)} finds the end of each row's inputs")
 
 
 def counts_of_recurrence(node: ir.Node) -> CountsFound:
@@ -59,13 +61,16 @@ def counts_of_recurrence(node: ir.Node) -> CountsFound:
     if groups is None:
         return CountsFound()
     common: list[ir.Value] | None = None
+    seen: list[ir.Value] = []
     named = []
     for group in groups:
         masked = {at: inputs for at in group if (inputs := _masking(input_at(node, at)))}
         named += [_NAMES[at] for at in masked]
         inputs = [value for found in masked.values() for value in found]
+        seen += inputs
         common = inputs if common is None else [value for value in common if value in inputs]
-    return CountsFound(tuple(dict.fromkeys(common or ())), f"masks {' and '.join(named)} of the {describe(node)}")
+    reason = f"masks {' and '.join(named)} of the {describe(node)}"
+    return CountsFound(tuple(dict.fromkeys(common or ())), tuple(dict.fromkeys(seen)), reason)
 
 
 def _masking(value: ir.Value | None) -> tuple[ir.Value, ...]:

@@ -111,7 +111,7 @@ def derive_states(graph: ir.Graph) -> DerivedStates:
         padding = "padding leaves it alone" if is_counted else "padding would go into it, so rows are never padded"
         evidence.append(Evidence(present, f"present {state.kind} state {index}, layer {layer}", padding))
     if counts is not None:
-        why = next(state.counts.reason for state in found if counts in state.counts.inputs)
+        why = next(state.counts.reason for state in found if counts in state.counts.seen)
         evidence.append(Evidence(str(counts.name), "counts", why))
     return DerivedStates(tuple(specs), tuple(tensors), counts, tuple(evidence))
 
@@ -299,7 +299,7 @@ def _feeding(node: ir.Node, wanted: dict[ir.Node, int]) -> Iterator[ir.Node]:
 
 def _counts(found: Sequence[_Found]) -> ir.Value | None:
     """The one input that says where padding begins."""
-    inputs = list(dict.fromkeys(value for state in found for value in state.counts.inputs))
+    inputs = list(dict.fromkeys(value for state in found for value in state.counts.seen))
     if len(inputs) > 1:
         inputs = [value for value in inputs if value.name == "counts"] or inputs
     if len(inputs) > 1:

@@ -74,7 +74,7 @@ def test_a_shift_register() -> None:
 )
 def test_a_mask_that_is_not_there_shows(mixer: str, operand: int) -> None:
     """Padding would get into a state if one of the inputs that its rule needs were not masked."""
-    model = graph(mixer, "attention")
+    model = graph(mixer, "attention", "conv")
     node = next(node for node in model.graph.node if node.op_type == "LinearAttention")
     mask = next(each for each in model.graph.node if node.input[operand] in each.output)
     assert mask.op_type == "Where"

@@ -102,7 +102,7 @@ def rewind_removes(context: Context) -> None:
     cache.checkpoint()
     cache.rewind_to(5)
     equal(cache.checkpoints(0), (5,), "checkpoints(0) after rewind_to(5)")
-    for token in (4, 5, 6, 7):
+    for token in (4, 5, 6, 7, 8):
         subject.model.forward([[token]], cache)
     raises(CacheRewindError, lambda: cache.rewind_to(8), "a rewind to a checkpoint of other tokens")
     cache.rewind_to(5)
