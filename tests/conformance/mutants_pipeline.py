@@ -12,7 +12,7 @@ import numpy as np
 from genai_iface.conformance._sampling_reference import law, uniform
 from tests.conformance import mutants_runtime  # noqa: F401 - registers its mutants
 from tests.conformance.mutants import MUTANTS, Mutant
-from tests.conformance.mutants_states import STATE_MUTANTS
+from tests.states.mutants import STATE_MUTANTS
 from tests.conformance.plain_pipeline import PlainPipeline, PlainStack
 
 __all__ = ["ALL_MUTANTS", "LOOP_MUTANTS"]

@@ -15,7 +15,7 @@ from onnx import TensorProto, helper
 from genai_iface import UnsupportedModelError
 from genai_iface.graph import GraphSignature, derive_signature
 from genai_iface.types import StateSpec
-from tests.state_models import KINDS, build_state_model, state_options
+from tests.states.models import KINDS, build_state_model, state_options
 
 
 def derive(model: onnx.ModelProto) -> GraphSignature:

@@ -15,7 +15,7 @@ import pytest
 from genai_iface import GenerationConfig, TextGenerationPipeline, UnsupportedCapabilityError
 from genai_iface.generation import DraftModel, ModelGenerator, PromptLookup
 from tests.marks import BACKENDS
-from tests.state_models import KINDS, StateOracle, oracle_of, write_state_folder
+from tests.states.models import KINDS, StateOracle, oracle_of, write_state_folder
 
 PROMPTS = [[5, 6, 7, 8, 9, 10], [40, 41], [5, 6, 5, 6, 5, 6, 5]]
 

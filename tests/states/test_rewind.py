@@ -13,7 +13,7 @@ import pytest
 from genai_iface import CacheRewindError, InvalidInputError, SupportsCheckpoint, UnsupportedCapabilityError, load_model
 from tests.marks import BACKENDS
 from tests.models import write_folder
-from tests.state_models import KINDS
+from tests.states.models import KINDS
 from tests.states.test_steps import load, tokens
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from genai_iface import Capability, load_model
 from tests.marks import BACKENDS
-from tests.state_models import KINDS, oracle_of, write_state_folder
+from tests.states.models import KINDS, oracle_of, write_state_folder
 
 TOLERANCE = {"float32": 2e-5, "float16": 2e-2, "bfloat16": 0.15}
 VARIANTS: dict[str, tuple[tuple[str, ...], dict[str, Any]]] = {

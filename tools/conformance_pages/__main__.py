@@ -114,7 +114,7 @@ def mutants_page() -> str:
         _HEAD + "# Mutants",
         "",
         f"The kit is tested by {len(ALL_MUTANTS)} runtimes with one bug each (`mutants.py`, `mutants_pipeline.py` and "
-        "`mutants_states.py` in `tests/conformance`). Each must fail at least the check that stands beside it; the "
+        "`tests/states/mutants.py`). Each must fail at least the check that stands beside it; the "
         "runtime without bugs passes all. A mutant that no check kills would be a missing check.",
         "",
         "| mutant | bug | killed by | with |",

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genai_iface.conformance._tolerance import relative_tolerance
-from tests.state_models import Mixer, StateOptions, StateOracle, build_state_model, state_options
+from tests.states.models import Mixer, StateOptions, StateOracle, build_state_model, state_options
 from tools.golden_models.search import MARGIN
 
 __all__ = ["STATE_PLANS", "StatePlan", "state_reference", "write_states"]

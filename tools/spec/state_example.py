@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from genai_iface import CacheRewindError, load_model
-from tests.state_models import write_state_folder
+from tests.states.models import write_state_folder
 from tools.spec.clauses import SPEC
 
 __all__ = ["FILE", "tell"]

@@ -8,7 +8,7 @@ import pytest
 
 from genai_iface.conformance import all_checks
 from tests.conformance.mutants import Mutant
-from tests.conformance.mutants_states import STATE_MUTANTS
+from tests.states.mutants import STATE_MUTANTS
 from tests.conformance.test_mutants import kills
 
 

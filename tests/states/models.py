@@ -112,7 +112,7 @@ class _StateBuilder(_Builder):
         )
         domains = {node.domain for node in self.nodes} - {""}
         opsets = [helper.make_opsetid("", o.opset), *(helper.make_opsetid(domain, 1) for domain in sorted(domains))]
-        model = helper.make_model(graph, opset_imports=opsets, ir_version=13, producer_name="tests.state_models")
+        model = helper.make_model(graph, opset_imports=opsets, ir_version=13, producer_name="tests.states.models")
         if o.anonymous:
             _rename_edges(model)
         return model
