@@ -15,7 +15,7 @@ import tokenizers
 from genai_iface._json_object import MAX_CONFIG_BYTES
 from genai_iface.errors import InvalidInputError, UnsupportedCapabilityError
 from genai_iface.folder._files import MAX_TOKENIZER_BYTES, open_root, read_inside, read_json
-from genai_iface.folder._template import ChatTemplate
+from genai_iface.folder.template.chat_template import ChatTemplate
 from genai_iface.protocols import Message
 
 __all__ = ["FolderTokenizer"]
