@@ -79,16 +79,11 @@ def named_tokens(settings: Mapping[str, Any]) -> dict[str, Any]:
         Texts, or objects with a text; or whatever else is there, which is an error once somebody asks for it.
     """
     named: dict[str, Any] = {name: settings[name] for name in _NAMED if settings.get(name) is not None}
-    for name, default in _defaults_of_class(settings).items():
-        if name not in settings:
-            named[name] = default
-    for name, value in settings.items():
-        if name.endswith("_token") and name not in _NAMED and (isinstance(value, str) or _content(value)):
-            named[name] = value
-    for listed in _EXTRA:
-        more = settings.get(listed)
+    named |= {name: text for name, text in _defaults_of_class(settings).items() if name not in settings}
+    own = {name: value for name, value in settings.items() if name.endswith("_token") and name not in _NAMED}
+    for more in (own, *map(settings.get, _EXTRA)):
         if isinstance(more, Mapping):
-            named |= {name: value for name, value in more.items() if isinstance(value, str) or _content(value)}
+            named |= {name: value for name, value in more.items() if _text_of(value)}
     return named
 
 
@@ -112,11 +107,13 @@ def configured_tokens(root: Path, settings: Mapping[str, Any], tokenizer: tokeni
     is_rebuilt = bool(_defaults_of_class(settings))
     defaults = {default for name, default in _defaults_of_class(settings).items() if name not in settings}
     for text, value in named.items():
-        token = adding.get(text)
-        if token is None and text in known and is_rebuilt and not known[text]["special"]:
+        if text in adding:
+            continue
+        if text in known:
             # Such a class marks what it has a name for.
-            adding[text] = AddedToken(**{**known[text], "special": True})
-        elif token is None and text not in known and (text not in defaults or tokenizer.token_to_id(text) is not None):
+            if is_rebuilt and not known[text]["special"]:
+                adding[text] = AddedToken(**{**known[text], "special": True})
+        elif text not in defaults or tokenizer.token_to_id(text) is not None:
             adding[text] = _made(value)
     for value in _extra(settings):
         text = _text_of(value)

@@ -119,7 +119,7 @@ def list_inside(root: Path, folder: str, suffix: str) -> list[str]:
     if not place.resolve().is_relative_to(root):
         raise InvalidInputError(f"{folder!r} is a link that leaves the model folder {str(root)!r}", remedy=_INSIDE)
     try:
-        names = sorted(name for name in os.listdir(place) if name.endswith(suffix))
+        names = sorted(file.name for file in place.iterdir() if file.name.endswith(suffix))
     except OSError as error:
         raise InvalidInputError(
             f"{folder!r} in {str(root)!r} cannot be listed: {_reason(error)}", remedy="Check its permissions."

@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from genai_iface.config import GenerationConfig
+from genai_iface.config import GenerationConfig, stored_end_tokens
 from genai_iface.errors import InvalidInputError
 from genai_iface.folder._collector import collector_paused
 from genai_iface.folder._files import find_inside, open_root, read_json
@@ -225,7 +225,7 @@ def _generation_config(
     given = GenerationConfig() if path is None else GenerationConfig.from_file(path)
     if given.eos_token_id is not None:
         return given
-    ends = config.get("eos_token_id")
+    ends = stored_end_tokens(config.get("eos_token_id"))
     if ends is None and find_inside(root, "tokenizer.json") is not None:
         ends = tokenizer().eos_token_id
     return given if ends is None else given.replace(eos_token_id=ends)

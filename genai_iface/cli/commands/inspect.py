@@ -114,7 +114,11 @@ def _tokenizer_facts(folder: ModelFolder) -> dict[str, Any]:
     """Size and template of the tokenizer, or why there is none; a model can be driven with ids alone."""
     try:
         tokenizer = folder.tokenizer
-        return {"vocab_size": tokenizer.vocab_size, "chat_template": tokenizer.has_chat_template}
+        return {
+            "vocab_size": tokenizer.vocab_size,
+            "chat_template": tokenizer.has_chat_template,
+            "chat_templates": list(tokenizer.chat_templates),
+        }
     except GenAIError as error:
         return {"error": str(error)}
 
@@ -144,7 +148,7 @@ def _print_tables(folder: ModelFolder) -> None:
     signature, cache = folder.signature, folder.signature.cache
     tokenizer = _tokenizer_facts(folder)
     words = tokenizer.get("error") or (
-        f"{tokenizer['vocab_size']} ids, {'with' if tokenizer['chat_template'] else 'no'} chat template"
+        f"{tokenizer['vocab_size']} ids, {_templates_in_words(tokenizer['chat_templates'])}"
     )
     capacity = "grows" if cache.style == "concat" else cache.fixed_capacity or "free"
     rows: list[tuple[object, ...]] = [
@@ -176,6 +180,12 @@ def _print_tables(folder: ModelFolder) -> None:
     if later:
         more = "1 more layer follows" if len(cache.layers) == 2 else f"{len(cache.layers) - 1} more layers follow"
         console.print(f"{more} the same pattern; --json lists them all.")
+
+
+def _templates_in_words(names: list[str]) -> str:
+    if names in ([], ["default"]):
+        return f"{'with' if names else 'no'} chat template"
+    return f"chat templates {', '.join(sorted(names))}"
 
 
 def _layer_rows(layers: tuple[LayerCacheSpec, ...]) -> list[tuple[object, ...]]:

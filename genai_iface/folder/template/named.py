@@ -61,7 +61,7 @@ class NamedTemplates:
             InvalidInputError: There is none of that name, or the files are broken.
         """
         if wanted is not None and wanted not in self._sources:
-            return self._literal(wanted)
+            return self._literal(str(wanted))
         if not self._sources:
             raise UnsupportedCapabilityError(
                 f"The folder {str(self._root)!r} has no chat template",
@@ -83,9 +83,9 @@ class NamedTemplates:
             template.close()
 
     def _literal(self, source: str) -> ChatTemplate:
-        if not isinstance(source, str) or "{" not in source:
+        if "{" not in source:
             raise InvalidInputError(
-                f"There is no chat template {str(source)[:80]!r} in {str(self._root)!r}",
+                f"There is no chat template {source[:80]!r} in {str(self._root)!r}",
                 remedy=f"It has {self._listed()}; a text with Jinja's braces is taken for a template itself.",
             )
         found = self._literals.pop(source, None) or ChatTemplate(source, "chat_template")
