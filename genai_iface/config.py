@@ -165,7 +165,8 @@ class GenerationConfig:
         Fields of other stacks (cache settings, assistant models, token ids of other tasks) have no
         meaning here and are passed over: the file is the model's, not the caller's. A field that is
         ours must be legal, but for what such files say in other ways: an ``eos_token_id`` below 0 is none, a ``top_p``
-        of 0 leaves the likeliest token alone, and beside greedy decoding an illegal sampling field has no effect.
+        of 0 leaves the likeliest token alone, and beside greedy decoding a ``typical_p`` of 0 and a ``top_k`` of -1
+        are off.
 
         Raises:
             InvalidInputError: The file is missing, is not a JSON object, or a field is not legal.
@@ -294,7 +295,9 @@ def _as_stored(given: Mapping[str, Any]) -> dict[str, Any]:
         # The smallest set that reaches it is the likeliest token, as for any probability so small.
         values["top_p"] = sys.float_info.min
     if values["do_sample"] is False:
-        values = {name: value for name, value in values.items() if name not in _SAMPLING or _RANGES[name][0](value)}
+        values = {
+            name: value for name, value in values.items() if (name, value) not in (("typical_p", 0), ("top_k", -1))
+        }
     return values
 
 

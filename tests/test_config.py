@@ -271,7 +271,7 @@ def test_a_broken_file_is_named(tmp_path: Path, content: str | bytes) -> None:
 
 
 def test_an_illegal_value_in_a_file_names_file_and_field(tmp_path: Path) -> None:
-    path = write(tmp_path, {"top_p": 7, "do_sample": True})
+    path = write(tmp_path, {"top_p": 7})
     with pytest.raises(InvalidInputError, match=rf"{re.escape(str(path))}: top_p=7 is not legal"):
         GenerationConfig.from_file(path)
 
@@ -281,8 +281,7 @@ def test_an_illegal_value_in_a_file_names_file_and_field(tmp_path: Path) -> None
     [
         ({"eos_token_id": -1}, {"eos_token_id": ()}),
         ({"eos_token_id": [-1, 7]}, {"eos_token_id": (7,)}),
-        ({"top_p": 7, "typical_p": 0, "top_k": -1, "temperature": -1.0}, {}),
-        ({"top_p": None, "min_p": 2}, {}),
+        ({"typical_p": 0.0, "top_k": -1, "top_p": None, "temperature": 0.0}, {"temperature": 0.0}),
     ],
 )
 def test_what_files_of_models_say_in_their_own_way(
@@ -300,6 +299,12 @@ def test_a_top_p_of_0_in_a_file_leaves_the_likeliest_token(tmp_path: Path, sampl
     logits = np.array([1.0, 1.25, 1.0, 0.9], dtype=np.float32)
     tokens = np.array([0], dtype=np.int64)
     assert {sampler.choose(logits, tokens, step, 0) for step in range(20)} == {1}
+
+
+@pytest.mark.parametrize("field", [{"typical_p": 0.0}, {"top_k": -1}, {"eos_token_id": "x"}, {"top_p": False}])
+def test_what_is_off_beside_greedy_decoding_is_wrong_beside_sampling(tmp_path: Path, field: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError, match=next(iter(field))):
+        GenerationConfig.from_file(write(tmp_path, {**field, "do_sample": True}))
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

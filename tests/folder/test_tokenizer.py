@@ -111,7 +111,7 @@ def test_ids_of_the_logits_that_no_token_has_decode_to_nothing(folder: Path) -> 
         assert tokenizer.decode([104, 260]) == "h"
         if config != {"vocab_size": 3}:
             assert tokenizer.decode([104, 279]) == "h"
-    with pytest.raises(InvalidInputError, match="legal are 0..260"):
+    with pytest.raises(InvalidInputError, match=r"legal are 0\.\.260"):
         tokenizer.decode([261])
 
 
