@@ -83,6 +83,7 @@ def run(arguments: argparse.Namespace) -> int:
     """
     text = _read_prompt(arguments.prompt)
     template = chat_template_of(arguments)
+    chosen: dict[str, Any] = {} if template is None else {"chat_template": template}
     is_chat = arguments.chat or arguments.system is not None or template is not None
     prompt: Prompt = _as_messages(text, arguments.system) if is_chat else text
     options = parse_options(arguments.option)
@@ -104,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
         printer = None if arguments.json else _Printer(progress, head, waits=arguments.no_stream)
         with cancel_on_interrupt(pipeline.cancel):
             try:
-                result = pipeline.generate(prompt, on_chunk=printer, chat_template=template, **overrides)
+                result = pipeline.generate(prompt, on_chunk=printer, **chosen, **overrides)
             finally:
                 progress.stop()
                 if printer is not None:
