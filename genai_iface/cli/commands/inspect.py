@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "describe", "run"]
 
+# Names of chat templates that need no mention: none, or the one that has no name of its own.
+_USUAL: tuple[list[str], ...] = ([], ["default"])
+
 _EXAMPLE = """\
 example:
   genai-iface inspect ./my-model
@@ -114,11 +117,9 @@ def _tokenizer_facts(folder: ModelFolder) -> dict[str, Any]:
     """Size and template of the tokenizer, or why there is none; a model can be driven with ids alone."""
     try:
         tokenizer = folder.tokenizer
-        return {
-            "vocab_size": tokenizer.vocab_size,
-            "chat_template": tokenizer.has_chat_template,
-            "chat_templates": list(tokenizer.chat_templates),
-        }
+        names = sorted(tokenizer.chat_templates)
+        facts = {"vocab_size": tokenizer.vocab_size, "chat_template": bool(names)}
+        return facts if names in _USUAL else facts | {"chat_templates": names}
     except GenAIError as error:
         return {"error": str(error)}
 
@@ -147,9 +148,7 @@ def _print_tables(folder: ModelFolder) -> None:
 
     signature, cache = folder.signature, folder.signature.cache
     tokenizer = _tokenizer_facts(folder)
-    words = tokenizer.get("error") or (
-        f"{tokenizer['vocab_size']} ids, {_templates_in_words(tokenizer['chat_templates'])}"
-    )
+    words = tokenizer.get("error") or (f"{tokenizer['vocab_size']} ids, {_templates_in_words(tokenizer)}")
     capacity = "grows" if cache.style == "concat" else cache.fixed_capacity or "free"
     rows: list[tuple[object, ...]] = [
         ("folder", folder.path),
@@ -182,10 +181,10 @@ def _print_tables(folder: ModelFolder) -> None:
         console.print(f"{more} the same pattern; --json lists them all.")
 
 
-def _templates_in_words(names: list[str]) -> str:
-    if names in ([], ["default"]):
-        return f"{'with' if names else 'no'} chat template"
-    return f"chat templates {', '.join(sorted(names))}"
+def _templates_in_words(facts: dict[str, Any]) -> str:
+    if "chat_templates" in facts:
+        return f"chat templates {', '.join(facts['chat_templates'])}"
+    return f"{'with' if facts['chat_template'] else 'no'} chat template"
 
 
 def _layer_rows(layers: tuple[LayerCacheSpec, ...]) -> list[tuple[object, ...]]:
