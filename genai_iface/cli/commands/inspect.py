@@ -118,7 +118,7 @@ def _tokenizer_facts(folder: ModelFolder) -> dict[str, Any]:
     try:
         tokenizer = folder.tokenizer
         names = sorted(tokenizer.chat_templates)
-        facts = {"vocab_size": tokenizer.vocab_size, "chat_template": bool(names)}
+        facts: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "chat_template": bool(names)}
         return facts if names in _USUAL else facts | {"chat_templates": names}
     except GenAIError as error:
         return {"error": str(error)}
