@@ -8,8 +8,8 @@ import pytest
 
 from genai_iface.conformance import all_checks
 from tests.conformance.mutants import Mutant
-from tests.states.mutants import STATE_MUTANTS
 from tests.conformance.test_mutants import kills
+from tests.states.mutants import STATE_MUTANTS
 
 
 @pytest.mark.parametrize("mutant", [pytest.param(mutant, id=mutant.name) for mutant in STATE_MUTANTS])
