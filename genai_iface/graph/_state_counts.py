@@ -66,9 +66,9 @@ def counts_of_recurrence(node: ir.Node) -> CountsFound:
     for group in groups:
         masked = {at: inputs for at in group if (inputs := _masking(input_at(node, at)))}
         named += [_NAMES[at] for at in masked]
-        inputs = [value for found in masked.values() for value in found]
-        seen += inputs
-        common = inputs if common is None else [value for value in common if value in inputs]
+        hidden = [value for found in masked.values() for value in found]
+        seen += hidden
+        common = hidden if common is None else [value for value in common if value in hidden]
     reason = f"masks {' and '.join(named)} of the {describe(node)}"
     return CountsFound(tuple(dict.fromkeys(common or ())), tuple(dict.fromkeys(seen)), reason)
 

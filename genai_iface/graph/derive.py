@@ -27,7 +27,7 @@ from genai_iface.graph._walk import (
     trace_back,
     unsupported,
 )
-from genai_iface.graph.signature import CacheTensor, Evidence, GraphSignature, InputRole
+from genai_iface.graph.signature import CacheTensor, Evidence, GraphSignature, InputRole, StateTensor
 
 __all__ = ["derive_signature"]
 
@@ -53,7 +53,7 @@ def derive_signature(model: ir.Model) -> GraphSignature:
         raise unsupported("The model imports no version of the default operator domain")
     states = derive_states(graph)
     cache = derive_cache(graph, states.specs)
-    tensors = (*cache.tensors, *states.tensors)
+    tensors: tuple[CacheTensor | StateTensor, ...] = (*cache.tensors, *states.tensors)
     logits = _find_logits(graph, {tensor.present for tensor in tensors})
     vocab_size, vocab_reason = _vocab_size(logits)
     ancestors = _ancestors(logits)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from genai_iface.errors import BackendError, GenAIError, UnsupportedModelError
 from genai_iface.folder import ModelFolder
-from genai_iface.graph import GraphSignature, attribute, describe, is_op
+from genai_iface.graph import CacheTensor, GraphSignature, StateTensor, attribute, describe, is_op
 from genai_iface.transform import GRAPH_ERRORS, LOGITS_POSITIONS, SelectLogits
 from genai_iface_numpy.buffers import buffer_specs
 from genai_iface_numpy.evaluator import Evaluator
@@ -50,9 +50,11 @@ class LoadedGraph:
         try:
             graph, self.signature = _standard(graph, folder.signature)
             self.specs = buffer_specs(self.signature)
-            tensors = (*self.signature.cache_tensors, *self.signature.state_tensors)
-            self._pasts = [tensor.past for tensor in tensors]
-            self._outputs = [self.signature.logits, *(tensor.present for tensor in tensors)]
+            self._tensors: tuple[CacheTensor | StateTensor, ...] = (
+                *self.signature.cache_tensors,
+                *self.signature.state_tensors,
+            )
+            self._outputs = [self.signature.logits, *(tensor.present for tensor in self._tensors)]
             select = SelectLogits(self.signature)
             select(graph)
             self._evaluator = Evaluator(graph, keep=self._outputs)
@@ -87,7 +89,7 @@ class LoadedGraph:
         Raises:
             BackendError: The graph fails, gives other shapes than its signature says, or logits that are no use.
         """
-        feeds = feeds | dict(zip(self._pasts, past, strict=True))
+        feeds = feeds | {tensor.past: array for tensor, array in zip(self._tensors, past, strict=True)}
         if self._selects_logits:
             feeds[LOGITS_POSITIONS] = asked
         try:
@@ -114,9 +116,8 @@ class LoadedGraph:
         """Raises ValueError where the graph gives other shapes than its signature says."""
         if logits.shape != expected:
             raise ValueError(f"the logits {self.signature.logits!r} have the shape {logits.shape}, expected {expected}")
-        tensors = (*self.signature.cache_tensors, *self.signature.state_tensors)
         specs = (*self.specs, *[None] * len(self.signature.state_tensors))
-        for tensor, spec, old, new in zip(tensors, specs, past, present, strict=True):
+        for tensor, spec, old, new in zip(self._tensors, specs, past, present, strict=True):
             wanted = list(old.shape)
             if spec is not None and self.signature.cache.style == "concat":
                 wanted[spec.axis] = new.shape[spec.axis] if new.ndim == old.ndim else -1

@@ -71,7 +71,8 @@ class TransformersCache:
     def nbytes(self) -> int:
         """Bytes of all tensors, and of the states that rows can go back to."""
         layers = (layer for row in self.contents for layer in row.layers)
-        return self.rows.state_nbytes + sum(tensor.nbytes for layer in layers for tensor in _tensors(layer))
+        held: int = sum(tensor.nbytes for layer in layers for tensor in _tensors(layer))
+        return self.rows.state_nbytes + held
 
     @property
     def bytes_per_token(self) -> int:

@@ -24,7 +24,7 @@ from genai_iface.backend_kit import (
 )
 from genai_iface.capabilities import Capability
 from genai_iface.errors import BackendError, UnsupportedModelError
-from genai_iface.types import CacheSpec, Device, LayerCacheSpec, LogitsMode, ModelSpec, StateSpec
+from genai_iface.types import CacheSpec, Device, LayerCacheSpec, LogitsMode, ModelSpec, StateKind, StateSpec
 from genai_iface_transformers.cache import TransformersCache, has_keys
 from genai_iface_transformers.row_history import RowHistory, keeps_states
 
@@ -187,13 +187,15 @@ def _seen(network: Any, cache_name: str) -> CacheSpec:
             f"{type(network).__name__} keeps states and does not run on DynamicCache: {error}",
             remedy="Use another backend for it.",
         ) from error
-    layers, states = [], []
+    layers: list[LayerCacheSpec] = []
+    states: list[StateSpec] = []
+    kinds: tuple[StateKind, ...] = ("conv", "recurrent")
     for layer in cache.layers:
         if has_keys(layer) and layer.is_initialized:
             window = getattr(layer, "sliding_window", None)
             layers.append(_attention(layer.keys.shape[1], layer.keys.shape[3], layer.values.shape[3], window))
         number = len({state.layer for state in states})
-        for kind in ("conv", "recurrent"):
+        for kind in kinds:
             held = getattr(layer, f"{kind}_states", {}).values()
             shapes = [tuple(tensor.shape[1:]) for tensor in held if tensor is not None]
             states += [StateSpec(kind, shape, "float32", number) for shape in shapes]

@@ -181,8 +181,8 @@ def _print_tables(folder: ModelFolder) -> None:
         dtypes[tensor.past] = dtypes[tensor.present] = cache.layers[tensor.layer].dtype
     for state in signature.state_tensors:
         dtypes[state.past] = dtypes[state.present] = cache.states[state.state].dtype
-    tensors = (*((tensor.layer, tensor) for tensor in signature.cache_tensors), *_later_states(signature))
-    later = {name for layer, tensor in tensors if layer for name in (tensor.past, tensor.present)}
+    later = {name for tensor in signature.cache_tensors if tensor.layer for name in (tensor.past, tensor.present)}
+    later |= {name for layer, state in _later_states(signature) if layer for name in (state.past, state.present)}
     reasons = [
         (item.role, item.subject, dtypes.get(item.subject, ""), item.reason)
         for item in signature.evidence

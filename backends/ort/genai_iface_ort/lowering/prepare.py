@@ -93,7 +93,7 @@ def _rewrite(folder: ModelFolder, options: LoadOptions, device: Device) -> Prepa
             remedy="Convert the folder to TensorScatter, or build it in float16.",
         )
     # An int8 cache does not show what the model computes in; its logits do.
-    dtypes = {layer.dtype for layer in (*signature.cache.layers, *signature.cache.states)}
+    dtypes = {layer.dtype for layer in signature.cache.layers} | {state.dtype for state in signature.cache.states}
     if on_cpu and ("bfloat16" in dtypes or ("int8" in dtypes and signature.logits_dtype == "bfloat16")):
         model = folder.load_ir()
         notes.append(upcast_bfloat16(model, signature))

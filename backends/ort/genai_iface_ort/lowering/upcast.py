@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from genai_iface.errors import UnsupportedModelError
-from genai_iface.graph import GraphSignature, is_op
+from genai_iface.graph import CacheTensor, GraphSignature, StateTensor, is_op
 
 __all__ = ["upcast_bfloat16"]
 
@@ -39,7 +39,7 @@ def upcast_bfloat16(model: ir.Model, signature: GraphSignature) -> str:
             "ONNX Runtime's GroupQueryAttention has no bfloat16 kernel on the processor",
             remedy="Build the folder in float32 or float16, or run it on CUDA.",
         )
-    tensors = (*signature.cache_tensors, *signature.state_tensors)
+    tensors: tuple[CacheTensor | StateTensor, ...] = (*signature.cache_tensors, *signature.state_tensors)
     pasts = {tensor.past for tensor in tensors}
     presents = {tensor.present for tensor in tensors}
     # An int8 cache has its own scales; only what they are applied to is widened.
