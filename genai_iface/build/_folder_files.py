@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from genai_iface.build.checkpoint import Checkpoint, quiet_transformers
+from genai_iface.build.checkpoint.quantization import FIELDS
 from genai_iface.folder._files import find_inside
 
 __all__ = ["write_folder_files"]
@@ -29,6 +30,8 @@ _COPIED = (
     "LICENSE.txt",
     "LICENSE.md",
 )
+# What comes with tokens that an adapter added: all of its tokenizer, or nothing of it.
+_OF_THE_TOKENIZER = frozenset(_COPIED[1:10])
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
@@ -49,12 +52,13 @@ def write_folder_files(checkpoint: Checkpoint, network: Any, out: Path, *, conte
     if checkpoint.gguf is None:
         config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
         for name in _COPIED:
-            source = find_inside(checkpoint.folder, name)
+            source = find_inside(_folder_of(checkpoint, name), name)
             if source is not None:
                 shutil.copyfile(source, out / name)
                 written.append(name)
     else:
         written += _from_gguf(checkpoint, network, out)
+        _fit(config, network.config.get_text_config().vocab_size)
     if context is not None:
         _limit(config, context)
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -76,6 +80,25 @@ def _from_gguf(checkpoint: Checkpoint, network: Any, out: Path) -> list[str]:
     else:
         tokenizer.save_pretrained(out)
     return sorted(path.name for path in out.iterdir())
+
+
+def _folder_of(checkpoint: Checkpoint, name: str) -> Path:
+    """Where a file comes from: a tokenizer that was saved with an adapter goes before that of the base."""
+    if name in _OF_THE_TOKENIZER:
+        for adapter in reversed(checkpoint.adapters):
+            if find_inside(adapter.folder, "tokenizer.json") is not None:
+                return adapter.folder
+    return checkpoint.folder
+
+
+def _fit(config: dict[str, Any], vocab_size: int) -> None:
+    """The configuration of the weights as they are now: floats, and with the tokens that an adapter added."""
+    for part in (config, config.get("text_config")):
+        if isinstance(part, dict):
+            for name in FIELDS:
+                part.pop(name, None)
+            if isinstance(part.get("vocab_size"), int):
+                part["vocab_size"] = vocab_size
 
 
 def _limit(config: dict[str, Any], context: int) -> None:

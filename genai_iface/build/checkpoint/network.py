@@ -104,7 +104,7 @@ def _from_safetensors(checkpoint: Checkpoint, config: Any, dtype: DType) -> Load
             ignore_mismatched_sizes=True,
             **_OPTIONS,
         )
-    notes = check_placement(network, loading, checkpoint.name, tensors)
+    notes = [*tensors.notes, *check_placement(network, loading, checkpoint.name, tensors)]
     if quantization is not None:
         notes += [*quantization.notes, *_rounded_scales(quantization, dtype)]
     return LoadedNetwork(network, quantization, tuple(notes))
