@@ -78,9 +78,8 @@ def test_merged_logits_are_those_of_peft(kind: str, base: Path, tmp_path: Path) 
     plain = logits(opened(base).network)
     for loaded in (opened(tmp_path / "adapter"), opened(base, tmp_path / "adapter")):
         torch.testing.assert_close(logits(loaded.network), expected, rtol=1e-4, atol=2e-5)
-        assert [
-            name for name, _ in loaded.network.named_parameters() if "lora" in name or "modules_to_save" in name
-        ] == []
+        names = [name for name, _ in loaded.network.named_parameters()]
+        assert not [name for name in names if "lora" in name or "modules_to_save" in name]
         assert "adapter (LORA) was merged" in loaded.notes[0]
     assert (expected[..., : plain.shape[-1]] - plain).abs().max() > 0.1
     assert ("grew from 131 to 140" in loaded.notes[0]) == (kind == "added tokens")
@@ -135,7 +134,7 @@ def test_without_peft_the_error_names_the_command(base: Path, tmp_path: Path, mo
     folder = shutil.copytree(base, tmp_path / "both")
     shutil.copytree(tmp_path / "adapter", folder, dirs_exist_ok=True)
     monkeypatch.setattr(source, "find_spec", lambda name: None if name == "peft" else object())
-    with pytest.raises(InvalidInputError, match="beside the weights.*needs peft") as caught:
+    with pytest.raises(InvalidInputError, match=r"beside the weights.*needs peft") as caught:
         source.open_checkpoint(folder)
     assert "pip install 'genai-iface[lora]'" in caught.value.remedy
     assert "build without the adapter" in caught.value.remedy

@@ -136,7 +136,7 @@ def test_weights_in_the_form_of_their_authors(folder: Path) -> None:
 
 def test_tokens_that_config_json_does_not_know(folder: Path) -> None:
     configure(folder, vocab_size=120)
-    with pytest.raises(InvalidInputError, match="vocab_size=120, but .* has 131 rows") as caught:
+    with pytest.raises(InvalidInputError, match=r"vocab_size=120, but .* has 131 rows") as caught:
         loaded(folder)
     assert '"vocab_size": 131' in caught.value.remedy
     configure(folder, vocab_size=131)
