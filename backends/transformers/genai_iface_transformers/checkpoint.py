@@ -97,7 +97,7 @@ def _check_files(root: Path) -> None:
         raise InvalidInputError(f"There is no config.json in {str(root)!r}", remedy="Give a Hugging Face folder.")
     if find_inside(root, "adapter_config.json") is not None:
         raise UnsupportedModelError(
-            f"An adapter (adapter_config.json) lies beside the checkpoint in {str(root)!r}, and this backend merges none",
+            f"An adapter (adapter_config.json) lies beside the checkpoint in {str(root)!r}, and is not merged here",
             remedy="Merge it with genai-iface build, or remove its files to run the base alone.",
         )
     weights = sorted(path.name for path in root.glob("*.safetensors"))
