@@ -58,7 +58,7 @@ def write_folder_files(checkpoint: Checkpoint, network: Any, out: Path, *, conte
                 written.append(name)
     else:
         written += _from_gguf(checkpoint, network, out)
-        _fit(config, network.config.get_text_config().vocab_size)
+    _fit(config, network.config.get_text_config().vocab_size if checkpoint.adapters else None)
     if context is not None:
         _limit(config, context)
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -91,13 +91,13 @@ def _folder_of(checkpoint: Checkpoint, name: str) -> Path:
     return checkpoint.folder
 
 
-def _fit(config: dict[str, Any], vocab_size: int) -> None:
+def _fit(config: dict[str, Any], vocab_size: int | None) -> None:
     """The configuration of the weights as they are now: floats, and with the tokens that an adapter added."""
     for part in (config, config.get("text_config")):
         if isinstance(part, dict):
             for name in FIELDS:
                 part.pop(name, None)
-            if isinstance(part.get("vocab_size"), int):
+            if vocab_size is not None and isinstance(part.get("vocab_size"), int):
                 part["vocab_size"] = vocab_size
 
 

@@ -13,7 +13,9 @@ import pytest
 
 from genai_iface.errors import InvalidInputError, UnsupportedModelError
 
-pytestmark = pytest.mark.parity
+# What peft and Transformers say to each other while the tests write adapters.
+QUIET = ("ignore::FutureWarning", "ignore::UserWarning")
+pytestmark = [pytest.mark.parity, *map(pytest.mark.filterwarnings, QUIET)]
 
 IDS = [[5, 9, 17, 33, 65, 12]]
 KINDS: dict[str, dict[str, Any]] = {
@@ -69,7 +71,6 @@ def logits(network: Any) -> Any:
         return network(torch.tensor(IDS)).logits
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning")  # peft's, of what it saves
 @pytest.mark.parametrize("kind", KINDS)
 def test_merged_logits_are_those_of_peft(kind: str, base: Path, tmp_path: Path) -> None:
     import torch

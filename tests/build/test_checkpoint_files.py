@@ -214,6 +214,7 @@ def test_tied_tables(folder: Path) -> None:
         ({"model_type": "somebodys"}, UnsupportedModelError, "does not know the model type 'somebodys'"),
         ({"model_type": ...}, InvalidInputError, "has no model_type"),
         ({"model_type": "t5"}, UnsupportedModelError, "is a t5, for which Transformers has no causal language model"),
+        ({"dtype": "torch.float16"}, InvalidInputError, r"dtype='torch\.float16', which is no type of torch"),
         ({"dtype": "float9"}, InvalidInputError, "dtype='float9', which is no type of torch"),
         ({"torch_dtype": "load"}, InvalidInputError, "torch_dtype='load', which is no type of torch"),
     ],
@@ -225,7 +226,7 @@ def test_configurations(change: dict[str, Any], error: type[GenAIError], words: 
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("change", [{"dtype": "bfloat16"}, {"torch_dtype": "auto"}, {"dtype": "torch.float16"}])
+@pytest.mark.parametrize("change", [{"dtype": "bfloat16"}, {"torch_dtype": "auto"}, {"torch_dtype": "float16"}])
 def test_the_type_that_config_json_names_does_not_matter(change: dict[str, Any], folder: Path) -> None:
     import torch
 
