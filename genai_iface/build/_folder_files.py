@@ -11,7 +11,7 @@ from typing import Any
 
 from genai_iface.build.checkpoint import Checkpoint, quiet_transformers
 from genai_iface.build.checkpoint.quantization import FIELDS
-from genai_iface.folder._files import find_inside
+from genai_iface.folder._files import find_inside, list_inside
 
 __all__ = ["write_folder_files"]
 
@@ -32,6 +32,7 @@ _COPIED = (
 )
 # What comes with tokens that an adapter added: all of its tokenizer, or nothing of it.
 _OF_THE_TOKENIZER = frozenset(_COPIED[1:10])
+_TEMPLATES = "additional_chat_templates"
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
@@ -51,9 +52,11 @@ def write_folder_files(checkpoint: Checkpoint, network: Any, out: Path, *, conte
     config = json.loads(network.config.to_json_string(use_diff=False))
     if checkpoint.gguf is None:
         config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
-        for name in _COPIED:
+        templates = list_inside(_folder_of(checkpoint, "tokenizer.json"), _TEMPLATES, ".jinja")
+        for name in (*_COPIED, *(f"{_TEMPLATES}/{template}" for template in templates)):
             source = find_inside(_folder_of(checkpoint, name), name)
             if source is not None:
+                (out / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(source, out / name)
                 written.append(name)
     else:
@@ -79,12 +82,12 @@ def _from_gguf(checkpoint: Checkpoint, network: Any, out: Path) -> list[str]:
         pass  # a file without a vocabulary; the model can still be driven with ids
     else:
         tokenizer.save_pretrained(out)
-    return sorted(path.name for path in out.iterdir())
+    return sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
 
 
 def _folder_of(checkpoint: Checkpoint, name: str) -> Path:
     """Where a file comes from: a tokenizer that was saved with an adapter goes before that of the base."""
-    if name in _OF_THE_TOKENIZER:
+    if name in _OF_THE_TOKENIZER or name.startswith(_TEMPLATES):
         for adapter in reversed(checkpoint.adapters):
             if find_inside(adapter.folder, "tokenizer.json") is not None:
                 return adapter.folder
