@@ -157,7 +157,9 @@ def test_part_of_an_adapter(base: Path, tmp_path: Path) -> None:
     save_file({name: tensor for name, tensor in tensors.items() if name != f"{first}A.weight"}, path)
     with pytest.raises(InvalidInputError, match=r"lacks weights.*layers\.0\.self_attn\.q_proj"):
         opened(tmp_path / "adapter")
-    save_file({**tensors, first.replace("layers.0", "layers.7") + "A.weight": tensors[f"{first}A.weight"]}, path)
+    save_file(
+        {**tensors, first.replace("layers.0", "layers.7") + "A.weight": tensors[f"{first}A.weight"].clone()}, path
+    )
     with pytest.raises(InvalidInputError, match=r"no place for.*layers\.7"):
         opened(tmp_path / "adapter")
 
