@@ -8,27 +8,25 @@
 import importlib
 from typing import TYPE_CHECKING
 
-from genai_iface.integrations.transformers._export_folder import OpenedExport, open_export
+from genai_iface.integrations.transformers._export_folder import Exported, OpenedExport, open_export
 
 if TYPE_CHECKING:
-    from genai_iface.integrations.transformers._cache import StepCache
-    from genai_iface.integrations.transformers._exporter import EXPORT_FORMAT, StandardConfig, StandardExporter
-    from genai_iface.integrations.transformers._manifest import register, write_manifest
-    from genai_iface.integrations.transformers._runner import StepRunner
+    from genai_iface.integrations.transformers._exporter import StandardConfig, StandardExporter, register
+    from genai_iface.integrations.transformers._manifest import write_manifest
+    from genai_iface.integrations.transformers._runner import StepCache, StepRunner
 
 # Each loads torch.
 _MODULES = {
-    "EXPORT_FORMAT": "_exporter",
     "StandardConfig": "_exporter",
     "StandardExporter": "_exporter",
-    "StepCache": "_cache",
+    "StepCache": "_runner",
     "StepRunner": "_runner",
-    "register": "_manifest",
+    "register": "_exporter",
     "write_manifest": "_manifest",
 }
 
 __all__ = [
-    "EXPORT_FORMAT",
+    "Exported",
     "OpenedExport",
     "StandardConfig",
     "StandardExporter",

@@ -12,25 +12,36 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol
 
 import onnx
 
 from genai_iface.errors import InvalidInputError, UnsupportedModelError
 from genai_iface.folder import find_inside, open_root, read_json
+from genai_iface.integrations.transformers._one_row import OneRowBackend
+from genai_iface.protocols import Backend
+from genai_iface.registry import load_backend
 
 __all__ = ["Exported", "OpenedExport", "open_export"]
 
 _MANIFEST, _MODEL, _DECODE = "export.json", "model.onnx", "decode"
+_TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+)
 _OTHER_RUNTIMES = {"openvino": "OpenVINO", "executorch": "ExecuTorch", "dynamo": "torch"}
 
 
-@runtime_checkable
 class Exported(Protocol):
-    """What is used of an ``ExportedModel`` of Transformers."""
+    """What is used of an ``ExportedModel`` or a tokenizer of Transformers."""
 
-    def save_pretrained(self, save_directory: str | Path) -> None:
-        """Writes export.json, the graphs and the configurations."""
+    def save_pretrained(self, save_directory: str | PathLike[str]) -> object:
+        """Writes its files into a folder."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +50,34 @@ class OpenedExport:
 
     Attributes:
         folder: A folder with ``model.onnx``.
-        tokens_per_step: 1 if the graph takes one token of each row at a time, None if any number.
-        note: What else there is to know; empty for nothing.
+        one_row: Whether the graph was traced with one prompt and takes no other number of rows.
+        one_token: Whether it takes one token of each row at a time.
     """
 
     folder: Path
-    tokens_per_step: int | None = None
-    note: str = ""
+    one_row: bool = False
+    one_token: bool = False
+
+    def on(self, backend: str | Backend) -> Backend:
+        """The backend to load the folder on; where the graph takes one row, one that says so of its models.
+
+        Raises:
+            BackendNotFoundError: There is none of that name.
+        """
+        chosen = load_backend(backend) if isinstance(backend, str) else backend
+        return OneRowBackend(chosen) if self.one_row else chosen
 
 
 @contextmanager
-def open_export(source: str | PathLike[str] | Exported, /, *, texts: Any = None) -> Iterator[OpenedExport]:
+def open_export(
+    source: str | PathLike[str] | Exported, /, *, tokenizer: str | PathLike[str] | Exported | None = None
+) -> Iterator[OpenedExport]:
     """Opens what Transformers exported, for as long as the block runs.
 
     Args:
         source: A folder with ``export.json``, or an ``ExportedModel``.
-        texts: Where the tokenizer is if not in that folder: a folder with tokenizer.json, or a tokenizer of Transformers.
+        tokenizer: Where the tokenizer is if not in that folder: a folder with tokenizer.json, or a fast tokenizer of
+            Transformers.
 
     Raises:
         InvalidInputError: A file is missing or broken.
@@ -72,9 +95,12 @@ def open_export(source: str | PathLike[str] | Exported, /, *, texts: Any = None)
         file = _model_file(root)
         for companion in _companions(root):
             shutil.copyfile(companion, folder / companion.name)
-        shutil.copyfile(file, folder / _MODEL)
-        _add_texts(texts, folder)
-        yield OpenedExport(folder, _tokens_per_step(file))
+        model = onnx.load(file, load_external_data=False)
+        one_row, one_token = _fixed_axes(model, file.name)
+        _drop_constants(model)
+        onnx.save(model, folder / _MODEL)
+        _add_tokenizer(tokenizer, folder)
+        yield OpenedExport(folder, one_row, one_token)
 
 
 def _model_file(root: Path) -> Path:
@@ -124,39 +150,55 @@ def _companions(root: Path) -> Iterator[Path]:
                 yield inside
 
 
-def _add_texts(texts: Any, folder: Path) -> None:
-    """Puts the tokenizer's files beside the graph."""
-    if texts is None:
+def _add_tokenizer(tokenizer: str | PathLike[str] | Exported | None, folder: Path) -> None:
+    """Puts the tokenizer's files beside the graph; those that are there already stay."""
+    if tokenizer is None:
         return
-    if isinstance(texts, (str, PathLike)):
-        for companion in _companions(open_root(texts)):
-            if companion.suffix in (".json", ".jinja", ".txt") and not (folder / companion.name).exists():
-                shutil.copyfile(companion, folder / companion.name)
+    if not isinstance(tokenizer, (str, PathLike)):
+        tokenizer.save_pretrained(folder)
         return
-    texts.save_pretrained(folder)
+    root = open_root(tokenizer)
+    for name in _TOKENIZER_FILES:
+        file = find_inside(root, name)
+        if file is not None and not (folder / name).exists():
+            shutil.copyfile(file, folder / name)
 
 
-def _tokens_per_step(file: Path) -> int | None:
-    """Whether the axis of the tokens was fixed when the graph was traced.
+def _fixed_axes(model: onnx.ModelProto, name: str) -> tuple[bool, bool]:
+    """Whether the axis of the rows and that of the tokens were fixed to 1 when the graph was traced.
 
     Raises:
-        UnsupportedModelError: It, or that of the rows, was fixed to a number that no loop can keep.
+        UnsupportedModelError: One was fixed to another number, which no loop can keep.
     """
-    graph = onnx.load(file, load_external_data=False).graph
-    shapes = {value.name: value.type.tensor_type.shape.dim for value in graph.input}
+    shapes = {value.name: value.type.tensor_type.shape.dim for value in model.graph.input}
     ids = shapes.get("input_ids")
     if ids is None or len(ids) != 2:
         raise UnsupportedModelError(
-            f"The graph in {file.name} has no input input_ids (B, S)", remedy="Only decoders of text can be opened."
+            f"The graph in {name} has no input input_ids (B, S)", remedy="Only decoders of text can be opened."
         )
-    if ids[0].dim_value:
-        raise UnsupportedModelError(
-            f"{file.name} was traced for batches of {ids[0].dim_value} rows only",
-            remedy="Export with OnnxConfig(dynamic=True) and sample inputs of two rows.",
-        )
-    if ids[1].dim_value > 1:
-        raise UnsupportedModelError(
-            f"{file.name} was traced for steps of {ids[1].dim_value} tokens only",
-            remedy="Export with OnnxConfig(dynamic=True).",
-        )
-    return ids[1].dim_value or None
+    for dim, what in zip(ids, ("rows", "tokens"), strict=True):
+        if dim.dim_value > 1:
+            raise UnsupportedModelError(
+                f"{name} was traced for steps of {dim.dim_value} {what} and takes no other number",
+                remedy="Export with OnnxConfig(dynamic=True).",
+            )
+    return ids[0].dim_value == 1, ids[1].dim_value == 1
+
+
+def _drop_constants(model: onnx.ModelProto) -> None:
+    """Removes numbers that go in and come out as they are: the window that a layer's cache carries about."""
+    graph = model.graph
+    scalars = {value.name for value in graph.input if not value.type.tensor_type.shape.dim}
+    outputs = {value.name for value in graph.output}
+    passed = {
+        node.input[0]: node
+        for node in graph.node
+        if node.op_type == "Identity" and node.input[0] in scalars and node.output[0] in outputs
+    }
+    used = {name for node in graph.node if node.op_type != "Identity" for name in node.input}
+    for name, node in passed.items():
+        if name in used:
+            continue
+        for values, gone in ((graph.input, name), (graph.output, node.output[0])):
+            values.remove(next(value for value in values if value.name == gone))
+        graph.node.remove(node)
