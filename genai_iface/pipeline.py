@@ -142,13 +142,15 @@ class TextGenerationPipeline:
             exported: An ``ExportedModel``, or the folder that it was saved to.
             tokenizer: Where the tokenizer is if it was not saved there too: a folder, or a fast tokenizer of
                 Transformers.
-            backend, device, options, on_prefill, memory_limit: As for the class.
-            prefill_chunk_size: As for the class; always 1 where the graph takes one token at a time
-                (``multi_token_decode`` was not set when it was exported).
+            backend: As for the class.
+            device: As for the class.
+            options: As for the class.
+            prefill_chunk_size: As for the class; 1 where the graph takes one token (no ``multi_token_decode``).
+            on_prefill: As for the class.
+            memory_limit: As for the class.
 
         Raises:
-            InvalidInputError: A file is missing or broken, the tokenizer's among them.
-            UnsupportedModelError: The export is for another runtime, or is not one decoder of text.
+            GenAIError: As for the class, or the export is for another runtime, or is not one decoder of text.
         """
         from genai_iface.integrations.transformers import open_export  # noqa: PLC0415 - reads graphs
 

@@ -35,14 +35,16 @@ def drop_empty_rows(model: ir.Model, probe: GraphProbe) -> int:
     found = [
         node
         for node in model.graph
-        if is_op(node, "Where") and node.inputs[0] in known and _is_zero(node.inputs[1]) and _counts_keys(node.inputs[0])
+        if is_op(node, "Where")
+        and node.inputs[0] in known
+        and _is_zero(node.inputs[1])
+        and _counts_keys(node.inputs[0])
     ]
     conditions = list(dict.fromkeys(node.inputs[0] for node in found))
     never = {
         condition
         for condition in conditions
-        if condition is not None
-        and not any(probe.run([condition], past, new)[0].any() for past, new in _STEPS)
+        if condition is not None and not any(probe.run([condition], past, new)[0].any() for past, new in _STEPS)
     }
     done = 0
     for node in found:

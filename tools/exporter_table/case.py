@@ -10,7 +10,7 @@ import resource
 import shutil
 import sys
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,7 @@ from tools.exporter_table.architectures import network_of
 from tools.exporter_table.drive import RUNTIMES, Graph, empty_states, greedy, logits_of, measured
 from tools.exporter_table.outcome import Outcome, Run, judged, save
 
-__all__ = ["run_and_save", "run_case"]
+__all__ = ["Limits", "run_and_save", "run_case"]
 
 _ROWS, _PROMPT, _STEPS = 3, 11, 24  # no size that was traced, and beyond the windows of 8
 
@@ -58,12 +58,26 @@ _BROKEN: tuple[type[Exception], ...] = (
 )
 
 
-def run_and_save(name: str, work: Path, file: Path, gigabytes: int) -> None:
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one architecture may take.
+
+    Attributes:
+        seconds: Processor time.
+        gigabytes: Address space.
+    """
+
+    seconds: int
+    gigabytes: int
+
+
+def run_and_save(name: str, work: Path, file: Path, limits: Limits) -> None:
     """As ``run_case``, in a process of its own: what it prints goes into a log, the outcome into a file."""
     log = os.open(work / f"{name}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(log, stream.fileno())
-    resource.setrlimit(resource.RLIMIT_AS, (gigabytes * 2**30,) * 2)
+    resource.setrlimit(resource.RLIMIT_AS, (limits.gigabytes * 2**30,) * 2)
+    resource.setrlimit(resource.RLIMIT_CPU, (limits.seconds,) * 2)
     save(run_case(name, work), file)
 
 
@@ -74,7 +88,7 @@ def run_case(name: str, work: Path) -> Outcome:
         name: One of ``architectures()``.
         work: A folder for the exports.
     """
-    began = time.monotonic()
+    began = time.process_time()
     outcome = Outcome(name)
     try:
         with quiet_transformers():
@@ -82,14 +96,14 @@ def run_case(name: str, work: Path) -> Outcome:
             prompts = np.random.default_rng(0).integers(3, 120, (_ROWS, _PROMPT))
             tokens, expected = greedy(network, prompts, _STEPS)
     except _BROKEN as error:
-        return replace(outcome, reason=said(error), seconds=time.monotonic() - began)
+        return replace(outcome, reason=said(error), seconds=time.process_time() - began)
     outcome = replace(outcome, network=type(network).__name__, tokens=_STEPS)
     # A decode graph for several tokens takes the prompt too. Where that is not right, what is exported by default is.
     best = _exported(outcome, network, work / name, "decode", prompts, tokens, expected)
     if best.verdict not in ("equal", "near tie", "runtime"):
         best = _exported(outcome, network, work / name, "prefill, decode", prompts, tokens, expected)
     shutil.rmtree(work / name, ignore_errors=True)
-    return replace(best, seconds=round(time.monotonic() - began, 1))
+    return replace(best, seconds=round(time.process_time() - began, 1))
 
 
 def _exported(

@@ -14,13 +14,13 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 import torch
-from genai_iface_numpy.evaluator import Evaluator
 from numpy.typing import NDArray
 from transformers import DynamicCache
 from transformers.exporters.utils import get_leaf_tensors
 
 from genai_iface._tolerance import relative_difference
 from genai_iface.folder._inline import inline_functions
+from genai_iface_numpy.evaluator import Evaluator
 from tools.exporter_table.outcome import Run
 
 __all__ = ["RUNTIMES", "Graph", "empty_states", "greedy", "logits_of", "measured"]

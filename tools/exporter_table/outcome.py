@@ -55,7 +55,7 @@ class Outcome:
         parts: "decode" for the graph that takes prompt and tokens, "prefill, decode" where the verdict is on those.
         takes_mask: Whether the graphs take an attention_mask, without which no padded batch can run.
         ours: What the same folder gives in a ragged batch of this SDK: empty if torch's tokens, else why not.
-        seconds: How long all that took.
+        seconds: Processor time that all of it took.
     """
 
     name: str

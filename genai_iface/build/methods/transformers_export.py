@@ -5,7 +5,8 @@
 from __future__ import annotations
 
 import contextlib
-import warnings
+import logging
+from collections.abc import Iterator
 from typing import Any
 
 import onnx_ir as ir
@@ -57,8 +58,7 @@ def export_with_transformers(network: Any, *, layout: CacheLayout = "bnsh", cont
         )
     with quiet_transformers(), exportable_attention(network), fixed_rotary(network, context):
         try:
-            with quiet_exporter(), warnings.catch_warnings(), contextlib.redirect_stdout(None):
-                warnings.simplefilter("ignore")
+            with _quiet():
                 model = _decode_graph(network)
         except _FAILED as error:
             deepest: BaseException = error
@@ -74,6 +74,18 @@ def export_with_transformers(network: Any, *, layout: CacheLayout = "bnsh", cont
         values[tensor.past].name = f"past_key_values.{tensor.layer}.{tensor.kind}"
         values[tensor.present].name = f"present.{tensor.layer}.{tensor.kind}"
     return scattered(model, network, context)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without remarks on versions and on what would be faster; what matters, the verification finds."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with quiet_exporter(), contextlib.redirect_stdout(None):
+            yield
+    finally:
+        logging.disable(before)
 
 
 def _decode_graph(network: Any) -> ir.Model:

@@ -10,8 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import onnx_ir as ir
-from transformers.exporters import ExportConfigMixin, ExportedModel, ExportMetadata, HfExporter, OnnxExporter
-from transformers.exporters import register_backend
+from transformers.exporters import (
+    ExportConfigMixin,
+    ExportedModel,
+    ExportMetadata,
+    HfExporter,
+    OnnxExporter,
+    register_backend,
+)
 from transformers.exporters.auto import EXPORT_BACKENDS
 
 from genai_iface.build._expressible import check_expressible

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""A backend for graphs that were traced with a single prompt and take one row: several prompts run one after another."""
+"""A backend for graphs that were traced with a single prompt and take one row: prompts run one by one."""
 
 from __future__ import annotations
 
