@@ -18,6 +18,7 @@ from onnx import TensorProto, helper
 from genai_iface import TextGenerationPipeline
 from genai_iface.errors import GenAIError, InvalidInputError, UnsupportedCapabilityError, UnsupportedModelError
 from genai_iface.integrations.transformers import open_export
+from tests.marks import BACKENDS
 from tests.models import write_folder
 
 PROMPTS = ["An operator", "A much longer prompt", "x"]
@@ -58,10 +59,8 @@ def tokens(pipe: TextGenerationPipeline) -> list[list[int]]:
     return pipe.generate(PROMPTS, max_new_tokens=6, ignore_eos=True).token_ids
 
 
-@pytest.mark.parametrize("backend", ["numpy", "ort"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_an_exported_folder_gives_what_its_graph_gives(backend: str, tmp_path: Path) -> None:
-    if backend == "ort":
-        pytest.importorskip("onnxruntime")
     with TextGenerationPipeline(write_folder(tmp_path / "plain", style="concat_nodes"), backend=backend) as pipe:
         expected = tokens(pipe)
     with TextGenerationPipeline.from_exported(exported(tmp_path / "exported"), backend=backend) as pipe:

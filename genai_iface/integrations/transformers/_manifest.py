@@ -55,7 +55,8 @@ def write_manifest(folder: str | PathLike[str], /) -> Path:
         )
     names = opened.config.get("architectures")
     architecture = str(names[0]) if isinstance(names, list) and names else None
-    metadata = step_metadata(architecture, opened.signature.cache.layers[0].dtype)
+    cached = opened.signature.cache.layers[0].dtype
+    metadata = step_metadata(architecture, "float32" if cached == "int8" else cached)
     manifest = {
         "schema_version": 1,
         "export_format": EXPORT_FORMAT,
