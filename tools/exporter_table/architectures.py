@@ -86,7 +86,7 @@ def _settings(model_type: str) -> dict[str, Any]:
     plain = AutoConfig.for_model(model_type)
     if plain.get_text_config() is not plain:
         raise UnsupportedModelError(f"{model_type} is made of several networks", remedy="Take its text model.")
-    given = {name: size for name, size in _SIZES.items() if getattr(plain, name, None) is not None}
+    given: dict[str, Any] = {name: size for name, size in _SIZES.items() if getattr(plain, name, None) is not None}
     given |= {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     if hasattr(plain, "is_decoder"):
         given["is_decoder"] = True
