@@ -55,6 +55,7 @@ HEAVY_PARTS = tuple(f"genai_iface.{part}" for part in ("build", "cli", "folder",
 
 MAX_LINES = 500
 LONG_FILES = {
+    "genai_iface/pipeline.py": "one class with one public surface",
     "genai_iface/protocols.py": "the contracts are one document and are cited by number",
     "tests/conformance/mutants.py": "one list of one-bug runtimes, a few lines each",
     "tests/generation/test_generator.py": "every rule of the decode loop, on one fake model",
