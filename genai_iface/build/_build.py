@@ -11,8 +11,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
+<<<<<<< HEAD
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, TypeAlias, get_args
+=======
+from typing import Any, Literal, TypeAlias
+>>>>>>> exporters
 
 import onnx_ir as ir
 
@@ -33,6 +37,7 @@ from genai_iface.build.methods.convert import export_and_convert
 from genai_iface.build.methods.export import export_standard
 from genai_iface.build.methods.mobius import build_with_mobius
 from genai_iface.build.methods.rotary_context import longest_exact_context
+from genai_iface.build.methods.transformers_export import export_with_transformers
 from genai_iface.errors import BackendNotFoundError, GenAIError, InvalidInputError, UnsupportedModelError
 from genai_iface.registry import load_model
 from genai_iface.transform._model_writer import new_folder
@@ -41,11 +46,11 @@ from genai_iface.types import CacheLayout, DType
 
 __all__ = ["METHODS", "Attempt", "BuildOptions", "BuildResult", "Method", "build"]
 
-Method: TypeAlias = Literal["export", "mobius", "convert"]
+Method: TypeAlias = Literal["export", "mobius", "convert", "transformers"]
 """How a checkpoint becomes a graph."""
 
-METHODS: tuple[Method, ...] = get_args(Method)
-"""In the order in which "auto" takes them."""
+METHODS: tuple[Method, ...] = ("export", "mobius", "convert")
+"""What "auto" takes, in this order. "transformers" is a plain export too, and no way where "convert" is none."""
 
 _BITS: dict[str, Literal[4, 8]] = {"int4": 4, "int8": 8}
 _STEPS = 32
@@ -304,7 +309,15 @@ class _Job:
         if method == "export":
             model = export_standard(self._network, layout=options.layout, context=self._context)
         elif method == "mobius":
+<<<<<<< HEAD
             model = self._with_mobius()
+=======
+            model = build_with_mobius(
+                self._checkpoint, dtype=options.dtype, layout=options.layout, context=self._context
+            )
+        elif method == "transformers":
+            model = export_with_transformers(self._network, layout=options.layout, context=self._context)
+>>>>>>> exporters
         else:
             model = export_and_convert(self._network, layout=options.layout, context=self._context)
         save_model(model, self._folder)
