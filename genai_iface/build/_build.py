@@ -11,12 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-<<<<<<< HEAD
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, TypeAlias, get_args
-=======
 from typing import Any, Literal, TypeAlias
->>>>>>> exporters
 
 import onnx_ir as ir
 
@@ -309,15 +305,9 @@ class _Job:
         if method == "export":
             model = export_standard(self._network, layout=options.layout, context=self._context)
         elif method == "mobius":
-<<<<<<< HEAD
             model = self._with_mobius()
-=======
-            model = build_with_mobius(
-                self._checkpoint, dtype=options.dtype, layout=options.layout, context=self._context
-            )
         elif method == "transformers":
             model = export_with_transformers(self._network, layout=options.layout, context=self._context)
->>>>>>> exporters
         else:
             model = export_and_convert(self._network, layout=options.layout, context=self._context)
         save_model(model, self._folder)

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from genai_iface.build._checkpoint import quiet_transformers
 from numpy.typing import NDArray
 from onnxruntime.capi import onnxruntime_pybind11_state as native
 from transformers.exporters import OnnxConfig, OnnxExporter
@@ -25,6 +24,7 @@ from transformers.exporters.utils import decompose_for_generation
 from genai_iface import load_model
 from genai_iface._tolerance import relative_difference
 from genai_iface.build._verify import compare, torch_reference
+from genai_iface.build.checkpoint.quiet import quiet_transformers
 from genai_iface.build.methods.export import quiet_exporter
 from genai_iface.errors import GenAIError
 from genai_iface.integrations.transformers import open_export

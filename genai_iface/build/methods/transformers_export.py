@@ -16,8 +16,8 @@ from transformers.cache_utils import DynamicCache, DynamicLayer
 from transformers.exporters import OnnxConfig, OnnxExporter
 from transformers.exporters.utils import decompose_for_generation
 
-from genai_iface.build._checkpoint import quiet_transformers
 from genai_iface.build._network_cache import cache_keyword
+from genai_iface.build.checkpoint.quiet import quiet_transformers
 from genai_iface.build.methods.convert import exportable_attention, scattered
 from genai_iface.build.methods.export import quiet_exporter
 from genai_iface.build.methods.rotary_context import fixed_rotary
