@@ -11,6 +11,7 @@ from genai_iface.transform.select_logits import LOGITS_POSITIONS, SelectLogits
 
 if TYPE_CHECKING:
     from genai_iface.transform.bnsh_cache import BnshCache
+    from genai_iface.transform.cache_shapes import CacheShapes
     from genai_iface.transform.contrib.standardize import Standardized, standardize
     from genai_iface.transform.gather_quantized import GatherQuantized
     from genai_iface.transform.pack_projections import PackProjections
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 # Loaded when they are used: a backend takes one or two of them, and few graphs have contrib operators.
 _MODULES = {
     "BnshCache": "bnsh_cache",
+    "CacheShapes": "cache_shapes",
     "GatherQuantized": "gather_quantized",
     "PackProjections": "pack_projections",
     "SeparateDequantization": "separate_dequantization",
@@ -35,6 +37,7 @@ __all__ = [
     "GRAPH_ERRORS",
     "LOGITS_POSITIONS",
     "BnshCache",
+    "CacheShapes",
     "GatherElements",
     "GatherQuantized",
     "Note",

@@ -8,7 +8,7 @@ import dataclasses
 
 import onnx_ir as ir
 
-from genai_iface.graph import Editor, GraphSignature, copy_type, replace_value
+from genai_iface.graph import Editor, GraphSignature, copy_type, is_op, replace_value
 from genai_iface.transform import Note, Rewrite
 from genai_iface_ort.lowering.layers import Layer, Refused, flat_heads, read_layers
 
@@ -156,6 +156,10 @@ def _renew_cache(graph: ir.Graph, layer: Layer, key: ir.Value, value: ir.Value) 
         (layer.past_key, layer.present_key, key),
         (layer.past_value, layer.present_value, value),
     ):
+        for reader, _ in past.uses():
+            if is_op(reader, "Shape"):
+                # It asks for the capacity, wherever that was.
+                reader.attributes["start"], reader.attributes["end"] = ir.AttrInt64("start", 2), ir.AttrInt64("end", 3)
         past.shape = ir.Shape(shape)
         new.shape = ir.Shape(shape)
         copy_type(past, new)

@@ -24,10 +24,10 @@ from genai_iface.graph import (
     static_dim,
 )
 from genai_iface_ort.lowering.positions import are_positions, are_valid_lengths, are_write_indices
+from genai_iface_ort.lowering.windows import NO_WINDOW, window_of
 
 __all__ = ["Layer", "Refused", "Rotary", "flat_heads", "packed_source", "read_layers"]
 
-_NO_WINDOW = -1
 _FLOAT = 1
 
 
@@ -119,6 +119,7 @@ class _Reader:
         self._model, self._signature = model, signature
         self._axis = 2 if signature.cache.layout == "bnsh" else 1
         self._shown: dict[tuple[str, int], bool] = {}
+        self._windows: dict[tuple[int, bool], int | None] = {}
 
     def read(self, ends: tuple[ir.Value, ir.Value, ir.Value, ir.Value], kv_heads: int, head_dim: int) -> Layer:
         """Reads the layer of these cache tensors."""
@@ -159,7 +160,7 @@ class _Reader:
         node = present.producer()
         if node is None or not is_op(node, "TensorScatter") or node.inputs[0] is not past:
             raise Refused(f"{present.name!r} is not written by a TensorScatter into {past.name!r}")
-        if len(past.uses()) != 1:
+        if any(reader is not node and not self._asks_capacity(reader) for reader, _ in past.uses()):
             raise Refused(f"{past.name!r} has another reader")
         axes = 4 if self._axis == 2 else 3
         if attribute(node, "axis", -2) % axes != self._axis or attribute(node, "mode", "linear") != "linear":
@@ -167,6 +168,11 @@ class _Reader:
         if not self._is("write", input_at(node, 2)):
             raise Refused(f"write_indices of the {describe(node)} are not the graph input")
         return node
+
+    def _asks_capacity(self, node: ir.Node) -> bool:
+        """Whether a node reads nothing of a cache but its number of positions."""
+        wanted = (self._axis, self._axis + 1)
+        return is_op(node, "Shape") and (attribute(node, "start", 0), attribute(node, "end", -1)) == wanted
 
     def _attention(self, key: ir.Value, value: ir.Value) -> ir.Node:
         readers = {node for cache in (key, value) for node, _ in cache.uses()}
@@ -178,10 +184,8 @@ class _Reader:
             or input_at(node, 2) is not value
         ):
             raise Refused(f"{key.name!r} and {value.name!r} are not read by one Attention alone")
-        if attribute(node, "is_causal", 0) != 1:
-            raise Refused(f"the {describe(node)} is not causal")
-        if any(input_at(node, index) is not None for index in (3, 4, 5)):
-            raise Refused(f"the {describe(node)} has a mask or a past of its own")
+        if any(input_at(node, index) is not None for index in (4, 5)):
+            raise Refused(f"the {describe(node)} has a past of its own")
         if any(output_at(node, index) is not None for index in (1, 2, 3)):
             raise Refused(f"the {describe(node)} gives more than its result")
         if attribute(node, "softmax_precision", _FLOAT) != _FLOAT:
@@ -191,10 +195,24 @@ class _Reader:
         return node
 
     def _window(self, attention: ir.Node) -> int:
+        """Keys that a query sees, by the operator's attributes and by its mask."""
         left, right = attribute(attention, "left_window_size", -1), attribute(attention, "right_window_size", -1)
         if right not in (-1, 0):
             raise Refused(f"the {describe(attention)} looks ahead")
-        return left + 1 if left >= 0 else _NO_WINDOW
+        is_causal = attribute(attention, "is_causal", 0) == 1 or right == 0
+        mask = input_at(attention, 3)
+        if mask is None and not is_causal:
+            raise Refused(f"the {describe(attention)} is not causal")
+        windows = [left + 1] if left >= 0 else []
+        if mask is not None:
+            key = (id(mask), is_causal)
+            if key not in self._windows:
+                self._windows[key] = window_of(self._model, self._signature, mask, is_causal=is_causal)
+            shown = self._windows[key]
+            if shown is None:
+                raise Refused(f"the mask of the {describe(attention)} is not shown to be causal or a sliding window")
+            windows += [shown] if shown != NO_WINDOW else []
+        return min(windows, default=NO_WINDOW)
 
     def _heads(self, query: ir.Value, attention: ir.Node) -> int:
         """Heads of a rank-4 query."""
