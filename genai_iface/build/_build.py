@@ -26,7 +26,9 @@ from genai_iface.build.methods.export import export_standard
 from genai_iface.build.methods.mobius import build_with_mobius
 from genai_iface.build.methods.rotary_context import longest_exact_context
 from genai_iface.errors import BackendNotFoundError, GenAIError, InvalidInputError, UnsupportedModelError
+from genai_iface.graph import derive_signature
 from genai_iface.registry import load_model
+from genai_iface.transform import CacheShapes
 from genai_iface.transform._model_writer import new_folder
 from genai_iface.transform.quantize._weights import QuantizeWeights
 from genai_iface.types import CacheLayout, DType
@@ -253,6 +255,8 @@ class _Job:
             )
         else:
             model = export_and_convert(self._network, layout=options.layout, context=self._context)
+        # Exporters ask any tensor for a size, a cache too, which runtimes want to have for its operators alone.
+        CacheShapes(derive_signature(model))(model)
         save_model(model, self._folder)
         self._progress(f"comparing the result of {method} with torch")
         return model, self._compared()

@@ -5,12 +5,14 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
 from genai_iface.graph import Editor, GraphSignature, copy_type, is_op, replace_value
 from genai_iface.transform import Note, Rewrite
 from genai_iface_ort.lowering.layers import Layer, Refused, flat_heads, read_layers
+from genai_iface_ort.lowering.windows import NO_WINDOW
 
 __all__ = ["QUERY_SEQLENS", "GroupQuery"]
 
@@ -67,11 +69,7 @@ class GroupQuery(Rewrite):
             _replace(edit, graph, layer, (seqlens, total, chunk))
         model.graph.opset_imports.setdefault("com.microsoft", 1)
         self.signature = self._renewed(model, str(seqlens.name), str(total.name))
-        inside = sum(layer.rotary is not None for layer in layers)
-        packed = sum(layer.packed is not None for layer in layers)
-        return self.said(
-            len(layers), f"{len(layers)} layers, {inside} with the rotation inside, {packed} from packed projections"
-        )
+        return self.said(len(layers), _summary(layers))
 
     def _renewed(self, model: ir.Model, seqlens: str, total: str) -> GraphSignature:
         """The signature of the new graph; inputs that nothing reads any more are taken out of the graph."""
@@ -89,6 +87,23 @@ class GroupQuery(Rewrite):
         layers = tuple(dataclasses.replace(layer, capacity=None) for layer in before.cache.layers)
         cache = dataclasses.replace(before.cache, style="shared", layout="bnsh", layers=layers)
         return dataclasses.replace(before, inputs=inputs, input_dtypes=dtypes, cache=cache)
+
+
+def _summary(layers: Sequence[Layer]) -> str:
+    inside = sum(layer.rotary is not None for layer in layers)
+    packed = sum(layer.packed is not None for layer in layers)
+    outside = " and ".join(dict.fromkeys(layer.outside for layer in layers if layer.outside))
+    parts = [
+        f"{len(layers)} layers",
+        f"{inside} with the rotation inside" + (f" (outside: {outside})" if outside else ""),
+        f"{packed} from packed projections",
+    ]
+    for what, count in (
+        ("with a window", sum(layer.window != NO_WINDOW for layer in layers)),
+        ("with a soft cap", sum(layer.softcap != 0 for layer in layers)),
+    ):
+        parts += [f"{count} {what}"] if count else []
+    return ", ".join(parts)
 
 
 def _is_read(value: ir.Value, graph: ir.Graph) -> bool:

@@ -29,6 +29,7 @@ from genai_iface_ort.lowering.windows import NO_WINDOW, window_of
 __all__ = ["Layer", "Refused", "Rotary", "flat_heads", "packed_source", "read_layers"]
 
 _FLOAT = 1
+_FEW_STEPS = 6
 
 
 class Refused(Exception):  # noqa: N818 - it is an answer, not an error
@@ -65,6 +66,7 @@ class Layer:
         packed: Queries, keys and values in one tensor, None if they are apart.
         merged: The value (B, S, heads * D) after the attention's own rank-4 output, None if there is none.
         rank: Rank of the attention's inputs and result.
+        outside: Why a rotation stays outside; empty if it does not.
     """
 
     attention: ir.Node
@@ -85,6 +87,7 @@ class Layer:
     packed: ir.Value | None
     merged: ir.Value | None
     rank: int
+    outside: str = ""
 
 
 def read_layers(model: ir.Model, signature: GraphSignature) -> list[Layer]:
@@ -152,7 +155,7 @@ class _Reader:
             merged=_merged(attention, axes, heads * head_dim),
             rank=axes,
         )
-        self._take_in_rotation(layer)
+        layer.outside = self._take_in_rotation(layer)
         layer.packed = packed_source(layer)
         return layer
 
@@ -221,17 +224,26 @@ class _Reader:
             raise Refused(f"the number of heads of the {describe(attention)} is not known")
         return size
 
-    def _take_in_rotation(self, layer: Layer) -> None:
-        query, key = layer.query.producer(), layer.key.producer()
-        if query is None or key is None or not is_op(query, "RotaryEmbedding") or not is_op(key, "RotaryEmbedding"):
-            return
+    def _take_in_rotation(self, layer: Layer) -> str:
+        """Moves the rotation of queries and keys inside; says why where it stays outside, nothing if there is none."""
+        ends = [_rotated(layer, value) for value in (layer.query, layer.key)]
+        nodes = [node for node, _ in ends]
+        if None in nodes:
+            return (
+                "queries or keys are changed after it" if any(map(_follows_rotation, (layer.query, layer.key))) else ""
+            )
+        query, key = (node for node in nodes if node is not None)
         mine, its = self._rotary(query, layer.head_dim), self._rotary(key, layer.head_dim)
-        if mine is None or its is None or mine != its or query.inputs[0] is None or key.inputs[0] is None:
-            return
-        layer.rotary, layer.query, layer.key = mine, query.inputs[0], key.inputs[0]
+        if isinstance(mine, str) or isinstance(its, str):
+            return mine if isinstance(mine, str) else str(its)
+        if mine != its:
+            return "queries and keys are rotated by different tables"
+        layer.rotary = mine
+        layer.query, layer.key = (source for _, source in ends)
+        return ""
 
-    def _rotary(self, node: ir.Node, head_dim: int) -> Rotary | None:
-        """The rotation of a node, None if the operator cannot do it."""
+    def _rotary(self, node: ir.Node, head_dim: int) -> Rotary | str:
+        """The rotation of a node, or why the operator cannot do it."""
         interleaved = bool(attribute(node, "interleaved", 0))
         tables: list[ir.Value] = []
         positions = input_at(node, 3)
@@ -240,19 +252,23 @@ class _Reader:
             if positions is None:
                 lookup = None if table is None else table.producer()
                 if lookup is None or not is_op(lookup, "Gather") or attribute(lookup, "axis", 0) != 0:
-                    return None
+                    return "its angles are computed in the graph"
                 table, where = lookup.inputs[0], lookup.inputs[1]
             else:
                 where = positions
             tensor = constant_tensor(table)
-            if table is None or tensor is None or len(tensor.shape) != 2 or not self._is("positions", where):
-                return None
+            if table is None or tensor is None or len(tensor.shape) != 2:
+                return "its tables are not constant"
+            if not self._is("positions", where):
+                return "its positions are not shown to be write_indices + 0..S-1"
             tables.append(table)
         part = attribute(node, "rotary_embedding_dim", 0)
         widths = {constant.shape[1] for table in tables if (constant := constant_tensor(table)) is not None}
+        if widths != {(part or head_dim) // 2}:
+            return "its tables have another width than what it turns"
         # The kernel rotates 16 numbers at a time; smaller ones are rotated before it.
-        if widths != {(part or head_dim) // 2} or head_dim % 16 or part % 16:
-            return None
+        if head_dim % 16 or part % 16:
+            return f"it turns {part or head_dim} of {head_dim} numbers, the kernel takes multiples of 16"
         return Rotary(tables[0], tables[1], interleaved)
 
     def _is(self, what: str, value: ir.Value | None) -> bool:
@@ -282,43 +298,89 @@ def _merged(attention: ir.Node, axes: int, width: int) -> ir.Value | None:
     return merge.outputs[0]
 
 
+def _rotated(layer: Layer, value: ir.Value) -> tuple[ir.Node | None, ir.Value]:
+    """The rotation that gives queries or keys, and what it rotates; a change of layout may follow it."""
+    node = value.producer()
+    if not is_op(node, "RotaryEmbedding"):
+        rows = _rows_behind(value) if layer.rank == 4 else None
+        node = None if rows is None else rows.producer()
+    if node is None or not is_op(node, "RotaryEmbedding") or node.inputs[0] is None:
+        return None, value
+    return node, node.inputs[0]
+
+
+def _follows_rotation(value: ir.Value) -> bool:
+    """Whether a rotation is a few steps before a value."""
+    for _ in range(_FEW_STEPS):
+        node = value.producer()
+        source = None if node is None or not node.inputs else node.inputs[0]
+        if source is None or is_op(node, "RotaryEmbedding"):
+            return is_op(node, "RotaryEmbedding")
+        value = source
+    return False
+
+
+def _rows_behind(value: ir.Value) -> ir.Value | None:
+    """The (B, S, heads * D) that a Reshape and a Transpose make (B, heads, S, D) of; None if they do not."""
+    node = value.producer()
+    split = node.inputs[0].producer() if is_transpose(node, (0, 2, 1, 3)) and node and node.inputs[0] else None
+    if split is None or not is_op(split, "Reshape"):
+        return None
+    return split.inputs[0] if split.inputs[0] is not None and rank(split.inputs[0]) == 3 else None
+
+
 def flat_heads(edit: Editor, layer: Layer, value: ir.Value) -> ir.Value:
     """(B, heads, S, D) or (B, S, heads * D) as (B, S, heads * D); what was only a change of layout is undone."""
-    if layer.rank == 3:
+    if layer.rank == 3 or rank(value) == 3:
         return value
     place = layer.attention
+    behind = _rows_behind(value)
+    heads, size = static_dim(value, 1), static_dim(value, 3)
+    if behind is not None and heads is not None and size is not None and static_dim(behind, 2) == heads * size:
+        return behind
     node = value.producer()
     if is_transpose(node, (0, 2, 1, 3)) and node is not None and node.inputs[0] is not None:
         rows = node.inputs[0]
     else:
         (rows,) = edit.before(place, "Transpose", [value], {"perm": [0, 2, 1, 3]})
         copy_type(value, rows)
-    split = rows.producer()
-    if split is not None and is_op(split, "Reshape") and split.inputs[0] is not None and rank(split.inputs[0]) == 3:
-        target = constant_array(input_at(split, 1))
-        if target is not None and list(target[:2]) == [0, 0] and len(target) == 4:
-            return split.inputs[0]
     (flat,) = edit.before(place, "Reshape", [rows, edit.ints(0, 0, -1)])
     copy_type(value, flat)
     return flat
 
 
 def packed_source(layer: Layer) -> ir.Value | None:
-    """The tensor whose Split gives queries, keys and values in this order, and nothing else."""
-    parts = [_split_part(layer, value) for value in (layer.query, layer.key, layer.value)]
-    sources = {part.producer() for part in parts if part is not None}
-    node = sources.pop() if len(sources) == 1 else None
-    if node is None or not is_op(node, "Split") or len(node.outputs) != 3:
-        return None
-    return node.inputs[0] if all(part is out for part, out in zip(parts, node.outputs, strict=True)) else None
+    """The tensor whose consecutive parts are queries, keys and values in this order, and nothing else."""
+    source, at = None, 0
+    for value in (layer.query, layer.key, layer.value):
+        part = value if layer.rank == 3 or rank(value) == 3 else _rows_behind(value)
+        whole, begin, end = _part_of(part)
+        if whole is None or begin != at or source not in (None, whole):
+            return None
+        source, at = whole, end
+    return source if source is not None and static_dim(source, 2) == at else None
 
 
-def _split_part(layer: Layer, value: ir.Value) -> ir.Value | None:
-    """Behind the change of layout from (B, S, heads * D)."""
-    if layer.rank == 3:
-        return value
-    node = value.producer()
-    split = node.inputs[0].producer() if is_transpose(node, (0, 2, 1, 3)) and node and node.inputs[0] else None
-    if split is None or not is_op(split, "Reshape"):
-        return None
-    return split.inputs[0] if split.inputs[0] is not None and rank(split.inputs[0]) == 3 else None
+def _part_of(value: ir.Value | None) -> tuple[ir.Value | None, int, int]:
+    """The tensor that a Split or a Slice took a value from, and where along its last axis."""
+    node = None if value is None else value.producer()
+    nothing = (None, 0, 0)
+    if node is None or value is None or node.inputs[0] is None:
+        return nothing
+    last = (rank(node.inputs[0]) or 0) - 1
+    if is_op(node, "Split") and attribute(node, "axis", 0) in (-1, last):
+        sizes = [static_dim(output, -1) for output in node.outputs]
+        before = sizes[: list(node.outputs).index(value)]
+        size = static_dim(value, -1)
+        if size is None or None in before:
+            return nothing
+        begin = sum(filter(None, before))
+        return node.inputs[0], begin, begin + size
+    if is_op(node, "Slice") and len(node.inputs) > 3:
+        given = [constant_array(source) for source in node.inputs[1:]]
+        if all(array is not None and array.size == 1 for array in given):
+            begin, end, axis, *step = (int(array.ravel()[0]) for array in given if array is not None)
+            width = static_dim(node.inputs[0], last)
+            if axis in (-1, last) and step in ([], [1]) and width is not None:
+                return node.inputs[0], *slice(begin, end).indices(width)[:2]
+    return nothing
