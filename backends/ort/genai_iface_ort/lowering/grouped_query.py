@@ -11,7 +11,8 @@ import onnx_ir as ir
 
 from genai_iface.graph import Editor, GraphSignature, copy_type, is_op, replace_value
 from genai_iface.transform import Note, Rewrite
-from genai_iface_ort.lowering.layers import Layer, Refused, flat_heads, read_layers
+from genai_iface_ort.lowering.layers import Layer, Refused, read_layers
+from genai_iface_ort.lowering.projections import flat_heads
 from genai_iface_ort.lowering.windows import NO_WINDOW
 
 __all__ = ["QUERY_SEQLENS", "GroupQuery"]
@@ -127,7 +128,9 @@ def _replace(edit: Editor, graph: ir.Graph, layer: Layer, lengths: tuple[ir.Valu
     if layer.packed is not None:
         inputs[0] = layer.packed
     else:
-        inputs[:3] = [flat_heads(edit, layer, projection) for projection in (layer.query, layer.key, layer.value)]
+        inputs[:3] = [
+            flat_heads(edit, node, projection, layer.rank) for projection in (layer.query, layer.key, layer.value)
+        ]
     inputs[3:7] = [layer.past_key, layer.past_value, seqlens, total]
     if layer.rotary is not None:
         inputs[7:9] = [layer.rotary.cos, layer.rotary.sin]
