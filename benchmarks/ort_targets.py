@@ -24,7 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmarks.checkpoint import build_concat, build_standard, make_checkpoint
+from benchmarks.checkpoint import NAMES, build_concat, build_standard, make_checkpoint
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work-dir", type=Path, required=True)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--size", default="135m")
+    parser.add_argument("--size", choices=NAMES, default="135m", help="a shape, or a real model")
     parser.add_argument(
         "--only", nargs="+", default=[], metavar="NAME", help=", ".join(target.name for target in TARGETS)
     )

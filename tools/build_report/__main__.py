@@ -4,6 +4,8 @@
 
     python -m tools.build_report --work DIR                 runs what DIR has no result of yet, then writes
     python -m tools.build_report --work DIR --family llama  one family
+    python -m tools.build_report --work DIR --method export --keep --write
+                                                            these cases anew, the others as the report has them
 
 Checkpoints are tiny and random; nothing is downloaded. A full run takes about half an hour on two cores.
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
 
@@ -36,6 +38,7 @@ def main() -> int:
     parser.add_argument("--method", action="append", choices=METHODS, help="only this; may be repeated")
     parser.add_argument("--dtype", action="append", choices=("float32", "float16", "bfloat16"), help="likewise")
     parser.add_argument("--write", action="store_true", help="write the report from the results there are")
+    parser.add_argument("--keep", action="store_true", help="with --write: what was not run stays as it is reported")
     arguments = parser.parse_args()
     results = arguments.work / "results"
     results.mkdir(parents=True, exist_ok=True)
@@ -52,16 +55,25 @@ def main() -> int:
             file.write_text(json.dumps(outcome.as_dict(), indent=1) + "\n", encoding="utf-8")
             print(outcome, flush=True)
     if arguments.write:
-        _write(list(_outcomes(results)))
+        _write(list(_outcomes(results, _reported() if arguments.keep else {})))
     return 0
 
 
-def _outcomes(results: Path) -> Iterator[Outcome]:
+def _reported() -> dict[tuple[str, str, str], Outcome]:
+    """The cases of the report as it is."""
+    data = json.loads((_REPORTS / "families.json").read_text(encoding="utf-8"))
+    found = [Outcome(**case) for case in data["cases"]]
+    return {(outcome.family, outcome.method, outcome.dtype): outcome for outcome in found}
+
+
+def _outcomes(results: Path, kept: Mapping[tuple[str, str, str], Outcome]) -> Iterator[Outcome]:
     for family in FAMILIES:
         for method, dtype in _CASES:
             file = results / f"{family}.{method}.{dtype}.json"
             if file.exists():
                 yield Outcome(**json.loads(file.read_text(encoding="utf-8")))
+            elif (family, method, dtype) in kept:
+                yield kept[family, method, dtype]
 
 
 def _write(outcomes: list[Outcome]) -> None:
