@@ -83,7 +83,7 @@ def run_case(family: str, method: Method, dtype: DType, work: Path) -> Outcome:
     problem, lowered = "", dict[str, str]()
     try:
         model = load_model(out, backend="ort")
-        lowered = _lowered(model.notes)
+        lowered = _lowered(getattr(model, "notes", ()))
         try:
             on_ort = compare(model, result.reference)
         finally:

@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 from genai_iface.build._build import METHODS
 from genai_iface.build._families import FAMILIES
 from tools.build_report.case import REWRITES, Outcome
 
 __all__ = ["page"]
+
+_Case: TypeAlias = tuple[str, str, str]
 
 _HEAD = """\
 <!--
@@ -37,7 +40,7 @@ more than rounding (phimoe, granitemoe: torch in float16 differs from torch in f
 
 def page(versions: Mapping[str, str], outcomes: Sequence[Outcome]) -> str:
     """The page's text."""
-    by_case = {(outcome.family, outcome.method, outcome.dtype): outcome for outcome in outcomes}
+    by_case: dict[_Case, Outcome] = {(one.family, one.method, one.dtype): one for one in outcomes}
     families = [name for name in FAMILIES if any(outcome.family == name for outcome in outcomes)]
     built = [name for name in families if any(o.verified for o in outcomes if o.family == name)]
     half = [o.family for o in outcomes if o.verified and o.dtype == "float16"]
@@ -94,7 +97,7 @@ ONNX Runtime fuses a sum and a LayerNormalization by itself.
 |---|---|---|"""
 
 
-def _lowering(families: Sequence[str], by_case: Mapping[tuple[str, str, str], Outcome]) -> list[str]:
+def _lowering(families: Sequence[str], by_case: Mapping[_Case, Outcome]) -> list[str]:
     lines = _LOWERING.splitlines()
     for name in families:
         first = _first(name, by_case)
@@ -105,7 +108,7 @@ def _lowering(families: Sequence[str], by_case: Mapping[tuple[str, str, str], Ou
     return lines
 
 
-def _first(name: str, by_case: Mapping[tuple[str, str, str], Outcome]) -> Outcome | None:
+def _first(name: str, by_case: Mapping[_Case, Outcome]) -> Outcome | None:
     """The float32 model of the first method that verifies."""
     found = (by_case.get((name, method, "float32")) for method in METHODS)
     return next((outcome for outcome in found if outcome is not None and outcome.verified), None)
