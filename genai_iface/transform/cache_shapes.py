@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from genai_iface.graph._edit import Editor
+from genai_iface.graph._edit import Editor, replace_value
 from genai_iface.graph._walk import attribute, is_op
 from genai_iface.graph.signature import GraphSignature
 from genai_iface.transform.rewrite import Note, Rewrite
@@ -74,8 +74,9 @@ def _taken_elsewhere(
             parts += edit.before(node, "Shape", [source], {"start": at, "end": at + 1})
     if not parts:
         return False
-    whole = parts[0] if len(parts) == 1 else edit.before(node, "Concat", parts, {"axis": 0})[0]
+    is_one = len(parts) == 1 and not node.outputs[0].is_graph_output()
+    whole = parts[0] if is_one else edit.before(node, "Concat", parts, {"axis": 0})[0]
     whole.dtype = ir.DataType.INT64
     whole.shape = ir.Shape([len(parts)])
-    ir.convenience.replace_all_uses_with(node.outputs[0], whole, replace_graph_outputs=True)
+    replace_value(node.outputs[0], whole)
     return True
