@@ -20,7 +20,7 @@ from genai_iface.build._verify import compare
 from genai_iface.errors import GenAIError
 from genai_iface.types import DType
 
-__all__ = ["REWRITES", "Outcome", "run_case"]
+__all__ = ["REWRITES", "Outcome", "lowered_by_ort", "run_case"]
 
 REWRITES = ("group-query-attention", "skip-norm")
 
@@ -83,7 +83,7 @@ def run_case(family: str, method: Method, dtype: DType, work: Path) -> Outcome:
     problem, lowered = "", dict[str, str]()
     try:
         model = load_model(out, backend="ort")
-        lowered = _lowered(getattr(model, "notes", ()))
+        lowered = _of_interest(getattr(model, "notes", ()))
         try:
             on_ort = compare(model, result.reference)
         finally:
@@ -111,7 +111,15 @@ def run_case(family: str, method: Method, dtype: DType, work: Path) -> Outcome:
     )
 
 
-def _lowered(notes: Sequence[str]) -> dict[str, str]:
-    """The notes of the rewrites that only ONNX Runtime has."""
+def lowered_by_ort(folder: Path) -> dict[str, str]:
+    """What the ONNX Runtime backend's own rewrites did to a folder's graph at load."""
+    model = load_model(folder, backend="ort")
+    try:
+        return _of_interest(getattr(model, "notes", ()))
+    finally:
+        model.close()
+
+
+def _of_interest(notes: Sequence[str]) -> dict[str, str]:
     parts = (note.partition(": ") for note in notes)
     return {name: said for name, _, said in parts if name in REWRITES}

@@ -38,8 +38,14 @@ more than rounding (phimoe, granitemoe: torch in float16 differs from torch in f
 """
 
 
-def page(versions: Mapping[str, str], outcomes: Sequence[Outcome]) -> str:
-    """The page's text."""
+def page(versions: Mapping[str, str], outcomes: Sequence[Outcome], lowering: Mapping[str, str]) -> str:
+    """The page's text.
+
+    Args:
+        versions: Of the packages that the models were built and compared with.
+        outcomes: The cases.
+        lowering: Of the packages with which the models were built whose lowering was looked at.
+    """
     by_case: dict[_Case, Outcome] = {(one.family, one.method, one.dtype): one for one in outcomes}
     families = [name for name in FAMILIES if any(outcome.family == name for outcome in outcomes)]
     built = [name for name in families if any(o.verified for o in outcomes if o.family == name)]
@@ -74,7 +80,7 @@ def page(versions: Mapping[str, str], outcomes: Sequence[Outcome]) -> str:
                 f"| {name} | {first.method} | {first.nodes} | {counts['Attention']} | {counts['RMSNormalization']} | "
                 f"{counts['LayerNormalization']} | {counts['RotaryEmbedding']} |"
             )
-    lines += _lowering(families, by_case)
+    lines += _lowering(families, by_case, lowering)
     lines += ["", "## Why not", ""]
     said: set[tuple[str, str]] = set()
     for outcome in outcomes:
@@ -91,14 +97,15 @@ _LOWERING = """
 Of the same models, what the ONNX Runtime backend [lowered](../lowering.md) at load: attention with its cache writes to
 GroupQueryAttention (how many layers have the rotation inside, take queries, keys and values as one product gives them,
 have a window or a soft cap), and sums with the norm after them. Where attention stays as it is on disk, the reason.
-ONNX Runtime fuses a sum and a LayerNormalization by itself.
+ONNX Runtime fuses a sum and a LayerNormalization by itself. Built and loaded with {versions}.
 
 | Family | attention | sums and norms |
 |---|---|---|"""
 
 
-def _lowering(families: Sequence[str], by_case: Mapping[_Case, Outcome]) -> list[str]:
-    lines = _LOWERING.splitlines()
+def _lowering(families: Sequence[str], by_case: Mapping[_Case, Outcome], versions: Mapping[str, str]) -> list[str]:
+    named = ", ".join(f"{name} {versions[name]}" for name in ("transformers", "torch", "onnxruntime"))
+    lines = _LOWERING.format(versions=named).splitlines()
     for name in families:
         first = _first(name, by_case)
         if first is not None and first.lowered:
