@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -16,7 +17,7 @@ from typing import Any, Literal, TypeAlias, get_args
 import onnx_ir as ir
 
 from genai_iface._tolerance import LOGIT_TOLERANCES
-from genai_iface.build._checkpoint import Checkpoint, open_checkpoint
+from genai_iface.build._checkpoint import Checkpoint, open_checkpoint, quiet_transformers
 from genai_iface.build._expressible import check_expressible
 from genai_iface.build._folder_files import write_folder_files
 from genai_iface.build._model_file import mark_model, save_model
@@ -142,7 +143,9 @@ def build(
         # Refuses a block size before anything is built.
         QuantizeWeights(_BITS[options.quantize], block_size=options.block_size)
     target = Path(os.path.realpath(out))
-    with new_folder(target) as work:
+    with new_folder(target) as work, quiet_transformers(), warnings.catch_warnings():
+        # What Transformers means to change some day is no news for who builds a model.
+        warnings.simplefilter("ignore", FutureWarning)
         checkpoint = open_checkpoint(source)
         progress(f"loading {checkpoint.name}")
         network = checkpoint.load(options.dtype)
