@@ -1,0 +1,14 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Marks and parameters that several rooms of the tests share."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+import pytest
+
+needs_ort = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
+
+BACKENDS = ["numpy", pytest.param("ort", marks=needs_ort)]
+"""For ``parametrize``: the backends that the README's test command installs."""
