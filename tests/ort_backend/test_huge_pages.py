@@ -82,7 +82,7 @@ def test_nothing_is_done_unasked_or_for_little(advised: list[tuple[int, int, int
     assert load(tmp_path, is_wanted=False) == ""
     (tmp_path / "smaps").write_text(BEFORE)
     note = load(tmp_path, text=SMAPS.replace("7f0004000000", "7f0000400000").replace("65536", "4096"))
-    assert note.startswith("huge pages: none, for the model brought 4 MiB of memory")
+    assert note.startswith("huge pages: none, for less than 32 MiB of new memory")
     assert advised == []
 
 

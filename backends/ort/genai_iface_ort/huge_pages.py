@@ -78,8 +78,8 @@ class HugePages:
         total = sum(end - begin for begin, end in spans)
         if total < _LEAST_BYTES:
             self.note = (
-                f"huge pages: none, for the model brought {total >> 20} MiB of memory that could lie in them, and "
-                f"below {_LEAST_BYTES >> 20} MiB there is nothing to gain"
+                f"huge pages: none, for less than {_LEAST_BYTES >> 20} MiB of new memory could lie in them, "
+                "with which there is nothing to gain"
             )
             return
         done = sum(end - begin for begin, end in spans if _advise(begin, end, _MADV_COLLAPSE))

@@ -21,7 +21,12 @@ from genai_iface.graph import (
     static_dim,
 )
 from genai_iface_ort.lowering.positions import are_positions, are_valid_lengths, are_write_indices
-from genai_iface_ort.lowering.projections import follows_rotation, packed_source, rotation_of
+from genai_iface_ort.lowering.projections import (
+    follows_rotation,
+    packed_source,
+    rotation_of,
+    width_before_heads,
+)
 from genai_iface_ort.lowering.windows import NO_WINDOW, window_of
 
 __all__ = ["Layer", "Refused", "Rotary", "read_layers"]
@@ -131,7 +136,7 @@ class _Reader:
         if query is None or key is None or value is None:
             raise Refused(f"an input of the {describe(attention)} is missing")
         axes = rank(query) or (4 if self._axis == 2 else 3)
-        heads = attribute(attention, "q_num_heads", 0) if axes == 3 else self._heads(query, attention)
+        heads = attribute(attention, "q_num_heads", 0) if axes == 3 else self._heads(query, attention, head_dim)
         layer = Layer(
             attention=attention,
             query=query,
@@ -214,12 +219,13 @@ class _Reader:
             windows += [shown] if shown != NO_WINDOW else []
         return min(windows, default=NO_WINDOW)
 
-    def _heads(self, query: ir.Value, attention: ir.Node) -> int:
-        """Heads of a rank-4 query."""
-        size = query.shape[1] if query.shape is not None else None
-        if not isinstance(size, int):
+    def _heads(self, query: ir.Value, attention: ir.Node, head_dim: int) -> int:
+        """Heads of a rank-4 query: as its shape says, or as the width of what was split into heads does."""
+        size = static_dim(query, 1)
+        width = None if size is not None else width_before_heads(query)
+        if size is None and (width is None or width % head_dim):
             raise Refused(f"the number of heads of the {describe(attention)} is not known")
-        return size
+        return size if size is not None else (width or 0) // head_dim
 
     def _take_in_rotation(self, layer: Layer) -> str:
         """Moves the rotation of queries and keys inside; says why where it stays outside, nothing if there is none."""
@@ -290,6 +296,14 @@ def _merged(attention: ir.Node, axes: int, width: int) -> ir.Value | None:
         return None
     uses = tuple(turn.outputs[0].uses())
     merge = uses[0].node if len(uses) == 1 else None
-    if merge is None or not is_op(merge, "Reshape") or static_dim(merge.outputs[0], 2) != width:
+    if merge is None or not is_op(merge, "Reshape"):
         return None
-    return merge.outputs[0]
+    rows = merge.outputs[0]
+    sizes = {static_dim(rows, 2), *(_rows_of_matrix(node) for node, index in rows.uses() if index == 0)}
+    return rows if sizes - {None} == {width} else None
+
+
+def _rows_of_matrix(node: ir.Node) -> int | None:
+    """The width of what a product takes, as its matrix says."""
+    matrix = input_at(node, 1) if is_op(node, "MatMul") else None
+    return None if matrix is None else static_dim(matrix, 0)

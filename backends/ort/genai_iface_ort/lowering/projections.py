@@ -22,7 +22,7 @@ from genai_iface.graph import (
     static_dim,
 )
 
-__all__ = ["flat_heads", "follows_rotation", "packed_source", "rotation_of"]
+__all__ = ["flat_heads", "follows_rotation", "packed_source", "rotation_of", "width_before_heads"]
 
 _FEW_STEPS = 6
 
@@ -58,13 +58,27 @@ def _rows_behind(value: ir.Value) -> ir.Value | None:
     return split.inputs[0] if split.inputs[0] is not None and rank(split.inputs[0]) == 3 else None
 
 
-def flat_heads(edit: Editor, place: ir.Node, value: ir.Value, axes: int) -> ir.Value:
+def width_before_heads(value: ir.Value) -> int | None:
+    """The width of the (B, S, heads * D) that became (B, heads, S, D), through what changes no size."""
+    for _ in range(_FEW_STEPS):
+        node = value.producer()
+        source = None if node is None or not node.inputs else node.inputs[0]
+        if node is None or source is None:
+            return None
+        if is_op(node, "Reshape") and rank(source) == 3:
+            return static_dim(source, 2)
+        if not is_op(node, "RotaryEmbedding", "Transpose", "RMSNormalization", "Cast", "Identity", "Mul"):
+            return None
+        value = source
+    return None
+
+
+def flat_heads(edit: Editor, place: ir.Node, value: ir.Value, axes: int, width: int) -> ir.Value:
     """(B, heads, S, D) or (B, S, heads * D) as (B, S, heads * D); what was only a change of layout is undone."""
     if axes == 3 or rank(value) == 3:
         return value
     behind = _rows_behind(value)
-    heads, size = static_dim(value, 1), static_dim(value, 3)
-    if behind is not None and heads is not None and size is not None and static_dim(behind, 2) == heads * size:
+    if behind is not None and static_dim(behind, 2) == width:
         return behind
     node = value.producer()
     if is_transpose(node, (0, 2, 1, 3)) and node is not None and node.inputs[0] is not None:
