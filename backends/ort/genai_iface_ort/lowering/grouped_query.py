@@ -128,9 +128,8 @@ def _replace(edit: Editor, graph: ir.Graph, layer: Layer, lengths: tuple[ir.Valu
     if layer.packed is not None:
         inputs[0] = layer.packed
     else:
-        inputs[:3] = [
-            flat_heads(edit, node, projection, layer.rank) for projection in (layer.query, layer.key, layer.value)
-        ]
+        parts = ((layer.query, layer.num_heads), (layer.key, layer.num_kv_heads), (layer.value, layer.num_kv_heads))
+        inputs[:3] = [flat_heads(edit, node, part, layer.rank, heads * layer.head_dim) for part, heads in parts]
     inputs[3:7] = [layer.past_key, layer.past_value, seqlens, total]
     if layer.rotary is not None:
         inputs[7:9] = [layer.rotary.cos, layer.rotary.sin]
