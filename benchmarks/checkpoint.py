@@ -115,12 +115,12 @@ def _save_real(name: str, path: Path) -> None:
     """The weights of a GGUF file as float32 safetensors, so that every stack reads the same numbers."""
     import transformers
 
-    from genai_iface.build._checkpoint import open_checkpoint
+    from genai_iface.build.checkpoint import load_network, open_checkpoint
 
     found = find(name)
     if found is None:
         raise SystemExit(f"{MODELS[name].file} is not there; fetch it with: python -m tools.real_models {name}")
-    network = open_checkpoint(found).load("float32")
+    network = load_network(open_checkpoint(found), "float32").network
     network.config.__dict__.pop("quantization_config", None)
     network.save_pretrained(path)
     transformers.AutoTokenizer.from_pretrained(found.parent, gguf_file=found.name).save_pretrained(path)
