@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
@@ -35,7 +36,9 @@ from genai_iface.build.methods.mobius import build_with_mobius
 from genai_iface.build.methods.rotary_context import longest_exact_context
 from genai_iface.build.methods.transformers_export import export_with_transformers
 from genai_iface.errors import BackendNotFoundError, GenAIError, InvalidInputError, UnsupportedModelError
+from genai_iface.graph import derive_signature
 from genai_iface.registry import load_model
+from genai_iface.transform import CacheShapes
 from genai_iface.transform._model_writer import new_folder
 from genai_iface.transform.quantize._weights import QuantizeWeights
 from genai_iface.types import CacheLayout, DType
@@ -156,7 +159,9 @@ def build(
         # Refuses a block size before anything is built.
         QuantizeWeights(_BITS[options.quantize], block_size=options.block_size)
     target = Path(os.path.realpath(out))
-    with new_folder(target) as work:
+    with new_folder(target) as work, quiet_transformers(), warnings.catch_warnings():
+        # What Transformers means to change some day is no news for who builds a model.
+        warnings.simplefilter("ignore", FutureWarning)
         checkpoint = open_checkpoint(source, options.adapters)
         progress(f"loading {checkpoint.name}")
         loaded = load_network(checkpoint, options.dtype)
@@ -310,6 +315,8 @@ class _Job:
             model = export_with_transformers(self._network, layout=options.layout, context=self._context)
         else:
             model = export_and_convert(self._network, layout=options.layout, context=self._context)
+        # Exporters ask any tensor for a size, a cache too, which runtimes want to have for its operators alone.
+        CacheShapes(derive_signature(model))(model)
         save_model(model, self._folder)
         self._progress(f"comparing the result of {method} with torch")
         return model, self._compared()

@@ -35,7 +35,7 @@ def check_sizes(config: Any, num_bytes: int, name: str) -> None:
     if not isinstance(hidden, int):
         return
     for field in ("hidden_size", *_BESIDE_HIDDEN):
-        value = getattr(text, field, None)
+        value = _size(text, field)
         if not isinstance(value, int) or isinstance(value, bool):
             continue
         if value < 0 or value * (1 if field == "hidden_size" else hidden) * _FEWEST_BYTES > num_bytes:
@@ -44,3 +44,11 @@ def check_sizes(config: Any, num_bytes: int, name: str) -> None:
                 "of weights cannot fill",
                 remedy="Copy the checkpoint again, with all of its files.",
             )
+
+
+def _size(config: Any, field: str) -> Any:
+    try:
+        return getattr(config, field, None)
+    except RuntimeError:
+        # Transformers refuses to give one value for what differs from layer to layer, as Gemma 4's head size.
+        return None

@@ -14,6 +14,7 @@ import numpy as np
 
 from genai_iface.cli.arguments import folder_or_default, parse_options, positive
 from genai_iface.cli.progress import Progress
+from genai_iface.cli.text import printable
 from genai_iface.config import GenerationConfig
 from genai_iface.generation.generator import ModelGenerator
 from genai_iface.protocols import Model
@@ -59,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
         }
         if arguments.compare is not None:
             models[arguments.compare] = load_model(folder, backend=arguments.compare)
+    notes = {name: [str(note) for note in getattr(model, "notes", ())] for name, model in models.items()}
     try:
         results = measure(
             models,
@@ -71,9 +73,14 @@ def run(arguments: argparse.Namespace) -> int:
         for model in models.values():
             model.close()
     if arguments.json:
-        print(json.dumps({"folder": str(folder), "settings": _settings(arguments), "backends": results}))
+        described = {"folder": str(folder), "settings": _settings(arguments), "backends": results, "load_notes": notes}
+        print(json.dumps(described))
     else:
         _print_table(results)
+        # What was done to the graph explains the figures; without it "slow" has no reason.
+        for name, lines in notes.items():
+            for line in lines:
+                print(f"{name}: {printable(line)}")
     return 0
 
 

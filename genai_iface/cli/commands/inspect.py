@@ -10,6 +10,7 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from genai_iface.cli.arguments import parse_options
+from genai_iface.cli.text import printable
 from genai_iface.errors import GenAIError
 from genai_iface.registry import load_model
 
@@ -67,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     _print_tables(folder)
     if notes is not None:
         print(f"\nloaded by {arguments.backend}:")
-        print("\n".join(f"  {_printable(note)}" for note in notes) or "  the graph runs as it is")
+        print("\n".join(f"  {printable(note)}" for note in notes) or "  the graph runs as it is")
     return 0
 
 
@@ -149,7 +150,7 @@ def _print_tables(folder: ModelFolder) -> None:
     def show(made: Table, rows: list[tuple[object, ...]]) -> None:
         # Names come from a file: as Text they cannot be taken for markup.
         for row in rows:
-            made.add_row(*(Text(_printable(str(cell))) for cell in row))
+            made.add_row(*(Text(printable(str(cell))) for cell in row))
         console.print(made)
         console.print()
 
@@ -231,8 +232,3 @@ def _layer_rows(layers: tuple[LayerCacheSpec, ...]) -> list[tuple[object, ...]]:
         sizes = (layer.num_kv_heads, layer.key_head_dim, layer.value_head_dim)
         rows.append((span, *sizes, layer.dtype, layer.mode, layer.capacity or "free"))
     return rows
-
-
-def _printable(text: str) -> str:
-    """Without control characters, which a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)
