@@ -25,7 +25,8 @@ FILE = SPEC / "state-example.json"
 
 # Each letter a row, each number a place; any ids would do.
 _TOKENS = {f"{row}{place}": 10 * (row == "b") + place for row in "ab" for place in range(1, 9)} | {"pad": 99}
-_STEPS: list[tuple[str, list[list[str]] | int | list[int] | None]] = [
+# A step's tokens row by row, lengths to rewind to, or None for a checkpoint.
+_STEPS: list[tuple[str, Any]] = [
     ("prompts of 4 and 2 tokens", [["a1", "a2", "a3", "a4"], ["b1", "b2"]]),
     ("one token each", [["a5"], ["b3"]]),
     ("checkpoint", None),
