@@ -9,7 +9,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from genai_iface.build._checkpoint import Checkpoint, quiet_transformers
+from genai_iface.build.checkpoint import Checkpoint, quiet_transformers
 from genai_iface.folder._files import find_inside
 
 __all__ = ["write_folder_files"]

@@ -15,8 +15,8 @@ import onnx_ir as ir
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from genai_iface.build._checkpoint import quiet_transformers
 from genai_iface.build._network_cache import cache_keyword, cache_of
+from genai_iface.build.checkpoint import quiet_transformers
 from genai_iface.build.methods.export import traced
 from genai_iface.build.methods.fuse_standard import fuse_standard
 from genai_iface.build.methods.rotary_context import fixed_rotary

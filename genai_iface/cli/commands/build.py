@@ -25,6 +25,7 @@ example:
   genai-iface build ./checkpoint ./my-model
   genai-iface build ./checkpoint ./my-model-int4 --quantize int4 --block-size 32
   genai-iface build ./model.gguf ./my-model --via mobius --dtype float16
+  genai-iface build ./base ./my-model --adapter ./lora
 """
 
 
@@ -39,8 +40,17 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", metavar="SOURCE", help="a Hugging Face checkpoint folder, or a GGUF file")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="a Hugging Face checkpoint folder, an adapter's, or a GGUF file"
+    )
     parser.add_argument("out", metavar="OUT", help="the folder to make; it must not exist, or be empty")
+    parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="an adapter (LoRA and its kin) to merge into the weights, with the extra 'lora'; repeat it for more",
+    )
     parser.add_argument(
         "--via",
         choices=("auto", "export", "mobius", "convert"),
@@ -105,6 +115,7 @@ def run(arguments: argparse.Namespace) -> int:
         block_size=arguments.block_size,
         unverified=arguments.unverified,
         verify_on=arguments.verify_on,
+        adapters=tuple(arguments.adapter),
     )
     progress = Progress()
     try:
@@ -124,6 +135,8 @@ def _print(result: BuildResult) -> None:
         print(f"verified against torch: {chosen.comparison}")
     else:
         print(f"NOT verified, and marked so: {chosen.problem}", file=sys.stderr)
+    if result.own_integers is not None:
+        print(f"with the checkpoint's integers: {result.own_integers}")
     if result.quantized is not None:
         print(f"after quantization: {result.quantized}")
     for note in result.notes:
