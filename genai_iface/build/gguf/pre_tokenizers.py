@@ -74,7 +74,7 @@ _DEEPSEEK3 = Rule(
 _DEEPSEEK = Rule(
     (
         _LINES,
-        r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-ώᾀ-ᾴᾶ-ᾼ\u1fbe"
+        r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-\u1f7dᾀ-ᾴᾶ-ᾼ\u1fbe"
         r"ῂ-ῄῆ-ῌῐ-\u1fd3ῖ-\u1fdbῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\u2126ℨ\u212a-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ"
         r"𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+",
         r"\s?[!-/:-~！-／：-～‘-‟\u3000-。]+",
@@ -99,6 +99,9 @@ _NAMES: tuple[tuple[Rule, str], ...] = (
     (_DEEPSEEK_CODER, "deepseek-coder"),
     (_DEEPSEEK3, "deepseek-v3 hunyuan-dense"),
     (_FALCON, "falcon"),
+    (Rule((_SYMBOLS, _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")), "default"),
+    (Rule((r"[^\n]+|[\n]+", _words(""))), "laguna"),
+    (Rule((_words("").replace(_ANY_CASE, _ANY_CASE).replace(r"\p{L}+|", r"[\p{L}\p{M}]+|").replace(r"[^\s\p{L}", r"[^\s\p{L}\p{M}"),)), "qwen35"),
     (_BLOOM, "bloom gpt3-finnish poro-chat"),
     (Rule((_WORDS_OF_BLOOM, r"\p{N}")), "viking"),
 )
