@@ -259,7 +259,7 @@ class _Job:
             raise ValueError("nothing to quantize to")
         self._progress(f"quantizing to {kind}")
         done = self._nearest(model, notes) if kind == "int8" and not self._options.dequantize else 0
-        rewrite = QuantizeWeights(_BITS[kind], block_size=self._options.block_size)
+        rewrite = QuantizeWeights(_BITS[kind], block_size=self._options.block_size, search=True)
         rewrite(model)
         if not rewrite.note.applied and not done:
             raise UnsupportedModelError(
