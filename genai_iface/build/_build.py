@@ -31,6 +31,7 @@ from genai_iface.build.checkpoint import (
 )
 from genai_iface.build.methods.convert import export_and_convert
 from genai_iface.build.methods.export import export_standard
+from genai_iface.build.methods.names import name_weights
 from genai_iface.build.methods.mobius import build_with_mobius
 from genai_iface.build.methods.rotary_context import longest_exact_context
 from genai_iface.errors import BackendNotFoundError, GenAIError, InvalidInputError, UnsupportedModelError
@@ -332,6 +333,7 @@ class _Job:
             model = self._with_mobius()
         else:
             model = export_and_convert(self._network, layout=options.layout, context=self._context)
+        name_weights(model, self._network)
         save_model(model, self._folder)
         self._progress(f"comparing the result of {method} with torch")
         return model, self._compared()

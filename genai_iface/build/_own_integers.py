@@ -69,13 +69,19 @@ class OwnIntegers(Rewrite):
         gathered: dict[tuple[ir.Value, bytes], ir.Value] = {}
         reader = _Reader()
         self.kept = []
+        errors, total = 0.0, 0.0
         for matrix in self._matrices:
-            values = dequantized(matrix, self._dtype).astype(self._dtype)
-            found = targets.get((matrix.rows, matrix.columns), {}).get(_digest([values.T]), [])
-            for node in found:
-                _replace(edit, node, matrix, gathered, reader)
+            values = dequantized(matrix, self._dtype)
+            wanted = values if matrix.values is None else matrix.values()
+            digest = _digest([wanted.astype(self._dtype).T])
+            found = targets.get((matrix.rows, matrix.columns), {}).get(digest, [])
+            _replace_all(edit, found, matrix, gathered, reader)
             if not found:
                 self.kept.append(matrix.name)
+            elif matrix.values is not None:
+                errors += float(np.square(values - wanted, dtype=np.float64).sum())
+                total += float(np.square(wanted, dtype=np.float64).sum())
+        self.error = math.sqrt(errors / total) if total else 0.0
         count = len(self._matrices) - len(self.kept)
         if count:
             model.ir_version = max(model.ir_version, _MIN_IR_VERSION)
@@ -121,18 +127,42 @@ def _digest(pieces: Any) -> bytes:
     return state.digest()
 
 
+def _replace_all(
+    edit: Editor,
+    found: Sequence[ir.Node],
+    matrix: IntegerMatrix,
+    gathered: dict[tuple[ir.Value, bytes], ir.Value],
+    reader: _Reader,
+) -> None:
+    """Products first: a lookup in the same table shares their bytes."""
+    shared: list[ir.Value] = []
+    for node in found:
+        if not is_op(node, "Gather"):
+            shared = _replace(edit, node, matrix, gathered, reader)
+    for node in found:
+        if is_op(node, "Gather") and matrix.order is None:
+            # Gather takes no numbers of four bits, so a table has bytes.
+            is_turned = bool(shared) and matrix.bits == 8
+            parts = shared if is_turned else _parts(edit, matrix, _type_of(node.inputs[0]), reader, for_lookup=True)
+            replace_lookup(edit, node, parts, _block(matrix), is_turned=is_turned)
+
+
+def _type_of(weight: ir.Value | None) -> ir.DataType:
+    return ir.DataType.FLOAT if weight is None or weight.dtype is None else weight.dtype
+
+
 def _replace(
     edit: Editor,
     node: ir.Node,
     matrix: IntegerMatrix,
     gathered: dict[tuple[ir.Value, bytes], ir.Value],
     reader: _Reader,
-) -> None:
+) -> list[ir.Value]:
+    """One product; gives the parts that it reads now."""
     given = input_at(node, 0)
     if given is None:
-        return
-    weight = node.inputs[1]
-    dtype = ir.DataType.FLOAT if weight is None or weight.dtype is None else weight.dtype
+        return []
+    dtype = _type_of(node.inputs[1])
     rows = _in_order(edit, node, given, matrix.order, gathered)
     parts = _parts(edit, matrix, dtype, reader)
     (value,) = edit.before(node, "DequantizeLinear", parts, {"axis": 0, "block_size": _block(matrix)})
@@ -170,9 +200,19 @@ def _in_order(
     return gathered[key]
 
 
-def _parts(edit: Editor, matrix: IntegerMatrix, dtype: ir.DataType, reader: _Reader) -> list[ir.Value]:
-    """Integers, scales and zero points as initializers that are read from the checkpoint when they are saved."""
-    numbers, kind = _TYPES[max(matrix.bits, 4), matrix.is_signed]
+def _parts(
+    edit: Editor, matrix: IntegerMatrix, dtype: ir.DataType, reader: _Reader, *, for_lookup: bool = False
+) -> list[ir.Value]:
+    """Integers, scales and zero points as initializers that are read from the checkpoint when they are saved.
+
+    Args:
+        edit: Of the graph.
+        matrix: The weight.
+        dtype: Of the scales.
+        reader: Reads the matrix.
+        for_lookup: They are wanted as (N, K), in bytes.
+    """
+    numbers, kind = _TYPES[8 if for_lookup else max(matrix.bits, 4), matrix.is_signed]
     count = -(-matrix.rows // _block(matrix))
     made: list[tuple[str, ir.DataType, tuple[int, int], Callable[[IntegerParts], NDArray[Any]]]] = [
         (kind.name.lower(), kind, (matrix.rows, matrix.columns), lambda parts: parts.integers.astype(numbers)),
@@ -185,6 +225,11 @@ def _parts(edit: Editor, matrix: IntegerMatrix, dtype: ir.DataType, reader: _Rea
             return _blocked(points, matrix).astype(numbers)
 
         made.append(("zero_points", kind, (count, matrix.columns), zero_points))
+    if for_lookup:
+        return [
+            edit.weight(f"{matrix.name}.rows.{stem}", Lazy(partial(reader.turned, matrix, take), of, shape[::-1]))
+            for stem, of, shape, take in made
+        ]
     return [
         edit.weight(f"{matrix.name}.{stem}", Lazy(partial(reader.take, matrix, take), of, shape))
         for stem, of, shape, take in made
@@ -202,6 +247,10 @@ class _Reader:
         if self._last is None or self._last[0] is not matrix:
             self._last = matrix, matrix.read()
         return take(self._last[1])
+
+    def turned(self, matrix: IntegerMatrix, take: Callable[[IntegerParts], NDArray[Any]]) -> NDArray[Any]:
+        """One part as (N, K)."""
+        return np.ascontiguousarray(self.take(matrix, take).T)
 
 
 def _block(matrix: IntegerMatrix) -> int:
