@@ -31,8 +31,8 @@ from genai_iface.build.checkpoint import (
 )
 from genai_iface.build.methods.convert import export_and_convert
 from genai_iface.build.methods.export import export_standard
-from genai_iface.build.methods.names import name_weights
 from genai_iface.build.methods.mobius import build_with_mobius
+from genai_iface.build.methods.names import name_weights
 from genai_iface.build.methods.rotary_context import longest_exact_context
 from genai_iface.errors import BackendNotFoundError, GenAIError, InvalidInputError, UnsupportedModelError
 from genai_iface.folder import find_inside, open_root

@@ -142,5 +142,5 @@ def test_an_unknown_way_to_split_text_is_refused(rule: str | None, tmp_path: Pat
 def test_a_truncated_file_is_called_truncated(tmp_path: Path) -> None:
     source = write_gguf(tmp_path / "model.gguf", {}, default="Q8_0")
     source.write_bytes(source.read_bytes()[:-1000])
-    with pytest.raises(InvalidInputError, match="'model.gguf' is truncated"):
+    with pytest.raises(InvalidInputError, match=r"'model\.gguf' is truncated"):
         built(source, tmp_path / "out")

@@ -81,7 +81,7 @@ def test_a_scale_that_is_no_number_is_refused(kind: str) -> None:
     data = random_blocks(kind)
     data[1, :2] = np.array([np.nan], np.float16).view(np.uint8)
     read = blocks.own_parts if kind == "Q8_0" else blocks.nearest_bytes
-    with pytest.raises(InvalidInputError, match="blk.0.w holds a scale that is NaN"):
+    with pytest.raises(InvalidInputError, match=r"blk\.0\.w holds a scale that is NaN"):
         read(data, gguf.GGMLQuantizationType[kind], "blk.0.w")
 
 

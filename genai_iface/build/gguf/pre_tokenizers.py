@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """``tokenizer.ggml.pre`` of a GGUF file: how text is split before byte pairs are merged.
 
-The file names a rule and does not carry it. The rules are llama.cpp's: expressions that are applied one after the other,
-each to the pieces that the ones before have left.
+The file names a rule and does not carry it. The rules are llama.cpp's: expressions that are applied one after the
+other, each to the pieces that the ones before have left.
 """
 
 from __future__ import annotations
@@ -35,16 +35,18 @@ _CONTRACTED = "'s|'t|'re|'ve|'m|'ll|'d"
 _ANY_CASE = "'[sS]|'[tT]|'[rR][eE]|'[vV][eE]|'[mM]|'[lL][lL]|'[dD]"
 _UPPER, _LOWER = r"\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}", r"\p{Ll}\p{Lm}\p{Lo}\p{M}"
 _GPT2 = rf"{_CONTRACTED}| ?\p{{L}}+| ?\p{{N}}+| ?[^\s\p{{L}}\p{{N}}]+|{_SPACES}"
-_HAN = "[一-龥ࠀ-一가-퟿]+"
+_HAN = "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"
 _LINES = "[\r\n]"
 _SYMBOLS = r"[\p{P}\$\+<=>\^~\|`]+"
-_WORDS_OF_BLOOM = " ?[^(\\s|.,!?…。，、।۔،)]+"
+_WORDS_OF_BLOOM = " ?[^(\\s|.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c)]+"
 
 
-def _words(digits: str) -> str:
-    """The expression of Llama 3, with its number of digits."""
+def _words(digits: str, marks: str = "") -> str:
+    """The expression of Llama 3, with its number of digits, and what belongs to a word beside letters."""
+    word = rf"[\p{{L}}{marks}]+" if marks else r"\p{L}+"
     return (
-        rf"(?:{_ANY_CASE})|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{digits}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|\s*[\r\n]+|{_SPACES}"
+        rf"(?:{_ANY_CASE})|[^\r\n\p{{L}}\p{{N}}]?{word}|\p{{N}}{digits}"
+        rf"| ?[^\s\p{{L}}{marks}\p{{N}}]+[\r\n]*|\s*[\r\n]+|{_SPACES}"
     )
 
 
@@ -63,10 +65,25 @@ _LLAMA3 = Rule((_words("{1,3}"),), ignore_merges=True)
 _QWEN2 = Rule((_words(""),))
 _BLOOM = Rule((_WORDS_OF_BLOOM,))
 _GPT4O = Rule((_cased("{1,3}", f"(?:{_ANY_CASE})?"),))
+# Letters with two cases, and punctuation of Latin and East Asian scripts.
+_CASED_LETTERS = (
+    "A-Za-z\u00b5\u00c0-\u00d6\u00d8-\u00f6\u00f8-\u01ba\u01bc-\u01bf\u01c4-\u0293\u0295-\u02af\u0370-\u0373"
+    "\u0376\u0377\u037b-\u037d\u037f\u0386\u0388-\u038a\u038c\u038e-\u03a1\u03a3-\u03f5\u03f7-\u0481\u048a-\u052f"
+    "\u0531-\u0556\u10a0-\u10c5\u13a0-\u13f5\u13f8-\u13fd\u1c90-\u1cba\u1cbd-\u1cbf\u1d00-\u1d2b\u1d6b-\u1d77"
+    "\u1d79-\u1d9a\u1e00-\u1f15\u1f18-\u1f1d\u1f20-\u1f45\u1f48-\u1f4d\u1f50-\u1f57\u1f59\u1f5b\u1f5d\u1f5f-"
+    "\u1f7d\u1f80-\u1fb4\u1fb6-\u1fbc\u1fbe\u1fc2-\u1fc4\u1fc6-\u1fcc\u1fd0-\u1fd3\u1fd6-\u1fdb\u1fe0-\u1fec"
+    "\u1ff2-\u1ff4\u1ff6-\u1ffc\u2102\u2107\u210a-\u2113\u2115\u2119-\u211d\u2124\u2126\u2128\u212a-\u212d\u212f-"
+    "\u2134\u2139\u213c-\u213f\u2145-\u2149\u214e\u2183\u2184\u2c00-\u2c7b\u2c7e-\u2ce4\u2ceb-\u2cee\u2cf2\u2cf3"
+    "\ua640-\ua66d\ua680-\ua69b\ua722-\ua76f\ua771-\ua787\ua78b-\ua78e\uab70-\uabbf\ufb00-\ufb06\ufb13-\ufb17"
+    "\uff21-\uff3a\uff41-\uff5a\U00010400-\U0001044f\U000104b0-\U000104d3\U000104d8-\U000104fb\U00010c80-"
+    "\U00010cb2\U00010cc0-\U00010cf2\U000118a0-\U000118df\U0001e900-\U0001e943"
+)
+_PUNCTUATION = "!-/:-~\uff01-\uff0f\uff1a-\uff5e\u2018-\u201f\u3000-\u3002"
+_KANA = "[\u4e00-\u9fa5\u3040-\u309f\u30a0-\u30ff]+"
 _DEEPSEEK3 = Rule(
     (
         r"\p{N}{1,3}",
-        "[一-龥぀-ゟ゠-ヿ]+",
+        _KANA,
         r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
         rf"|\s*[\r\n]+|{_SPACES}",
     )
@@ -74,10 +91,8 @@ _DEEPSEEK3 = Rule(
 _DEEPSEEK = Rule(
     (
         _LINES,
-        r"\s?[A-Za-zµÀ-ÖØ-öø-ƺƼ-ƿǄ-ʓʕ-ʯͰ-ͳͶͷͻ-ͽͿΆΈ-ΊΌΎ-ΡΣ-ϵϷ-ҁҊ-ԯԱ-ՖႠ-ჅᎠ-Ᏽᏸ-ᏽᲐ-ᲺᲽ-Ჿᴀ-ᴫᵫ-ᵷᵹ-ᶚḀ-ἕἘ-Ἕἠ-ὅὈ-Ὅὐ-ὗὙὛὝὟ-\u1f7dᾀ-ᾴᾶ-ᾼ\u1fbe"
-        r"ῂ-ῄῆ-ῌῐ-\u1fd3ῖ-\u1fdbῠ-Ῥῲ-ῴῶ-ῼℂℇℊ-ℓℕℙ-ℝℤ\u2126ℨ\u212a-ℭℯ-ℴℹℼ-ℿⅅ-ⅉⅎↃↄⰀ-ⱻⱾ-ⳤⳫ-ⳮⳲⳳꙀ-ꙭꚀ-ꚛꜢ-ꝯꝱ-ꞇꞋ-ꞎꭰ-ꮿﬀ-ﬆﬓ-ﬗＡ-Ｚａ-ｚ"
-        r"𐐀-𐑏𐒰-𐓓𐓘-𐓻𐲀-𐲲𐳀-𐳲𑢠-𑣟𞤀-𞥃]+",
-        r"\s?[!-/:-~！-／：-～‘-‟\u3000-。]+",
+        rf"\s?[{_CASED_LETTERS}]+",
+        rf"\s?[{_PUNCTUATION}]+",
         r"\s+$",
         _HAN,
         r"\p{N}+",
@@ -101,7 +116,7 @@ _NAMES: tuple[tuple[Rule, str], ...] = (
     (_FALCON, "falcon"),
     (Rule((_SYMBOLS, _GPT2, r"\p{N}+", "[0-9][0-9][0-9]")), "default"),
     (Rule((r"[^\n]+|[\n]+", _words(""))), "laguna"),
-    (Rule((_words("").replace(_ANY_CASE, _ANY_CASE).replace(r"\p{L}+|", r"[\p{L}\p{M}]+|").replace(r"[^\s\p{L}", r"[^\s\p{L}\p{M}"),)), "qwen35"),
+    (Rule((_words("", marks=r"\p{M}"),)), "qwen35"),
     (_BLOOM, "bloom gpt3-finnish poro-chat"),
     (Rule((_WORDS_OF_BLOOM, r"\p{N}")), "viking"),
 )

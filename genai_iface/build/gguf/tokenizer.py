@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""The tokenizer that a GGUF file carries, written as tokenizer.json: Transformers reads it, but for how text is split."""
+"""The tokenizer of a GGUF file, written as tokenizer.json: Transformers reads it, but for how text is split."""
 
 from __future__ import annotations
 

@@ -88,7 +88,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     weights.add_argument(
         "--separate-head",
         action="store_true",
-        help="a token table that is the LM head too gets integers of its own for each (default: 8 bits that both share)",
+        help="a token table that is the LM head too gets integers of its own for each (default: 8 bits for both)",
     )
     cache = parser.add_argument_group("cache")
     cache.add_argument("--kv-cache", choices=("int8",), help="element type of keys and values")
@@ -180,7 +180,9 @@ def run(arguments: argparse.Namespace) -> int:
         f"({report.nbytes_before / report.nbytes_after:.2f} to 1)"
     )
     if before is not None:
-        print(f"perplexity of {arguments.eval or 'the ONNX operators'} on {arguments.backend}: {before:.3f} -> {after:.3f}")
+        print(
+            f"perplexity of {arguments.eval or 'the ONNX operators'} on {arguments.backend}: {before:.3f} -> {after:.3f}"
+        )
     print(f"written to {report.path}")
     return 0
 
@@ -215,7 +217,7 @@ def _print_matrices(matrices: Sequence[MatrixReport]) -> None:
 def _moments(
     arguments: argparse.Namespace, folder: ModelFolder, progress: Progress
 ) -> Mapping[str, NDArray[np.float32]] | None:
-    """What matrices are multiplied with, None where that is not wanted or cannot be had; standard error says why."""
+    """What matrices are multiplied with, None where that is not wanted, or not to be had: that is said."""
     from genai_iface.transform.quantize._moments import measure_moments, why_not  # noqa: PLC0415
     from genai_iface.transform.quantize.calibration import english_text, windows_of  # noqa: PLC0415
 

@@ -59,7 +59,7 @@ def measure_moments(
     signature = folder.signature
     _check(signature)
     groups = list(_groups(folder.load_ir(inline=False)))
-    total = len(groups) * len(sequences)
+    runs = len(groups) * len(sequences)
     found: dict[str, NDArray[np.float32]] = {}
     for index, names in enumerate(groups):
         with tempfile.TemporaryDirectory(prefix="genai-iface-") as place:
@@ -68,16 +68,16 @@ def measure_moments(
                 for name, part in zip(names, run(_feeds(signature, tokens)), strict=True):
                     found[name] = found[name] + part if name in found else part
                 if progress is not None:
-                    progress(index * len(sequences) + number, total)
+                    progress(index * len(sequences) + number, runs)
     count = max(sum(map(len, sequences)), 1)
-    for name, moments in found.items():
-        moments /= np.float32(count)
+    means = {name: total / np.float32(count) for name, total in found.items()}
+    for name, moments in means.items():
         if not np.isfinite(moments).all():
             raise BackendError(
                 f"What the products of {name!r} are multiplied with is not finite on the calibration text",
                 remedy="Check the model with genai-iface verify, or quantize with --calibration none.",
             )
-    return found
+    return means
 
 
 def why_not(folder: ModelFolder, /) -> str | None:
