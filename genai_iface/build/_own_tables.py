@@ -17,7 +17,8 @@ __all__ = ["replace_lookup", "table_of"]
 
 def table_of(node: ir.Node) -> FloatMatrix | None:
     """The float table (V, H) whose rows a Gather looks up, as the matrix (H, V)."""
-    if not is_op(node, "Gather") or attribute(node, "axis", 0) != 0 or rank(node.inputs[1]) is None:
+    ids = node.inputs[1] if is_op(node, "Gather") else None
+    if ids is None or attribute(node, "axis", 0) != 0 or rank(ids) is None:
         return None
     tensor = constant_tensor(node.inputs[0])
     if tensor is None or len(tensor.shape) != 2 or not tensor.dtype.is_floating_point():
@@ -40,7 +41,7 @@ def replace_lookup(edit: Editor, node: ir.Node, parts: Sequence[ir.Value], block
     found = [edit.before(node, "Gather", [part, ids], {"axis": axis})[0] for part in parts]
     (value,) = edit.before(node, "DequantizeLinear", found, {"axis": blocked, "block_size": block})
     copy_type(given, value)
-    axes = rank(ids)
+    axes = None if ids is None else rank(ids)
     if is_turned and axes is not None:
         (value,) = edit.before(node, "Transpose", [value], {"perm": [*range(1, axes + 1), 0]})
         copy_type(given, value)

@@ -67,7 +67,8 @@ class GGUFParts(NamedTuple):
 
 def _half(blocks: _Bytes, begin: int) -> _Floats:
     """One float16 of each block, (n, 1)."""
-    return blocks[:, begin : begin + 2].copy().view(np.float16).astype(np.float32)
+    half: _Floats = blocks[:, begin : begin + 2].copy().view(np.float16).astype(np.float32)
+    return half
 
 
 def _six_bits(blocks: _Bytes) -> _Floats:

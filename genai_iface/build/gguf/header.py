@@ -80,7 +80,8 @@ class _Header:
         if kind not in {known.value for known in GGMLQuantizationType}:
             raise self._broken(f"the tensor {name[:60]!r} is of the unknown type {kind}")
         block, nbytes = GGML_QUANT_SIZES[GGMLQuantizationType(kind)]
-        return offset + -(-count // block) * nbytes
+        end: int = offset + -(-count // block) * nbytes
+        return end
 
     def _skip_value(self, kind: int, depth: int = 0) -> None:
         if kind == _STRING:

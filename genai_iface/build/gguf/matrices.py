@@ -132,9 +132,11 @@ def _matrix(name: str, stored: ReaderTensor, order: NDArray[np.int64]) -> Intege
 def _read(stored: ReaderTensor, order: NDArray[np.int64]) -> IntegerParts:
     kind = stored.tensor_type
     parts: GGUFParts = (own_parts if kind in EXACT else nearest_bytes)(stored.data, kind, stored.name)
-    turned = [None if part is None else np.ascontiguousarray(part[order].T) for part in parts]
-    integers, scales, zero_points = turned
-    return IntegerParts(integers, scales, zero_points)
+    return IntegerParts(
+        np.ascontiguousarray(parts.integers[order].T),
+        np.ascontiguousarray(parts.scales[order].T),
+        None if parts.zero_points is None else np.ascontiguousarray(parts.zero_points[order].T),
+    )
 
 
 def _values(stored: ReaderTensor, order: NDArray[np.int64]) -> NDArray[np.float32]:

@@ -217,7 +217,7 @@ def _print_matrices(matrices: Sequence[MatrixReport]) -> None:
 def _moments(
     arguments: argparse.Namespace, folder: ModelFolder, progress: Progress
 ) -> Mapping[str, NDArray[np.float32]] | None:
-    """What matrices are multiplied with, None where that is not wanted, or not to be had: that is said."""
+    """What matrices are multiplied with; None where that is not wanted, or cannot be had, which is said."""
     from genai_iface.transform.quantize._moments import measure_moments, why_not  # noqa: PLC0415
     from genai_iface.transform.quantize.calibration import english_text, windows_of  # noqa: PLC0415
 

@@ -52,7 +52,7 @@ def compensated_blocks(
     lowest = -(2 ** (bits - 1))
     integers = np.empty(left.shape, np.int8)
     scales = np.empty((rows // block_size, columns), weight.dtype)
-    importance = 1 / np.square(np.diag(factor))
+    importance = (1 / np.square(np.diag(factor))).astype(np.float32)
     for begin in range(0, rows, block_size):
         stop = begin + block_size
         block = left[begin:stop]
