@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
 from importlib.util import find_spec
 
 import pytest
@@ -12,3 +13,8 @@ needs_ort = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="onnxrun
 
 BACKENDS = ["numpy", pytest.param("ort", marks=needs_ort)]
 """For ``parametrize``: the backends that the README's test command installs."""
+
+
+def slow_but(quick: Container[str], values: Iterable[str], /) -> list[object]:
+    """For ``parametrize``: the values, all marked slow but those that are named."""
+    return [value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values]

@@ -12,7 +12,7 @@ from typing import Any
 
 from genai_iface.build.checkpoint import Checkpoint
 from genai_iface.build.checkpoint.quantization import FIELDS
-from genai_iface.folder._files import find_inside
+from genai_iface.folder._files import find_inside, list_inside
 
 __all__ = ["write_folder_files"]
 
@@ -31,6 +31,7 @@ _OTHERS = ("generation_config.json", "LICENSE", "LICENSE.txt", "LICENSE.md")
 _COPIED = (*_TOKENIZER, *_OTHERS)
 # Of the machine that loaded the checkpoint.
 _PATHS = ("_name_or_path", "name_or_path")
+_TEMPLATES = "additional_chat_templates"
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
@@ -60,7 +61,7 @@ def write_folder_files(
             from genai_iface.build.gguf import write_tokenizer
 
             write_tokenizer(checkpoint.folder / checkpoint.gguf, out)
-        written += sorted(path.name for path in out.iterdir())
+        written += sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     if tokenizer is not None:
         written += _copied(tokenizer, out, _TOKENIZER)
     for name in (*FIELDS, *_PATHS):
@@ -72,10 +73,12 @@ def write_folder_files(
 
 
 def _copied(folder: Path, out: Path, names: Sequence[str]) -> list[str]:
-    """Copies those files that a folder has."""
-    found = {name: find_inside(folder, name) for name in names}
+    """Copies those files that a folder has, and its further chat templates with the tokenizer."""
+    more = list_inside(folder, _TEMPLATES, ".jinja") if set(_TOKENIZER) <= set(names) else []
+    found = {name: find_inside(folder, name) for name in (*names, *(f"{_TEMPLATES}/{name}" for name in more))}
     for name, source in found.items():
         if source is not None:
+            (out / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source, out / name)
     return [name for name, source in found.items() if source is not None]
 

@@ -28,6 +28,7 @@ def test_weights_and_cache_with_perplexity(folder: Path, tmp_path: Path, capsys:
     text.write_text(TEXT)
     out = tmp_path / "low"
     choices = ["--weights", "int4", "--int8", "lm_head", "--exclude", "0.*", "--kv-cache", "int8", "--eval", str(text)]
+    choices += ["--int8-share", "0"]
     assert main(["quantize", str(folder), str(out), *choices]) == 0
     weights, cache, size, perplexity, place = capsys.readouterr().out.splitlines()
     assert weights.startswith("quantize-weights: 7 matrices to int4 and 1 matrix to int8 in blocks of 32")

@@ -57,7 +57,7 @@ def name_weights(model: ir.Model, network: Any) -> None:
     nodes = {str(node.name) for node in graph}
     for old, value in list(graph.initializers.items()):
         tensor = value.const_value
-        if tensor is None or len(tensor.shape) != 2 or not tensor.dtype.is_floating_point() or min(tensor.shape) < 2:
+        if tensor is None or len(tensor.shape) != 2 or not tensor.dtype.is_floating_point():
             continue
         name = old if old in known else names.get(_sample(tensor.numpy().T)) or names.get(_sample(tensor.numpy()))
         if name is None:

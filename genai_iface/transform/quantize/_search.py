@@ -98,7 +98,8 @@ def search_blocks(
 
 
 def _rounded(blocks: NDArray[np.float32], scales: NDArray[np.float32], lowest: int) -> NDArray[np.float32]:
-    rounded: NDArray[np.float32] = blocks / np.where(scales == 0, np.float32(1), scales)[:, None]
+    divisor = np.where(scales == 0, 1, scales).astype(np.float32)
+    rounded: NDArray[np.float32] = blocks / divisor[:, None]
     np.rint(rounded, out=rounded)
     return np.clip(rounded, lowest, -lowest - 1, out=rounded)
 
