@@ -180,9 +180,8 @@ def run(arguments: argparse.Namespace) -> int:
         f"({report.nbytes_before / report.nbytes_after:.2f} to 1)"
     )
     if before is not None:
-        print(
-            f"perplexity of {arguments.eval or 'the ONNX operators'} on {arguments.backend}: {before:.3f} -> {after:.3f}"
-        )
+        text_name = arguments.eval or "the ONNX operators"
+        print(f"perplexity of {text_name} on {arguments.backend}: {before:.3f} -> {after:.3f}")
     print(f"written to {report.path}")
     return 0
 
