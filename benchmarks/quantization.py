@@ -9,8 +9,8 @@ prints a JSON line for each form of the model, ``--markdown`` a table instead. T
 
     python -m benchmarks.quantization --backend ort --markdown --folder FLOAT_FOLDER
 
-does the same for a float model, such as the real ones built with ``genai-iface build FILE.gguf FOLDER --dequantize``, on 20 KB
-of English: the pages of this repository, or ``--text FILE``. No form is calibrated with that text.
+does the same for a float model, such as the real ones built with ``genai-iface build FILE.gguf FOLDER --dequantize``,
+on 20 KB of English: the pages of this repository, or ``--text FILE``. No form is calibrated with that text.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ import numpy as np
 from genai_iface import load_model
 from genai_iface.folder import ModelFolder, open_folder
 from genai_iface.models import default_folder
-from genai_iface.transform.quantize._folder import quantize_folder
 from genai_iface.transform.quantize import CacheRange, english_text, measure_moments
+from genai_iface.transform.quantize._folder import quantize_folder
 from genai_iface.transform.quantize.calibration import calibrate, default_text, windows_of
 from tools.train_embedded import onnx_docs
 

@@ -72,7 +72,8 @@ def _half(blocks: _Bytes, begin: int) -> _Floats:
 
 
 def _six_bits(blocks: _Bytes) -> _Floats:
-    return _half(blocks, 208) * blocks[:, 192:208].copy().view(np.int8).astype(np.float32)
+    numbers = blocks[:, 192:208].copy().view(np.int8)
+    return _half(blocks, 208) * numbers.astype(np.float32)
 
 
 def _three_bits(blocks: _Bytes) -> _Floats:
@@ -81,7 +82,8 @@ def _three_bits(blocks: _Bytes) -> _Floats:
     nibbles = np.concatenate([low & 15, low >> 4], axis=1)
     pairs = np.concatenate([(high >> shift) & 3 for shift in (0, 2, 4, 6)], axis=1)
     numbers = (nibbles | (pairs << 4)).astype(np.int8) - np.int8(32)
-    return _half(blocks, 108) * numbers.astype(np.float32)
+    scales: _Floats = _half(blocks, 108) * numbers.astype(np.float32)
+    return scales
 
 
 def _one_minimum(blocks: _Bytes) -> tuple[_Floats, _Floats]:
