@@ -28,7 +28,6 @@ _TOKENIZER = (
     "merges.txt",
 )
 _OTHERS = ("generation_config.json", "LICENSE", "LICENSE.txt", "LICENSE.md")
-_COPIED = (*_TOKENIZER, *_OTHERS)
 # Of the machine that loaded the checkpoint.
 _PATHS = ("_name_or_path", "name_or_path")
 _TEMPLATES = "additional_chat_templates"
@@ -54,18 +53,18 @@ def write_folder_files(
     config = json.loads(network.config.to_json_string(use_diff=False))
     if checkpoint.gguf is None:
         config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
-        written += _copied(checkpoint.folder, out, _COPIED if tokenizer is None else _OTHERS)
+        written += _copied(checkpoint.folder, out, _OTHERS)
+        written += _copied(tokenizer or _tokenizer_folder(checkpoint), out, _TOKENIZER)
     else:
         network.generation_config.save_pretrained(out)
         if tokenizer is None:
             from genai_iface.build.gguf import write_tokenizer
 
             write_tokenizer(checkpoint.folder / checkpoint.gguf, out)
+        else:
+            _copied(tokenizer, out, _TOKENIZER)
         written += sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
-    if tokenizer is not None:
-        written += _copied(tokenizer, out, _TOKENIZER)
-    for name in (*FIELDS, *_PATHS):
-        config.pop(name, None)
+    _fit(config, network.config.get_text_config().vocab_size if checkpoint.adapters else None)
     if context is not None:
         _limit(config, context)
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -74,13 +73,31 @@ def write_folder_files(
 
 def _copied(folder: Path, out: Path, names: Sequence[str]) -> list[str]:
     """Copies those files that a folder has, and its further chat templates with the tokenizer."""
-    more = list_inside(folder, _TEMPLATES, ".jinja") if set(_TOKENIZER) <= set(names) else []
+    more = list_inside(folder, _TEMPLATES, ".jinja") if names is _TOKENIZER else []
     found = {name: find_inside(folder, name) for name in (*names, *(f"{_TEMPLATES}/{name}" for name in more))}
     for name, source in found.items():
         if source is not None:
             (out / name).parent.mkdir(exist_ok=True)
             shutil.copyfile(source, out / name)
     return [name for name, source in found.items() if source is not None]
+
+
+def _tokenizer_folder(checkpoint: Checkpoint) -> Path:
+    """Where the tokenizer comes from: one that was saved with an adapter goes before that of the base."""
+    for adapter in reversed(checkpoint.adapters):
+        if find_inside(adapter.folder, "tokenizer.json") is not None:
+            return adapter.folder
+    return checkpoint.folder
+
+
+def _fit(config: dict[str, Any], vocab_size: int | None) -> None:
+    """The configuration of the weights as they are now: floats, and with the tokens that an adapter added."""
+    for part in (config, config.get("text_config")):
+        if isinstance(part, dict):
+            for name in (*FIELDS, *_PATHS):
+                part.pop(name, None)
+            if vocab_size is not None and isinstance(part.get("vocab_size"), int):
+                part["vocab_size"] = vocab_size
 
 
 def _limit(config: dict[str, Any], context: int) -> None:

@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from genai_iface.build.checkpoint.quiet import BROKEN, quiet_transformers, shortened
 from genai_iface.build.checkpoint.weight_files import Tensors
-from genai_iface.errors import InvalidInputError, UnsupportedModelError
+from genai_iface.errors import GenAIError, InvalidInputError, UnsupportedModelError
 from genai_iface.folder import find_inside, read_json
 
 __all__ = ["ADAPTER_CONFIG", "ADAPTER_WEIGHTS", "Adapter", "base_of", "merge_adapters", "read_adapter"]
@@ -119,20 +121,28 @@ def merge_adapters(network: Any, adapters: Sequence[Adapter]) -> tuple[Any, list
         try:
             with quiet_transformers(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                network = _merged(network, adapter)
+                network, rest = _merged(network, adapter)
+        except GenAIError:
+            raise
         except BROKEN as error:
             raise InvalidInputError(
                 f"The adapter {adapter.folder.name!r} cannot be merged into {type(network).__name__}: "
                 f"{shortened(error)}",
                 remedy=f"Check that it was trained on this base ({adapter.base or 'it does not say which'}).",
             ) from error
-        notes.append(f"the adapter {adapter.folder.name} ({adapter.kind}) was merged into the weights{resized}")
+        notes.append(f"the adapter {adapter.folder.name} ({adapter.kind}) was merged into the weights{resized}{rest}")
     return network.eval().requires_grad_(False), notes
 
 
-def _merged(network: Any, adapter: Adapter) -> Any:
+def _merged(network: Any, adapter: Adapter) -> tuple[Any, str]:
     import peft
 
+    if adapter.kind not in peft.PEFT_TYPE_TO_CONFIG_MAPPING:
+        raise UnsupportedModelError(
+            f"peft {peft.__version__} does not know the kind {adapter.kind[:_SHOWN]!r} of the adapter "
+            f"{adapter.folder.name!r}",
+            remedy="Take a newer peft, or merge it with what made it, and build the result.",
+        )
     config = peft.PeftConfig.from_pretrained(str(adapter.folder))
     config.inference_mode = True
     kind = peft.PeftModelForCausalLM if config.task_type == "CAUSAL_LM" else peft.PeftModel
@@ -141,16 +151,53 @@ def _merged(network: Any, adapter: Adapter) -> Any:
     loaded = wrapped.load_adapter(
         str(adapter.folder), "default", key_mapping=getattr(network, "_checkpoint_conversion_mapping", {})
     )
-    for names, what in (
-        (loaded.unexpected_keys, "has {} weights that the network has no place for"),
-        (loaded.missing_keys, "lacks {} weights of the matrices that it names"),
-    ):
-        if names:
+    unplaced = _unplaced(adapter, loaded.unexpected_keys)
+    if unplaced:
+        raise InvalidInputError(
+            f"The adapter {adapter.folder.name!r} has {len(unplaced)} weights that the network has no place for, among "
+            f"them {unplaced[0]}",
+            remedy=f"Check that it was trained on this base ({adapter.base or 'it does not say which'}).",
+        )
+    before = _untouched(network, loaded.missing_keys)
+    merged = wrapped.merge_and_unload(safe_merge=True)
+    changed = [name for name, weight in before.items() if not torch.equal(merged.get_parameter(name), weight)]
+    if changed:
+        raise InvalidInputError(
+            f"The adapter {adapter.folder.name!r} names matrices of which it lacks weights, among them {changed[0]}: "
+            "they would get random changes",
+            remedy="Copy the adapter again, or save it again with peft.",
+        )
+    rest = f"; {len(before)} matrices that it names have no weights in it and are as they were" if before else ""
+    return merged, rest
+
+
+def _untouched(network: Any, missing: Sequence[str]) -> dict[str, torch.Tensor]:
+    """The weights that an adapter names without having anything for them, which then must not change."""
+    places = {name.removeprefix("base_model.model.").split(".lora_")[0] for name in missing}
+    found = {}
+    for place in sorted(places):
+        for name in (f"{place}.base_layer.weight", f"{place}.weight"):
+            parameter = dict(network.named_parameters()).get(name)
+            if parameter is not None:
+                found[f"{place}.weight"] = parameter.detach().clone()
+                break
+        else:
             raise InvalidInputError(
-                f"The adapter {adapter.folder.name!r} {what.format(len(names))}, among them {names[0]}",
-                remedy=f"Check that it was trained on this base ({adapter.base or 'it does not say which'}).",
+                f"The adapter lacks weights of {place}", remedy="Copy the adapter again, or save it again with peft."
             )
-    return wrapped.merge_and_unload(safe_merge=True)
+    return found
+
+
+def _tensors(adapter: Adapter) -> Tensors:
+    path = find_inside(adapter.folder, ADAPTER_WEIGHTS)
+    return Tensors([path] if path is not None else [])
+
+
+def _unplaced(adapter: Adapter, names: Sequence[str]) -> list[str]:
+    """Names without a place; peft writes a table that was trained as a whole up to three times."""
+    tensors = _tensors(adapter)
+    copies = (".modules_to_save.", ".original_module.")
+    return [name for name in names if not any(copy in name and name.replace(copy, ".") in tensors for copy in copies)]
 
 
 def _resize(network: Any, adapter: Adapter) -> str:
@@ -159,16 +206,16 @@ def _resize(network: Any, adapter: Adapter) -> str:
     Raises:
         InvalidInputError: Only one of the two came with them; the other would get random rows.
     """
-    path = find_inside(adapter.folder, ADAPTER_WEIGHTS)
-    tensors = Tensors([path] if path is not None else [])
+    tensors = _tensors(adapter)
     tables = {"token table": network.get_input_embeddings(), "output head": network.get_output_embeddings()}
     tables = {what: module for what, module in tables.items() if module is not None}
     names = {id(module): name for name, module in network.named_modules()}
     rows = {}
     for what, module in tables.items():
-        name = f"base_model.model.{names[id(module)]}.weight"
-        if name in tensors and tensors.shape(name)[0] != module.weight.shape[0]:
-            rows[what] = tensors.shape(name)[0]
+        for suffix in ("weight", "base_layer.weight"):
+            name = f"base_model.model.{names[id(module)]}.{suffix}"
+            if name in tensors and tensors.shape(name)[0] != module.weight.shape[0]:
+                rows[what] = tensors.shape(name)[0]
     if not rows:
         return ""
     is_tied = len({id(module.weight) for module in tables.values()}) == 1

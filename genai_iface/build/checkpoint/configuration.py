@@ -78,9 +78,7 @@ def _check_type(raw: Mapping[str, Any], name: str) -> None:
         value = raw.get(field)
         if value is None or value == "auto":
             continue
-        if not isinstance(value, str) or not isinstance(
-            getattr(torch, value.removeprefix("torch."), None), torch.dtype
-        ):
+        if not isinstance(value, str) or not isinstance(getattr(torch, value, None), torch.dtype):
             raise InvalidInputError(
                 f"config.json of {name!r} has {field}={str(value)[:40]!r}, which is no type of torch",
                 remedy='Write the type of the weights, such as "bfloat16", or remove the field; --dtype decides.',

@@ -17,7 +17,7 @@ from genai_iface.build.checkpoint.adapter import merge_adapters
 from genai_iface.build.checkpoint.configuration import network_class
 from genai_iface.build.checkpoint.integers import IntegerMatrix, dequantized
 from genai_iface.build.checkpoint.placement import check_placement
-from genai_iface.build.checkpoint.quantization import FIELDS, Quantization, read_quantized
+from genai_iface.build.checkpoint.quantization import FIELDS, Quantization, quantization_settings, read_quantized
 from genai_iface.build.checkpoint.quiet import BROKEN, quiet_transformers, shortened
 from genai_iface.build.checkpoint.sizes import check_sizes
 from genai_iface.build.checkpoint.source import Checkpoint
@@ -57,6 +57,8 @@ def load_network(checkpoint: Checkpoint, dtype: DType) -> LoadedNetwork:
         InvalidInputError: Weights are missing or broken, or contradict the configuration; an adapter does not fit.
         UnsupportedModelError: It is not a decoder that Transformers knows, or quantized in a way that is not read.
     """
+    if checkpoint.gguf is None:
+        quantization_settings(checkpoint.folder)  # Transformers takes apart what is no object
     config = checkpoint.config()
     if checkpoint.gguf is not None:
         loaded = _from_gguf(checkpoint, config, dtype)
@@ -109,7 +111,7 @@ def _from_safetensors(checkpoint: Checkpoint, config: Any, dtype: DType) -> Load
             ignore_mismatched_sizes=True,
             **_OPTIONS,
         )
-    notes = check_placement(network, loading, checkpoint.name, tensors)
+    notes = [*tensors.notes, *check_placement(network, loading, checkpoint.name, tensors)]
     if quantization is not None:
         notes += [*quantization.notes, *_rounded_scales(quantization, dtype)]
     return LoadedNetwork(network, quantization, tuple(notes))

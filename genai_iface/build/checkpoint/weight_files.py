@@ -29,6 +29,10 @@ _SHOWN = 3
 class Tensors:
     """The tensors of some files, read when they are asked for.
 
+    Attributes:
+        num_bytes: Size of the files.
+        notes: What there is to know of the choice of files.
+
     Args:
         paths: The files. Of a name that two of them have the last one counts, as in Transformers.
 
@@ -39,6 +43,7 @@ class Tensors:
     def __init__(self, paths: Sequence[Path]) -> None:
         self.num_bytes = sum(path.stat().st_size for path in paths)
         self._files: dict[str, Any] = {}
+        self.notes: tuple[str, ...] = ()
         for path in paths:
             try:
                 file: Any = safe_open(path, framework="pt", device="cpu")
@@ -94,7 +99,7 @@ def open_tensors(root: Path) -> Tensors:
     Raises:
         InvalidInputError: As ``find_weights``; or a file is broken, or lacks what the index says of it.
     """
-    names, placed = find_weights(root)
+    names, placed, notes = find_weights(root)
     tensors = Tensors([path for path in (find_inside(root, name) for name in names) if path is not None])
     absent = sorted(name for name in placed if name not in tensors)
     if absent:
@@ -103,6 +108,7 @@ def open_tensors(root: Path) -> Tensors:
             f"{absent[0]!r} in {placed[absent[0]]!r}",
             remedy="Copy the checkpoint again: index and files are not of one save.",
         )
+    tensors.notes = notes
     return tensors
 
 
@@ -111,8 +117,10 @@ def has_weights(root: Path) -> bool:
     return (root / INDEX).exists() or bool(_weight_names(root))
 
 
-def find_weights(root: Path) -> tuple[tuple[str, ...], Mapping[str, str]]:
-    """The names of the files with the weights, and the file of each tensor where an index says it.
+def find_weights(root: Path) -> tuple[tuple[str, ...], Mapping[str, str], tuple[str, ...]]:
+    """The names of the files with the weights, the file of each tensor where an index says it, and notes.
+
+    Where there is both a single file and an index of others, the single one is taken, as Transformers does it.
 
     Raises:
         InvalidInputError: There are none, some are missing, or it is not clear which are meant. The message says
@@ -123,22 +131,22 @@ def find_weights(root: Path) -> tuple[tuple[str, ...], Mapping[str, str]]:
     single = find_inside(root, SINGLE) is not None
     if not placed:
         if single:
-            return (SINGLE,), {}
+            return (SINGLE,), {}, ()
         raise _without(root)
     absent = [name for name in files if find_inside(root, name) is None]
     if single and SINGLE not in files:
-        raise InvalidInputError(
-            f"{root.name!r} has both {SINGLE} and {INDEX} with {len(files)} other files"
-            f"{f' ({len(absent)} of them missing)' if absent else ''}: one is left from an earlier save",
-            remedy=f"Remove the old one. (Transformers would take {SINGLE} and leave the others.)",
+        missing = f" ({len(absent)} of them missing)" if absent else ""
+        left = (
+            f"the weights are those of {SINGLE}, as in Transformers; {INDEX} beside it names {len(files)} other files"
         )
+        return (SINGLE,), {}, (f"{left}{missing}, which were not read: one of the two is left from an earlier save",)
     if absent:
         raise InvalidInputError(
             f"{len(absent)} of the {len(files)} files that {INDEX} of {root.name!r} names are missing: "
             f"{_listed(absent)}",
             remedy="Copy them there too.",
         )
-    return files, placed
+    return files, placed, ()
 
 
 def _index(root: Path) -> dict[str, str]:
