@@ -125,7 +125,6 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_report(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("onnxruntime")
     text = tmp_path / "text.txt"
     text.write_text(TEXT)
     base = ["quantize", str(folder), "--weights", "int4", "--report", "--eval", str(text)]

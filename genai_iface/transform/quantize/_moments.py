@@ -6,16 +6,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import ml_dtypes
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
+from onnx.reference import ReferenceEvaluator
 
-from genai_iface.backend_kit import switch_off_telemetry
 from genai_iface.errors import BackendError, UnsupportedModelError
 from genai_iface.folder import ModelFolder
 from genai_iface.graph._edit import Editor
@@ -25,6 +24,11 @@ from genai_iface.memory import available_memory
 from genai_iface.transform.quantize._source import source_of
 
 __all__ = ["measure_moments", "why_not"]
+
+Run: TypeAlias = Callable[[Mapping[str, NDArray[Any]]], Sequence[NDArray[np.float32]]]
+"""From graph inputs to outputs."""
+Session: TypeAlias = Callable[[Path, Sequence[str]], Run]
+"""From a file and names of outputs to what runs it."""
 
 _FILE, _DATA = "model.onnx", "model.onnx.data"
 _SMALL = 1024
@@ -40,13 +44,16 @@ def measure_moments(
     sequences: Sequence[Sequence[int]],
     /,
     *,
+    session: Session | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Mapping[str, NDArray[np.float32]]:
-    """Runs texts through a model, on ONNX Runtime where it is installed, else on onnx.reference.
+    """Runs texts through a model.
 
     Args:
         folder: The float model.
         sequences: Token ids of one or more texts.
+        session: Loads a graph from a file for some outputs, and gives what runs it; onnx.reference if None, which needs
+            no runtime and takes its time.
         progress: Called with (sequences done, all sequences).
 
     Returns:
@@ -54,7 +61,7 @@ def measure_moments(
 
     Raises:
         UnsupportedModelError: The graph has other inputs than tokens, positions and caches of keys and values.
-        BackendError: The graph cannot be run, or gives NaN.
+        BackendError: What products read is not finite.
     """
     signature = folder.signature
     _check(signature)
@@ -63,7 +70,7 @@ def measure_moments(
     found: dict[str, NDArray[np.float32]] = {}
     for index, names in enumerate(groups):
         with tempfile.TemporaryDirectory(prefix="genai-iface-") as place:
-            run = _prepared(folder, names, Path(place))
+            run = _prepared(folder, names, Path(place), session)
             for number, tokens in enumerate(sequences, start=1):
                 for name, part in zip(names, run(_feeds(signature, tokens)), strict=True):
                     found[name] = found[name] + part if name in found else part
@@ -124,9 +131,7 @@ def _groups(model: ir.Model) -> Iterator[list[str]]:
         yield names
 
 
-def _prepared(
-    folder: ModelFolder, names: Sequence[str], place: Path
-) -> Callable[[Mapping[str, NDArray[Any]]], Sequence[NDArray[np.float32]]]:
+def _prepared(folder: ModelFolder, names: Sequence[str], place: Path, session: Session | None) -> Run:
     """The graph with moments as its only outputs, ready to run."""
     model = folder.load_ir(inline=False)
     graph = model.graph
@@ -148,46 +153,15 @@ def _prepared(
     graph.outputs[:] = outputs
     ir.save(model, place / _FILE, external_data=_DATA, size_threshold_bytes=_SMALL)
     wanted = [str(value.name) for value in outputs]
-    return _on_onnxruntime(place, wanted) if find_spec("onnxruntime") is not None else _on_reference(place, wanted)
+    return (session or _on_reference)(place / _FILE, wanted)
 
 
-def _on_onnxruntime(
-    place: Path, wanted: list[str]
-) -> Callable[[Mapping[str, NDArray[Any]]], Sequence[NDArray[np.float32]]]:
-    switch_off_telemetry()
-    # An extra; any runtime gives the same moments.
-    import onnxruntime  # noqa: PLC0415
-    from onnxruntime.capi import onnxruntime_pybind11_state as raised  # noqa: PLC0415
-
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(place / _FILE, options, providers=["CPUExecutionProvider"])
-    expected = {value.name for value in session.get_inputs()}
-
-    def run(feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[np.float32]]:
-        given = {name: array for name, array in feeds.items() if name in expected}
-        try:
-            found: Sequence[NDArray[np.float32]] = session.run(wanted, given)
-        except (raised.Fail, raised.RuntimeException, raised.InvalidArgument, raised.NotImplemented) as error:
-            raise BackendError(
-                f"ONNX Runtime cannot run the calibration: {' '.join(str(error).split())[:300]}",
-                remedy="Quantize with --calibration none.",
-            ) from error
-        return found
-
-    return run
-
-
-def _on_reference(
-    place: Path, wanted: list[str]
-) -> Callable[[Mapping[str, NDArray[Any]]], Sequence[NDArray[np.float32]]]:
-    from onnx.reference import ReferenceEvaluator  # noqa: PLC0415 - only where there is no ONNX Runtime
-
-    evaluator = ReferenceEvaluator(str(place / _FILE))
+def _on_reference(path: Path, wanted: Sequence[str]) -> Run:
+    evaluator = ReferenceEvaluator(str(path))
 
     def run(feeds: Mapping[str, NDArray[Any]]) -> Sequence[NDArray[np.float32]]:
         with np.errstate(all="ignore"):
-            return [np.asarray(array) for array in evaluator.run(wanted, dict(feeds))]
+            return [np.asarray(array) for array in evaluator.run(list(wanted), dict(feeds))]
 
     return run
 
