@@ -59,7 +59,8 @@ def forms() -> Iterator[tuple[str, dict[str, Any]]]:
 def real_forms(folder: ModelFolder) -> Iterator[tuple[str, dict[str, Any]]]:
     """Names and arguments for a float model: to nearest, by search, and calibrated on the text that is the default."""
     tokens = folder.tokenizer.encode(english_text())
-    moments = measure_moments(folder, windows_of(tokens, context=folder.context_length, most=_CALIBRATION_TOKENS))
+    texts = windows_of(tokens, context=folder.context_length, most=_CALIBRATION_TOKENS)
+    moments = measure_moments(folder, texts, session=_on_onnxruntime)
     for bits in (8, 4):
         nearest = {"bits": bits, "search": False}
         yield f"int{bits}, `--nearest --separate-head`", {**nearest, "shared_head": False}
@@ -68,6 +69,14 @@ def real_forms(folder: ModelFolder) -> Iterator[tuple[str, dict[str, Any]]]:
         if bits == 4:
             yield "int4, `--int8-share 0`", {"bits": 4, "moments": moments, "share": 0}
         yield f"int{bits}", {"bits": bits, "moments": moments}
+
+
+def _on_onnxruntime(path: Path, wanted: Sequence[str]) -> Any:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = {value.name for value in session.get_inputs()}
+    return lambda feeds: session.run(list(wanted), {name: feeds[name] for name in names})
 
 
 def english(text: Path | None) -> str:
