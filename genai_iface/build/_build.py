@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import onnx_ir as ir
 
@@ -34,6 +34,7 @@ from genai_iface.build.methods.export import export_standard
 from genai_iface.build.methods.mobius import build_with_mobius
 from genai_iface.build.methods.names import name_weights
 from genai_iface.build.methods.rotary_context import longest_exact_context
+from genai_iface.build.methods.transformers_export import export_with_transformers
 from genai_iface.errors import BackendNotFoundError, GenAIError, InvalidInputError, UnsupportedModelError
 from genai_iface.folder import find_inside, open_root
 from genai_iface.registry import load_model
@@ -43,11 +44,11 @@ from genai_iface.types import CacheLayout, DType
 
 __all__ = ["METHODS", "Attempt", "BuildOptions", "BuildResult", "Method", "build"]
 
-Method: TypeAlias = Literal["export", "mobius", "convert"]
+Method: TypeAlias = Literal["export", "mobius", "convert", "transformers"]
 """How a checkpoint becomes a graph."""
 
-METHODS: tuple[Method, ...] = get_args(Method)
-"""In the order in which "auto" takes them."""
+METHODS: tuple[Method, ...] = ("export", "mobius", "convert")
+"""What "auto" takes, in this order. "transformers" is a plain export too, and no way where "convert" is none."""
 
 _BITS: dict[str, Literal[4, 8]] = {"int4": 4, "int8": 8}
 _STEPS = 32
@@ -331,6 +332,8 @@ class _Job:
             model = export_standard(self._network, layout=options.layout, context=self._context)
         elif method == "mobius":
             model = self._with_mobius()
+        elif method == "transformers":
+            model = export_with_transformers(self._network, layout=options.layout, context=self._context)
         else:
             model = export_and_convert(self._network, layout=options.layout, context=self._context)
         name_weights(model, self._network)

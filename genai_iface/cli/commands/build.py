@@ -53,10 +53,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--via",
-        choices=("auto", "export", "mobius", "convert"),
+        choices=("auto", "export", "mobius", "convert", "transformers"),
         default="auto",
         help="the method: torch's exporter with the standard operators hooked in, mobius-onnx, or a plain export that "
-        "is converted; auto takes them in this order until a result agrees with torch (default: auto)",
+        "is converted; auto takes these in this order until a result agrees with torch; or the export of Transformers' "
+        "own exporter, converted (default: auto)",
     )
     parser.add_argument(
         "--dtype",
