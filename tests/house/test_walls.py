@@ -28,6 +28,7 @@ ALLOWED_IMPORTS = {
     "genai_iface": {"numpy", "typing_extensions"},
     "genai_iface/build": {
         "huggingface_hub",
+        "gguf",
         "ml_dtypes",
         "mobius",
         "numpy",
@@ -37,6 +38,7 @@ ALLOWED_IMPORTS = {
         "onnxruntime",
         "peft",
         "safetensors",
+        "tokenizers",
         "torch",
         "transformers",
     },

@@ -85,8 +85,13 @@ def _from_gguf(checkpoint: Checkpoint, config: Any, dtype: DType) -> LoadedNetwo
             **checkpoint.gguf_option,
             **_OPTIONS,
         )
+    from genai_iface.build.gguf import read_gguf
+
     notes = check_placement(network, loading, checkpoint.name)
-    return LoadedNetwork(network, notes=tuple(notes))
+    quantization = read_gguf(checkpoint.folder / str(checkpoint.gguf), network)
+    if quantization is not None:
+        notes += quantization.notes
+    return LoadedNetwork(network, quantization, tuple(notes))
 
 
 def _from_safetensors(checkpoint: Checkpoint, config: Any, dtype: DType) -> LoadedNetwork:

@@ -119,7 +119,10 @@ def _open_gguf(source: Path, adapters: tuple[Adapter, ...]) -> Checkpoint:
             f"Reading a GGUF file needs {' and '.join(missing)}, which is not installed",
             remedy="pip install 'genai-iface[gguf]'",
         )
+    from genai_iface.build.gguf import check_whole
+
     file = source.resolve()
+    check_whole(file)
     if find_inside(file.parent, ADAPTER_CONFIG) is not None:
         raise InvalidInputError(
             f"An adapter ({ADAPTER_CONFIG}) lies beside the GGUF file {file.name!r}, and it is not clear whether it is "

@@ -70,6 +70,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--block-size", type=positive, default=32, metavar="N", help="rows that share a scale (default: 32)"
     )
     parser.add_argument(
+        "--dequantize",
+        action="store_true",
+        help="floats from a checkpoint that is quantized (GGUF, GPTQ, AWQ), instead of its own integers",
+    )
+    parser.add_argument(
+        "--tokenizer", metavar="FOLDER", help="take tokenizer.json and its kin from here instead of the checkpoint"
+    )
+    parser.add_argument(
         "--layout",
         choices=("bnsh", "bsh"),
         default="bnsh",
@@ -116,6 +124,8 @@ def run(arguments: argparse.Namespace) -> int:
         block_size=arguments.block_size,
         unverified=arguments.unverified,
         verify_on=arguments.verify_on,
+        tokenizer=arguments.tokenizer,
+        dequantize=arguments.dequantize,
         adapters=tuple(arguments.adapter),
     )
     progress = Progress()
