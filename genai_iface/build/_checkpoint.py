@@ -22,6 +22,7 @@ from transformers.utils import logging
 from genai_iface.build._config_sizes import check_sizes
 from genai_iface.errors import InvalidInputError, UnsupportedModelError
 from genai_iface.folder import find_inside, open_root, refuse_own_code
+from genai_iface.folder.resolve import as_checkpoint
 from genai_iface.types import DType
 
 __all__ = ["Checkpoint", "open_checkpoint", "quiet_transformers"]
@@ -137,7 +138,7 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     Raises:
         InvalidInputError: It is neither a checkpoint folder nor a GGUF file.
     """
-    source = Path(path)
+    source = Path(as_checkpoint(path))
     if source.is_file():
         if source.suffix != ".gguf":
             raise InvalidInputError(
@@ -153,7 +154,7 @@ def open_checkpoint(path: str | PathLike[str]) -> Checkpoint:
     if not source.exists():
         raise InvalidInputError(
             f"There is no {str(source)!r}",
-            remedy="Give a local Hugging Face folder, or a GGUF file; nothing is downloaded.",
+            remedy="Give a Hugging Face checkpoint folder, a GGUF file, or the id ORG/NAME of a repository.",
         )
     root = open_root(source)
     if find_inside(root, "config.json") is None:

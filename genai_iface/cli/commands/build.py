@@ -23,6 +23,7 @@ _NEEDED = ("torch", "transformers", "onnxscript")
 _EXAMPLE = """\
 example:
   genai-iface build ./checkpoint ./my-model
+  genai-iface build ORG/NAME ./my-model --revision main
   genai-iface build ./checkpoint ./my-model-int4 --quantize int4 --block-size 32
   genai-iface build ./model.gguf ./my-model --via mobius --dtype float16
 """
@@ -39,7 +40,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", metavar="SOURCE", help="a Hugging Face checkpoint folder, or a GGUF file")
+    parser.add_argument(
+        "source", metavar="SOURCE", help="a Hugging Face checkpoint folder, a GGUF file, or an id ORG/NAME of the hub"
+    )
+    parser.add_argument("--revision", metavar="REV", help="a branch, tag or commit of that repository")
     parser.add_argument("out", metavar="OUT", help="the folder to make; it must not exist, or be empty")
     parser.add_argument(
         "--via",
@@ -95,6 +99,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"Building needs {', '.join(missing)}, which is not installed", remedy="pip install 'genai-iface[build]'"
         )
     from genai_iface.build._build import BuildOptions, build  # noqa: PLC0415 - loads torch
+    from genai_iface.folder.resolve import as_checkpoint  # noqa: PLC0415
 
     options = BuildOptions(
         via=arguments.via,
@@ -108,7 +113,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     progress = Progress()
     try:
-        result = build(arguments.source, arguments.out, options, progress=progress.working)
+        result = build(as_checkpoint(arguments.source, revision=arguments.revision), arguments.out, options, progress=progress.working)
     finally:
         progress.stop()
     _print(result)
