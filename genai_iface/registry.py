@@ -83,8 +83,8 @@ def load_model(
     """Loads a model on a backend.
 
     Args:
-        folder: A folder that holds a model, a ``.onnx`` file, or an id ``ORG/NAME[:VARIANT]`` of the Hugging Face Hub, which
-            is downloaded if it is not in the local cache. A ``Path`` is never taken for an id.
+        folder: A folder that holds a model, a ``.onnx`` file, or an id ``ORG/NAME[:VARIANT]`` of the Hugging Face Hub,
+            which is downloaded if it is not in the local cache. A ``Path`` is never taken for an id.
         backend: A registered name, or a backend object.
         device: An identifier from the backend's ``devices()``; None for its default.
         options: The backend's own settings by name.

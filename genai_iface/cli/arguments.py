@@ -34,7 +34,9 @@ def add_model_arguments(parser: argparse.ArgumentParser, /) -> None:
 def add_source_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup, /) -> None:
     """Adds what tells several models of one source apart: --variant, --revision."""
     parser.add_argument(
-        "--variant", metavar="NAME", help="one of several models, as inspect lists them (default: the fullest precision)"
+        "--variant",
+        metavar="NAME",
+        help="one of several models, as inspect lists them (default: the fullest precision)",
     )
     parser.add_argument("--revision", metavar="REV", help="a branch, tag or commit of a repository of the hub")
 

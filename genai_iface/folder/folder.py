@@ -20,9 +20,9 @@ from genai_iface.errors import InvalidInputError
 from genai_iface.folder._collector import collector_paused
 from genai_iface.folder._files import open_root
 from genai_iface.folder._load import ReadModel, read_model
-from genai_iface.folder.resolve.side_files import SideFiles
 from genai_iface.folder.adjust import adjust_graph
 from genai_iface.folder.resolve import Located, locate
+from genai_iface.folder.resolve.side_files import SideFiles
 from genai_iface.folder.tokenizer import FolderTokenizer
 from genai_iface.graph.derive import derive_signature
 from genai_iface.graph.signature import GraphSignature
@@ -268,8 +268,8 @@ class ModelFolder:
         vocabulary = self._config_integer("vocab_size")
         if vocabulary is not None and vocabulary > self._signature.vocab_size:
             raise InvalidInputError(
-                f"{self._side.config_name} says vocab_size={vocabulary}, but the logits {self._signature.logits!r} have only "
-                f"{self._signature.vocab_size} columns",
+                f"{self._side.config_name} says vocab_size={vocabulary}, but the logits {self._signature.logits!r} "
+                f"have only {self._signature.vocab_size} columns",
                 remedy="Take config.json from the checkpoint that the model was exported from.",
             )
         _ = self.context_length
@@ -285,7 +285,8 @@ class ModelFolder:
             return None
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InvalidInputError(
-                f"{self._side.config_name} of {str(self.path)!r} has {name}={repr(value)[:80]}, expected a positive integer",
+                f"{self._side.config_name} of {str(self.path)!r} has {name}={repr(value)[:80]}, "
+                "expected a positive integer",
                 remedy="Repair that field or remove it.",
             )
         # Some checkpoints say "no limit" by a number without meaning.

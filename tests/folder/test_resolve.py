@@ -70,7 +70,7 @@ def greedy(source: str | Path, backend: str = "numpy", **options: str) -> list[i
 
 def test_a_file(folder: Path) -> None:
     wanted = greedy(folder)
-    os.rename(folder / "model.onnx", folder / "any name.onnx")
+    (folder / "model.onnx").rename(folder / "any name.onnx")
     assert open_folder(folder / "any name.onnx").model_path.name == "any name.onnx"
     assert greedy(folder / "any name.onnx") == wanted
     assert greedy(str(folder)) == wanted  # the only one
@@ -85,7 +85,7 @@ def test_a_link_to_a_file_is_the_users(folder: Path) -> None:
 def test_graphs_in_folders_below(folder: Path, below: str) -> None:
     wanted = greedy(folder)
     as_published(folder, below=below)
-    for source in (folder, folder / below, folder / below / "model.onnx", folder / below.split("/")[0]):
+    for source in (folder, folder / below, folder / below / "model.onnx", folder / below.split("/", maxsplit=1)[0]):
         opened = open_folder(source)
         assert opened.path == (folder / below).resolve()
         assert opened.config["vocab_size"] == 264
@@ -132,7 +132,7 @@ def test_links_of_a_snapshot_lead_to_its_own_blobs_only(folder: Path, tmp_path: 
     for target in (outside, other / "0", deeper / "0", snapshot.parents[1] / "refs"):
         (snapshot / "config.json").unlink()
         (snapshot / "config.json").symlink_to(target)
-        with pytest.raises(InvalidInputError, match="config.json"):
+        with pytest.raises(InvalidInputError, match=r"config\.json"):
             open_folder(snapshot)
     # blobs/ itself may not be a link to somewhere else.
     blobs = snapshot.parents[1] / "blobs"
@@ -217,19 +217,21 @@ def test_arguments_that_do_not_fit_a_file(folder: Path, argument: dict[str, str]
 
 
 def test_the_file_that_genai_config_names(folder: Path) -> None:
-    os.rename(folder / "model.onnx", folder / "phi.onnx")
+    (folder / "model.onnx").rename(folder / "phi.onnx")
     shutil.copyfile(folder / "phi.onnx", folder / "another.onnx")
     (folder / "config.json").unlink()
     (folder / "generation_config.json").unlink()
     (folder / "genai_config.json").write_text(
-        json.dumps({
-            "model": {
-                "decoder": {"filename": "phi.onnx"},
-                "context_length": 48,
-                "vocab_size": 261,
-                "eos_token_id": [5, 6],
+        json.dumps(
+            {
+                "model": {
+                    "decoder": {"filename": "phi.onnx"},
+                    "context_length": 48,
+                    "vocab_size": 261,
+                    "eos_token_id": [5, 6],
+                }
             }
-        })
+        )
     )
     opened = open_folder(folder)
     assert opened.model_path.name == "phi.onnx"
@@ -238,7 +240,7 @@ def test_the_file_that_genai_config_names(folder: Path) -> None:
 
 
 def test_the_decoder_of_transformers_exporters(folder: Path) -> None:
-    os.rename(folder / "model.onnx", folder / "decode.onnx")
+    (folder / "model.onnx").rename(folder / "decode.onnx")
     shutil.copyfile(folder / "decode.onnx", folder / "prefill.onnx")
     manifest = {"schema_version": 1, "components": {n: {"file": f"{n}.onnx"} for n in ("prefill", "decode")}}
     (folder / "export.json").write_text(json.dumps(manifest))
@@ -288,7 +290,7 @@ def test_refused_by_name(files: dict[str, str], error: type[Exception], message:
 @pytest.mark.parametrize("name", ["../model.onnx", "/etc/model.onnx", "sub/../../model.onnx"])
 def test_a_configuration_cannot_name_a_file_elsewhere(folder: Path, name: str) -> None:
     shutil.copyfile(folder / "model.onnx", folder.parent / "model.onnx")
-    os.rename(folder / "model.onnx", folder / "mine.onnx")
+    (folder / "model.onnx").rename(folder / "mine.onnx")
     (folder / "genai_config.json").write_text(json.dumps({"model": {"decoder": {"filename": name}}}))
     assert open_folder(folder).model_path == folder.resolve() / "mine.onnx"
     (folder / "genai_config.json").unlink()

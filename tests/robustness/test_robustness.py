@@ -102,7 +102,6 @@ def test_checkpoints_and_gguf_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("field", ["head_dim", "vocab_size", "intermediate_size", "num_hidden_layers", "hidden_size"])
 def test_a_configuration_larger_than_its_weights(tmp_path: Path, field: str) -> None:
     from genai_iface.build._checkpoint import open_checkpoint
-
     from tests.parity.checkpoints import make_checkpoint
 
     make_checkpoint("llama", tmp_path / "checkpoint")

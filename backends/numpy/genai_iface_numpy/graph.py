@@ -52,7 +52,8 @@ class LoadedGraph:
             raise
         except GRAPH_ERRORS as error:
             raise BackendError(
-                f"onnx.reference cannot load {folder.source}: {type(error).__name__}: {str(error)[:300]}", remedy=_REMEDY
+                f"onnx.reference cannot load {folder.source}: {type(error).__name__}: {str(error)[:300]}",
+                remedy=_REMEDY,
             ) from error
         self._selects_logits = select.note.applied
 

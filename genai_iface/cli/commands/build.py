@@ -113,7 +113,12 @@ def run(arguments: argparse.Namespace) -> int:
     )
     progress = Progress()
     try:
-        result = build(as_checkpoint(arguments.source, revision=arguments.revision), arguments.out, options, progress=progress.working)
+        result = build(
+            as_checkpoint(arguments.source, revision=arguments.revision),
+            arguments.out,
+            options,
+            progress=progress.working,
+        )
     finally:
         progress.stop()
     _print(result)

@@ -6,22 +6,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from genai_iface.errors import GenAIError, InvalidInputError, UnsupportedModelError
-from genai_iface.folder.resolve._look import Look, look_into
+from genai_iface.errors import InvalidInputError, UnsupportedModelError
+from genai_iface.folder.resolve._describe import describe_variants, look_at
 from genai_iface.folder.resolve._listing import Listing
 from genai_iface.folder.resolve._names import PRECISIONS
 from genai_iface.folder.resolve._variants import Variant
 
-__all__ = ["choose", "describe_variants", "look_at", "refuse_empty"]
-
-_MOST_SHOWN = 16
+__all__ = ["choose", "refuse_empty"]
 
 
 def choose(listing: Listing, variants: Sequence[Variant], wanted: str | None) -> Variant:
     """The variant to open.
 
-    Of several that a name fits, or of all without a name: those for a processor come first, then the fullest precision, then
-    the usual names, then the one nearest to the top.
+    Of several that a name fits, or of all without a name: those for a processor come first, then the fullest precision,
+    then the usual names, then the one nearest to the top.
 
     Args:
         listing: Where they are.
@@ -41,9 +39,8 @@ def choose(listing: Listing, variants: Sequence[Variant], wanted: str | None) ->
             remedy="Choose one of them.",
         )
     possible = [variant for variant in found if variant.refusal is None]
-    if not possible:
-        refusal = found[0].refusal
-        assert refusal is not None
+    refusal = found[0].refusal
+    if not possible and refusal is not None:
         raise UnsupportedModelError(
             f"{found[0].file!r} of {listing.name} is {refusal.what}, which is not supported", remedy=refusal.remedy
         )
@@ -59,32 +56,6 @@ def choose(listing: Listing, variants: Sequence[Variant], wanted: str | None) ->
     )
 
 
-def describe_variants(listing: Listing, variants: Sequence[Variant]) -> str:
-    """A line for each: name, file, size, and what a look into it says."""
-    lines = []
-    for variant in variants[:_MOST_SHOWN]:
-        look = look_at(listing, variant)
-        facts = [f"{variant.size / 2**20:.1f} MiB", look.dtype or variant.precision or "dtype unknown"]
-        facts.append(look.problem or (f"{look.style} cache" if look.style else "not on this machine"))
-        lines.append(f"  {variant.name}  ({variant.file}: {', '.join(facts)})")
-    if len(variants) > _MOST_SHOWN:
-        lines.append(f"  and {len(variants) - _MOST_SHOWN} more")
-    return "\n".join(lines)
-
-
-def look_at(listing: Listing, variant: Variant) -> Look:
-    """What the file of a variant says, as far as it is here."""
-    if variant.refusal is not None:
-        return Look(None, None, variant.refusal.what)
-    folder = listing.fetch(variant.file) if listing.folder is None and listing.fetch is not None else listing.folder
-    if folder is None:
-        return Look(None, None, None)
-    try:
-        return look_into(folder / variant.folder, variant.file.rpartition("/")[2])
-    except GenAIError as error:
-        return Look(None, None, error.what)
-
-
 def refuse_empty(listing: Listing) -> None:
     """Says what there is where no ONNX model is.
 
@@ -93,7 +64,7 @@ def refuse_empty(listing: Listing) -> None:
         UnsupportedModelError: It is a model in another form.
     """
     endings = {name.rpartition(".")[2].lower() for name in listing.sizes}
-    if "xml" in endings and any(name.endswith("_model.xml") or name.endswith("model.xml") for name in listing.sizes):
+    if "xml" in endings and any(name.endswith("model.xml") for name in listing.sizes):
         raise UnsupportedModelError(
             f"{listing.name} holds a model in OpenVINO's form (.xml and .bin), which is not read",
             remedy="Take the ONNX model or the checkpoint that it was made from; a checkpoint is built by: "

@@ -21,7 +21,6 @@ from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
     HFValidationError,
-    HTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -30,7 +29,6 @@ from huggingface_hub.errors import (
 from huggingface_hub.hf_api import RepoFile
 from onnx import ModelProto
 
-from genai_iface.backend_kit import switch_off_telemetry
 from genai_iface.errors import InvalidInputError
 from genai_iface.folder._files import open_root, read_json
 from genai_iface.folder._tensors import external_names
@@ -41,6 +39,9 @@ from genai_iface.folder.resolve._variants import Variant, find_variants
 __all__ = ["Fetched", "fetch_checkpoint", "fetch_model", "list_repository"]
 
 T = TypeVar("T")
+
+# What the client's transport raises; which library that is depends on the client's version.
+_TRANSPORT: type[Exception] = HfHubHTTPError.__mro__[1]
 
 # The parts of a model besides its graph and weights; other files of a repository are not needed here.
 _BESIDE = (
@@ -240,7 +241,7 @@ def _answered(repo_id: str, revision: str, ask: Callable[[], T]) -> T:
         ) from error
     except RepositoryNotFoundError as error:
         raise InvalidInputError(
-            f"There is no folder {repo_id!r} here, and no repository {repo_id} at {constants.ENDPOINT} that you may see",
+            f"There is no folder {repo_id!r} here, and no repository of that name at {constants.ENDPOINT} to be seen",
             remedy="Check the name. For a private repository put a token into HF_TOKEN, or run: hf auth login.",
         ) from error
     except (LocalEntryNotFoundError, OfflineModeIsEnabled) as error:
@@ -258,8 +259,11 @@ def _answered(repo_id: str, revision: str, ask: Callable[[], T]) -> T:
             remedy="Check HF_TOKEN, and that the token may read this repository.",
         ) from error
     except HFValidationError as error:
-        raise InvalidInputError(f"{repo_id!r} is no id of a repository: {_short(error)}", remedy="Use ORG/NAME.") from error
-    except (HTTPError, OSError) as error:
+        raise InvalidInputError(
+            f"{repo_id!r} is no id of a repository: {_short(error)}", remedy="Use ORG/NAME."
+        ) from error
+    except (_TRANSPORT, OSError, RuntimeError) as error:
+        # The last: when one file of several has failed, the client is closed under the others.
         raise _UnreachableError(_why(error)) from error
 
 
@@ -300,7 +304,7 @@ def _cached(repo_id: str, revision: str | None, *, why: str) -> Path:
         raise InvalidInputError(
             f"{repo_id}{at} is neither a folder here nor in the cache {constants.HF_HUB_CACHE!r}, and it cannot be "
             f"downloaded: {why}",
-            remedy="Check the name; or allow downloads once (unset HF_HUB_OFFLINE, look at HF_ENDPOINT and the network).",
+            remedy="Check the name; or allow the download: unset HF_HUB_OFFLINE, look at HF_ENDPOINT and the network.",
         )
     return open_root(snapshot)
 

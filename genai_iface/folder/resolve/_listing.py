@@ -30,8 +30,8 @@ class Listing:
         sizes: Bytes by name, with forward slashes.
         read_json: Reads one of them that holds a JSON object; None if there is no such file.
         folder: Where the files are, if they are on this machine.
-        fetch: Otherwise, brings a file here and gives the folder that it is in, below which names are as in ``sizes``; None
-            if that is not worth it.
+        fetch: Otherwise, brings a file here and gives the folder below which names are as in ``sizes``; None if that is
+            not worth it.
     """
 
     name: str

@@ -43,9 +43,7 @@ class Located:
         return self.folder if self.file == MODEL_FILE else self.folder / self.file
 
 
-def locate(
-    source: str | PathLike[str], *, variant: str | None = None, revision: str | None = None
-) -> Located:
+def locate(source: str | PathLike[str], *, variant: str | None = None, revision: str | None = None) -> Located:
     """Finds the files of a model; downloads them if it is named by an id and is not here.
 
     Args:
@@ -86,20 +84,16 @@ def as_checkpoint(source: str | PathLike[str], *, revision: str | None = None) -
     Raises:
         InvalidInputError: There is no such repository, or it cannot be fetched.
     """
-    if not is_id(source):
-        if revision is not None:
-            _no_revision(LocalPath(Path(source)), revision)
+    found = parse_source(source) if is_id(source) else LocalPath(Path(source))
+    if isinstance(found, LocalPath):
+        _no_revision(found, revision)
         return source
-    found = parse_source(source)
-    assert isinstance(found, HubId)
     from genai_iface.folder.resolve._hub import fetch_checkpoint  # noqa: PLC0415 - paths need no client of the hub
 
     return fetch_checkpoint(found.repo_id, revision)
 
 
-def list_variants(
-    source: str | PathLike[str], *, revision: str | None = None
-) -> tuple[Listing, list[Variant]]:
+def list_variants(source: str | PathLike[str], *, revision: str | None = None) -> tuple[Listing, list[Variant]]:
     """All models that a source has, without opening or downloading one.
 
     Raises:
@@ -139,7 +133,8 @@ def _at_file(path: Path, wanted: str | None) -> Located:
         )
     if wanted is not None:
         raise InvalidInputError(
-            f"{str(path)!r} is one file, and has no variant {wanted!r}", remedy="Leave the variant out, or give the folder."
+            f"{str(path)!r} is one file, and has no variant {wanted!r}",
+            remedy="Leave the variant out, or give the folder.",
         )
     folder = open_root(path.parent)
     if path.is_symlink() and hub_repository(folder) is None:

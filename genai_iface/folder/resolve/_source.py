@@ -68,7 +68,7 @@ def parse_source(source: str | PathLike[str]) -> LocalPath | HubId:
         return found
     raise InvalidInputError(
         f"{str(source)!r} cannot be opened: there is no such file or folder",
-        remedy="Give a folder that holds a model, a .onnx file, or the id of a repository: ORG/NAME or ORG/NAME:VARIANT.",
+        remedy="Give a folder that holds a model, a .onnx file, or the id of a repository: ORG/NAME[:VARIANT].",
     )
 
 

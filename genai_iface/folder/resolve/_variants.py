@@ -10,7 +10,6 @@ from typing import Any
 
 from genai_iface.folder.resolve._listing import Listing
 from genai_iface.folder.resolve._names import (
-    PRECISIONS,
     data_size,
     is_for_another_device,
     is_part,
@@ -137,9 +136,7 @@ def _named_by_genai(listing: Listing, folder: str, models: list[str]) -> list[Va
     return [replace(_variant(listing, folder, file if file in models else models[0], kind=0), refusal=refusal)]
 
 
-def _genai_refusal(
-    config: Mapping[str, Any], model: Mapping[str, Any], decoder: Mapping[str, Any]
-) -> Refusal | None:
+def _genai_refusal(config: Mapping[str, Any], model: Mapping[str, Any], decoder: Mapping[str, Any]) -> Refusal | None:
     """What a genai_config.json says that no single decoder graph can serve."""
     if decoder.get("pipeline"):
         return Refusal(
@@ -185,7 +182,9 @@ def _by_name(listing: Listing, folder: str, models: list[str]) -> Iterator[Varia
             continue
         if base == "decoder_with_past_model" and ("decoder_model_merged", precision) in decoders:
             continue
-        if base == "decoder_model" and decoders & {(f"decoder{rest}", precision) for rest in ("_model_merged", "_with_past_model")}:
+        if base == "decoder_model" and decoders & {
+            (f"decoder{rest}", precision) for rest in ("_model_merged", "_with_past_model")
+        }:
             continue
         variant = _variant(listing, folder, name, kind=1 + (_DECODERS.index(base) if base in _DECODERS else 9))
         if precision is None and any(other == base and kind for other, kind in split.values()):
@@ -203,8 +202,8 @@ def _refused_beside(base: str, parts: list[str], encoders: list[str]) -> Refusal
         )
     if parts and base.startswith("decoder"):
         return Refusal(
-            f"the decoder of a model with other inputs than text ({', '.join(parts[:3])} beside it); it takes embeddings, "
-            "not token ids",
+            f"the decoder of a model with other inputs than text ({', '.join(parts[:3])} beside it); it takes "
+            "embeddings, not token ids",
             "Take the text-only model, or build its language model: genai-iface build CHECKPOINT OUT.",
         )
     return None
@@ -237,8 +236,3 @@ def _with_own_names(variants: list[Variant]) -> list[Variant]:
         replace(variant, name=variant.file.removesuffix(".onnx")) if names.count(variant.name) > 1 else variant
         for variant in variants
     ]
-
-
-def fullness(variant: Variant) -> int | None:
-    """How full the precision of the variant is by its name, 0 for float32; None if the name says nothing."""
-    return None if variant.precision is None else PRECISIONS.index(variant.precision)
