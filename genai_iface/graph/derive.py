@@ -76,6 +76,7 @@ def derive_signature(model: ir.Model) -> GraphSignature:
         max_positions=min((count for count in rows if count > 0), default=None),
         opset=opset,
         evidence=evidence,
+        one_token=static_dim(inputs["input_ids"], 1) == 1,
     )
 
 

@@ -152,7 +152,7 @@ class NumpyModel:
         if not self._is_concat:
             return plan_in_place(step, lengths, self._inputs.rules, make_room=cache.make_room)
         cache.make_room(int((lengths + step.counts).max()))
-        return plan_concat(step, lengths)
+        return plan_concat(step, lengths, one_token=self._inputs.rules.one_token)
 
     def _execute(
         self, graph: LoadedGraph, step: Step, run: GraphRun[Any], cache: NumpyCache

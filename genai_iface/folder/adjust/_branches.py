@@ -14,8 +14,8 @@ __all__ = ["take_cached_branch"]
 def take_cached_branch(model: ir.Model) -> str | None:
     """Puts the branch with a cache in the place of the If that chooses, and drops the input that it asks.
 
-    An empty cache is a cache of length 0: the other branch computes nothing that this one does not. It was often traced with
-    one token, so the graph's ``input_ids`` get the width 1, and backends run it token by token.
+    An empty cache is a cache of length 0: the other branch computes nothing that this one does not. It was often traced
+    with one token, so the graph's ``input_ids`` get the width 1, and backends run it token by token.
 
     Returns:
         What was done, None for nothing.
