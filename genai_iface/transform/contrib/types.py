@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnx.shape_inference import InferenceError
 
 from genai_iface.graph._edit import constant_tensor, copy_type
-from genai_iface.graph._walk import is_op, op
+from genai_iface.graph._walk import is_op, op, static_dim
 from genai_iface.transform._weights import sizes
 
 __all__ = ["GROUPED", "type_outputs"]
@@ -23,6 +23,9 @@ def type_outputs(node: ir.Node, opset: int) -> None:
     unknown = [output for output in node.outputs if output.dtype is None or output.shape is None]
     if op(node) == GROUPED and node.outputs[0].dtype is None and node.inputs[0] is not None:
         copy_type(node.inputs[0], node.outputs[0])
+    if op(node) == GROUPED and node.outputs[0].shape is None:
+        # (B, S, heads * size); queries may have keys and values beside them.
+        node.outputs[0].shape = ir.Shape([None, None, None])
     if is_op(node, "If"):
         _from_branches(node, opset)
     if not unknown or node.domain not in ("", "ai.onnx") or _has_graph(node):
@@ -41,6 +44,11 @@ def type_outputs(node: ir.Node, opset: int) -> None:
             output.dtype = ir.DataType(given.tensor_type.elem_type)
         if output.shape is None and given.tensor_type.HasField("shape"):
             output.shape = ir.serde.deserialize_type_proto_for_shape(given)
+    target = node.inputs[1] if is_op(node, "Reshape") else None
+    length = None if target is None else static_dim(target, 0)
+    if node.outputs[0].shape is None and length is not None:
+        # As many axes as the target has numbers, whatever they are.
+        node.outputs[0].shape = ir.Shape([None] * length)
 
 
 def _inferred(node: ir.Node, opset: int) -> dict[str, onnx.TypeProto]:
