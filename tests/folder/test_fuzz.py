@@ -23,6 +23,7 @@ from genai_iface.folder._template import ChatTemplate
 from tests.models import write_folder
 
 FUZZ = settings(
+    max_examples=50,
     deadline=timedelta(seconds=20),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
