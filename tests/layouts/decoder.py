@@ -22,8 +22,10 @@ __all__ = ["Form", "PublishedDecoder", "greedy_tokens"]
 
 _BASE = 100.0
 _NF4 = np.array(
-    [-1.0, -0.6961928, -0.52507305, -0.3949175, -0.28444138, -0.18477343, -0.091050036, 0.0]
-    + [0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1.0],
+    (
+        *(-1.0, -0.6961928, -0.52507305, -0.3949175, -0.28444138, -0.18477343, -0.091050036, 0.0),
+        *(0.0795803, 0.1609302, 0.2461123, 0.33791524, 0.44070983, 0.562617, 0.72295684, 1.0),
+    ),
     np.float32,
 )
 
@@ -34,7 +36,8 @@ class Form:
 
     Attributes:
         attention: "decomposed"; "attention" (opset 23 and up); "multi-head" and "grouped" of com.microsoft; "scatter".
-        weights: "float"; "nbits4", "nbits8" MatMulNBits; "integer" DynamicQuantizeLinear and MatMulInteger; "bnb4"; "blocks".
+        weights: "float"; "nbits4", "nbits8" MatMulNBits; "integer" DynamicQuantizeLinear and MatMulInteger; "bnb4";
+            "blocks" DequantizeLinear.
         table: "float"; "block" GatherBlockQuantized; "row" Gather of int8 rows and their scales.
         norm: "standard" RMSNormalization; "simplified" of ONNX Runtime; "skip" the same with the residual; "spelled".
         rotary: "sincos"; "standard" and "contrib" RotaryEmbedding; "inside" GroupQueryAttention.
@@ -329,9 +332,8 @@ class PublishedDecoder(_Builder):
         k, v = (self.split(part, 2, 16) for part in (k, v))
         key, value = self.appended(layer, k, v)
         wide = [self.repeat(part, 2, 16) for part in (key, value)]
-        bias = self.op(
-            "Where", [self.bias, self.constant("zero", np.array(0, self.dtype)), self.constant("low", np.array(-30000, self.dtype))]
-        )
+        zero, low = (self.constant(key, np.array(value, self.dtype)) for key, value in (("zero", 0), ("low", -30000)))
+        bias = self.op("Where", [self.bias, zero, low])
         name = f"mha_{layer}"
         self.nodes.append(
             helper.make_node(

@@ -69,7 +69,11 @@ def genai_config(folder: Path, file: str = "model.onnx", *, window: Any = None, 
         "num_key_value_heads": 2,
         "inputs": {"input_ids": "input_ids", "attention_mask": "attention_mask"}
         | {"past_key_names": "past_key_values.%d.key", "past_value_names": "past_key_values.%d.value"},
-        "outputs": {"logits": "logits", "present_key_names": "present.%d.key", "present_value_names": "present.%d.value"},
+        "outputs": {
+            "logits": "logits",
+            "present_key_names": "present.%d.key",
+            "present_value_names": "present.%d.value",
+        },
     }
     if window is not None:
         decoder["sliding_window"] = window

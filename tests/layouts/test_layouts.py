@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""Folders as they are found in the world: each opens with no flag and gives the tokens of the network in plain NumPy."""
+"""Folders as found in the world: each opens with no flag and gives the tokens of the network in plain NumPy."""
 
 from __future__ import annotations
 

@@ -32,9 +32,9 @@ SPDX-License-Identifier: Apache-2.0
 -->
 # Layouts
 
-Folders as they are published, made by scripts (`tests/layouts`): tiny weights, the real names, operators and configurations. Each is given to
-each stack as it is, without a flag; "right" are the greedy tokens of the same network in plain NumPy (float64, without a cache). Written by
-`python -m tools.layouts`.
+Folders as they are published, made by scripts (`tests/layouts`): tiny weights, the real names, operators and
+configurations. Each is given to each stack as it is, without a flag; "right" are the greedy tokens of the same network
+in plain NumPy (float64, without a cache). Written by `python -m tools.layouts`.
 
 """
 

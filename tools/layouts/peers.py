@@ -21,7 +21,7 @@ switch_off_telemetry()
 
 def ours(folder: str, prompt: list[int], steps: int, backend: str) -> list[int]:
     """Greedy tokens of a backend of ours."""
-    from genai_iface import load_model
+    from genai_iface import load_model  # noqa: PLC0415 - each stack loads its own libraries only
 
     model = load_model(folder, backend=backend)
     cache = model.create_cache(capacity=len(prompt) + steps)
@@ -34,7 +34,7 @@ def ours(folder: str, prompt: list[int], steps: int, backend: str) -> list[int]:
 
 def genai(folder: str, prompt: list[int], steps: int) -> list[int]:
     """Greedy tokens of ONNX Runtime GenAI."""
-    import onnxruntime_genai
+    import onnxruntime_genai  # noqa: PLC0415
 
     model = onnxruntime_genai.Model(folder)
     parameters = onnxruntime_genai.GeneratorParams(model)
@@ -48,8 +48,8 @@ def genai(folder: str, prompt: list[int], steps: int) -> list[int]:
 
 def exported(folder: str, prompt: list[int], steps: int) -> list[int]:
     """Greedy tokens of Transformers' ``ExportedModel``, called without a cache."""
-    import torch
-    from transformers.exporters.base import ExportedModel
+    import torch  # noqa: PLC0415
+    from transformers.exporters.base import ExportedModel  # noqa: PLC0415
 
     model = ExportedModel.from_pretrained(folder)
     ids = list(prompt)
