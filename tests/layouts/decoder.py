@@ -112,6 +112,10 @@ class PublishedDecoder(_Builder):
                 entry.version = self.f.opset
         model.ir_version = 10 if self.f.opset < 23 else 11
         model.producer_name = "pytorch"
+        if self.f.last_logits:
+            shape = model.graph.output[0].type.tensor_type.shape
+            shape.dim[1].Clear()
+            shape.dim[1].dim_value = 1
         _rename(model, self.f.names)
         return model
 

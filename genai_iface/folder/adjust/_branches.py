@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
+from genai_iface.graph._edit import replace_value
 from genai_iface.graph._walk import input_at, is_op, trace_back
 
 __all__ = ["take_cached_branch"]
@@ -53,9 +54,9 @@ def _inline(graph: ir.Graph, choice: ir.Node, body: ir.Graph) -> None:
             value.name = f"{name}_of_branch"
         del body.initializers[name]
         graph.register_initializer(value)
-    nodes = list(body)
+    nodes, outputs = list(body), list(body.outputs)
+    body.outputs.clear()
     body.remove(nodes)
-    outputs = list(body.outputs)
     taken = {value.name for value in graph.inputs} | set(graph.initializers)
     taken |= {value.name for node in graph for value in node.outputs}
     for node in nodes:
@@ -63,16 +64,15 @@ def _inline(graph: ir.Graph, choice: ir.Node, body: ir.Graph) -> None:
             if value.name in taken:
                 value.name = f"{value.name}_of_branch"
     graph.insert_before(choice, nodes)
-    for old, new in zip(choice.outputs, outputs, strict=True):
-        place = list(graph.outputs).index(old) if old in graph.outputs else None
-        if new.shape is None or (old.shape is not None and old.is_graph_output()):
-            new.shape, new.type = old.shape, old.type
-        ir.convenience.replace_all_uses_with(old, new)
-        if place is not None:
-            name = old.name
-            old.name = f"{name}_of_choice"
-            graph.outputs[place] = new
-            new.name = name
+    for old, given in zip(choice.outputs, outputs, strict=True):
+        new = given
+        if given.producer() is None:
+            # A branch may hand on a value that is not its own.
+            node = ir.node("Identity", [given])
+            graph.insert_before(choice, node)
+            new = node.outputs[0]
+        new.shape, new.type = old.shape, old.type
+        replace_value(old, new)
     graph.remove(choice, safe=True)
 
 
