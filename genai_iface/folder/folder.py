@@ -22,7 +22,7 @@ from genai_iface.folder._files import open_root
 from genai_iface.folder._load import ReadModel, read_model
 from genai_iface.folder.adjust import adjust_graph
 from genai_iface.folder.resolve import Located, locate
-from genai_iface.folder.resolve.side_files import SideFiles
+from genai_iface.folder.resolve._side_files import SideFiles
 from genai_iface.folder.tokenizer import FolderTokenizer
 from genai_iface.graph.derive import derive_signature
 from genai_iface.graph.signature import GraphSignature

@@ -1,9 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is changed in a graph when it is read, each change exact: published graphs ask for more than tokens and a cache.
-
-Internal: ``open_folder`` applies it.
-"""
+"""Internal: what ``open_folder`` changes in a graph, exactly; published graphs ask for more than tokens and a cache."""
 
 from __future__ import annotations
 
@@ -17,7 +14,7 @@ from genai_iface.folder.adjust._refused import refuse_compiled
 from genai_iface.folder.adjust._windows import set_windows, unbind_window_buffers
 
 if TYPE_CHECKING:
-    from genai_iface.folder.resolve.side_files import SideFiles
+    from genai_iface.folder.resolve._side_files import SideFiles
 
 __all__ = ["adjust_graph"]
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import onnx_ir as ir
 
 if TYPE_CHECKING:
-    from genai_iface.folder.resolve.side_files import SideFiles
+    from genai_iface.folder.resolve._side_files import SideFiles
 
 __all__ = ["set_windows", "unbind_window_buffers"]
 
