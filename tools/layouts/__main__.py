@@ -23,7 +23,6 @@ from tests.layouts.decoder import greedy_tokens
 from tools.layouts.peers import STACKS
 
 PAGE = Path(__file__).parents[2] / "docs" / "reports" / "layouts.md"
-_SECONDS = 300
 _TITLES = {"ort": "ours, ort", "numpy": "ours, numpy", "genai": "ONNX Runtime GenAI", "exported": "ExportedModel"}
 _HEAD = """\
 <!--
@@ -39,18 +38,41 @@ in plain NumPy (float64, without a cache). Written by `python -m tools.layouts`.
 """
 
 
-def run(stack: str, source: Path) -> dict[str, Any]:
-    """What one stack makes of one folder."""
-    command = [sys.executable, "-m", "tools.layouts.peers", stack, str(source), str(STEPS), *map(str, PROMPT)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_SECONDS)
-    except subprocess.TimeoutExpired:
-        return {"error": f"no answer after {_SECONDS} s"}
-    lines = done.stdout.strip().splitlines()
-    if done.returncode or not lines:
-        return {"error": f"the process ended with {done.returncode}"}
-    answer: dict[str, Any] = json.loads(lines[-1])
-    return answer
+class Stack:
+    """A process that runs one folder after the other; started again when it has died.
+
+    Args:
+        name: One of ``STACKS``.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._process: subprocess.Popen[str] | None = None
+
+    def run(self, source: Path) -> dict[str, Any]:
+        """What the stack makes of one folder."""
+        if self._process is None:
+            command = [sys.executable, "-m", "tools.layouts.peers", self.name]
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+            )
+        asked = json.dumps({"folder": str(source), "prompt": PROMPT, "steps": STEPS})
+        process = self._process
+        if process.stdin is None or process.stdout is None:
+            raise RuntimeError("the process has no pipes")
+        process.stdin.write(f"{asked}\n")
+        process.stdin.flush()
+        line = process.stdout.readline()
+        if not line:
+            self._process = None
+            return {"error": f"the process ended with {process.wait()}"}
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        """Ends the process."""
+        if self._process is not None:
+            self._process.communicate()
 
 
 def cell(answer: dict[str, Any], wanted: list[int]) -> str:
@@ -83,6 +105,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stacks", default=",".join(STACKS), help="which stacks to run")
     stacks = parser.parse_args().stacks.split(",")
+    processes = [Stack(name) for name in stacks]
     counts = dict.fromkeys(stacks, 0)
     rows = []
     for layout in LAYOUTS:
@@ -90,11 +113,13 @@ def main() -> int:
         wanted, _ = greedy_tokens(decoder, PROMPT, STEPS)
         with tempfile.TemporaryDirectory() as place:
             source = layout.write(Path(place), decoder)
-            cells = [cell(run(stack, source), wanted) for stack in stacks]
+            cells = [cell(process.run(source), wanted) for process in processes]
         for stack, text in zip(stacks, cells, strict=True):
             counts[stack] += text == "right"
         rows.append(f"| {layout.name} | {layout.maker} | {' | '.join(cells)} |")
         print(rows[-1], flush=True)
+    for process in processes:
+        process.close()
     titles = [_TITLES[stack] for stack in stacks]
     summary = [
         f"- {title}: {counts[stack]} of {len(LAYOUTS)} right ({100 * counts[stack] / len(LAYOUTS):.0f} %)"

@@ -1,16 +1,17 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""One folder on one stack, in a process of its own: a runtime that crashes takes nothing else with it.
+"""One stack in a process of its own: a runtime that crashes takes nothing else with it.
 
-Called as ``python -m tools.layouts.peers STACK FOLDER STEPS ID...``; prints one JSON object with tokens or an error.
+Called as ``python -m tools.layouts.peers STACK``. A line of standard input names a folder, a prompt and a number of
+steps, in JSON; a line of standard output gives the tokens or an error.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 
@@ -69,14 +70,19 @@ STACKS: dict[str, Callable[[str, list[int], int], list[int]]] = {
 
 
 def main() -> int:
-    """Runs one folder."""
-    stack, folder, steps, *prompt = sys.argv[1:]
-    try:
-        answer: dict[str, object] = {"tokens": STACKS[stack](folder, [int(token) for token in prompt], int(steps))}
-    except Exception as error:  # noqa: BLE001 - whatever another stack raises is the result
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        answer = {"error": f"{type(error).__name__}: {lines[0]}".replace(str(Path(folder)), "FOLDER")[:160]}
-    print(json.dumps(answer))
+    """Answers until the input ends."""
+    stack = STACKS[sys.argv[1]]
+    answers = os.fdopen(os.dup(1), "w")
+    # Runtimes print what they like.
+    os.dup2(2, 1)
+    for line in sys.stdin:
+        asked = json.loads(line)
+        try:
+            answer: dict[str, object] = {"tokens": stack(asked["folder"], asked["prompt"], asked["steps"])}
+        except Exception as error:  # noqa: BLE001 - whatever another stack raises is the result
+            lines = str(error).strip().splitlines() or [""]
+            answer = {"error": f"{type(error).__name__}: {lines[0]}".replace(asked["folder"], "FOLDER")[:160]}
+        print(json.dumps(answer), file=answers, flush=True)
     return 0
 
 
