@@ -76,7 +76,7 @@ def refuse_empty(listing: Listing) -> None:
             remedy=f"Build a folder from it: genai-iface build {listing.name} OUT.",
         )
     raise InvalidInputError(
-        f"There is no model.onnx, nor any other .onnx file, in {listing.name} or two levels below",
+        f"There is no model.onnx, nor any other .onnx file, in {listing.name!r} or two levels below",
         remedy="Give the folder that holds the model.",
     )
 

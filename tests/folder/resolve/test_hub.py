@@ -19,8 +19,8 @@ from genai_iface import InvalidInputError, TextGenerationPipeline, load_model
 from genai_iface.cli.main import main
 from genai_iface.folder import open_folder
 from genai_iface.folder.resolve import describe_models
-from tests.folder.small_hub import Repository, SmallHub, serving
-from tests.folder.test_resolve import as_published, greedy
+from tests.folder.resolve.small_hub import Repository, SmallHub, serving
+from tests.folder.resolve.test_paths import as_published, greedy
 from tests.models import write_folder
 
 constants = pytest.importorskip("huggingface_hub.constants")
