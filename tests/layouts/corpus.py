@@ -167,7 +167,7 @@ def exporters() -> list[Layout]:
     def write(folder: Path, decoder: PublishedDecoder) -> Path:
         beside(folder)
         save(decoder.model, folder / "decode.onnx", data=("decode.onnx.data",))
-        save(files.without_past(decoder.model), folder / "prefill.onnx")
+        save(files.without_past(decoder.model), folder / "prefill.onnx", data=("prefill.onnx.data",))
         components = {name: {"file": f"{name}.onnx", "metadata": {}} for name in ("prefill", "decode")}
         write_json(folder / "export.json", {"schema_version": 1, "export_format": "onnx", "components": components})
         return folder

@@ -35,6 +35,9 @@ Folders as they are published, made by scripts (`tests/layouts`): tiny weights, 
 configurations. Each is given to each stack as it is, without a flag; "right" are the greedy tokens of the same network
 in plain NumPy (float64, without a cache). Written by `python -m tools.layouts`.
 
+ONNX Runtime GenAI reads folders with `genai_config.json` only. `ExportedModel` reads folders with `export.json` only, and
+needs what its own exporter records there about the traced network, which these small graphs do not have.
+
 """
 
 
