@@ -35,8 +35,8 @@ Folders as they are published, made by scripts (`tests/layouts`): tiny weights, 
 configurations. Each is given to each stack as it is, without a flag; "right" are the greedy tokens of the same network
 in plain NumPy (float64, without a cache). Written by `python -m tools.layouts`.
 
-ONNX Runtime GenAI reads folders with `genai_config.json` only. `ExportedModel` reads folders with `export.json` only, and
-needs what its own exporter records there about the traced network, which these small graphs do not have.
+ONNX Runtime GenAI reads folders with `genai_config.json` only. `ExportedModel` reads folders with `export.json` only,
+and needs what its own exporter records there about the traced network, which these small graphs do not have.
 
 """
 
@@ -81,7 +81,7 @@ class Stack:
 def cell(answer: dict[str, Any], wanted: list[int]) -> str:
     """One cell: right, the first wrong token, or the error."""
     if "error" in answer:
-        words = re.sub(r"/tmp/[\w./-]+", "FOLDER", answer["error"])
+        words = re.sub(r"/tmp/[\w./-]+", "FOLDER", answer["error"]).partition(" Checkout ")[0]
         return "fails: " + words.replace("|", "/").replace("`", "'")[:110]
     same = next((at for at, pair in enumerate(zip(answer["tokens"], wanted, strict=True)) if pair[0] != pair[1]), None)
     return "right" if same is None else f"wrong from token {same + 1}"
