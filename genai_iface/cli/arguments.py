@@ -8,12 +8,21 @@ import argparse
 import json
 from collections.abc import Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from genai_iface.errors import InvalidInputError
 
-__all__ = ["SOURCE", "add_model_arguments", "add_source_options", "parse_options", "positive", "source_of"]
-
+__all__ = [
+    "SOURCE",
+    "add_model_arguments",
+    "add_source_options",
+    "add_template_argument",
+    "chat_template_of",
+    "parse_options",
+    "positive",
+    "source_of",
+]
 
 SOURCE = "a folder that holds a model, a .onnx file, or an id ORG/NAME[:VARIANT] of the Hugging Face Hub"
 """What a command takes as a model, for its help."""
@@ -29,6 +38,33 @@ def add_model_arguments(parser: argparse.ArgumentParser, /) -> None:
     where.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the backend; may be repeated"
     )
+
+
+def add_template_argument(parser: argparse.ArgumentParser, /, *, implied: str = "") -> None:
+    """Adds --chat-template."""
+    parser.add_argument(
+        "--chat-template",
+        metavar="NAME|FILE|TEXT",
+        help="the chat template: the name of one of the model's, such as tool_use, a file, or the Jinja template "
+        f"itself{implied}",
+    )
+
+
+def chat_template_of(arguments: argparse.Namespace, /) -> str | None:
+    """What --chat-template says: a name or a template; a file's content.
+
+    Raises:
+        InvalidInputError: The file is not UTF-8 or cannot be read.
+    """
+    given: str | None = arguments.chat_template
+    if given is None or "{" in given or not Path(given).is_file():
+        return given
+    try:
+        return Path(given).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(
+            f"--chat-template {given!r} cannot be read: {error}", remedy="Give a readable file in UTF-8."
+        ) from error
 
 
 def add_source_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup, /) -> None:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genai_iface.config import GenerationConfig
+from genai_iface.config import GenerationConfig, stored_end_tokens
 from genai_iface.folder._files import find_inside, read_json
 
 if TYPE_CHECKING:
@@ -91,7 +91,8 @@ class SideFiles:
         given = GenerationConfig() if path is None else GenerationConfig.from_file(path)
         if given.eos_token_id is not None:
             return given
-        ends = self.genai.get("eos_token_id", self.config.get("eos_token_id"))
+        ends = stored_end_tokens(self.genai.get("eos_token_id"))
+        ends = stored_end_tokens(self.config.get("eos_token_id")) if ends is None else ends
         if ends is None and self.find("tokenizer.json") is not None:
             ends = tokenizer().eos_token_id
         return given if ends is None else given.replace(eos_token_id=ends)
