@@ -9,7 +9,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from genai_iface.build._checkpoint import Checkpoint, quiet_transformers
+from genai_iface.build.checkpoint import Checkpoint, quiet_transformers
+from genai_iface.build.checkpoint.quantization import FIELDS
 from genai_iface.folder._files import find_inside, list_inside
 
 __all__ = ["write_folder_files"]
@@ -29,6 +30,8 @@ _COPIED = (
     "LICENSE.txt",
     "LICENSE.md",
 )
+# What comes with tokens that an adapter added: all of its tokenizer, or nothing of it.
+_OF_THE_TOKENIZER = frozenset(_COPIED[1:10])
 _TEMPLATES = "additional_chat_templates"
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
@@ -49,15 +52,16 @@ def write_folder_files(checkpoint: Checkpoint, network: Any, out: Path, *, conte
     config = json.loads(network.config.to_json_string(use_diff=False))
     if checkpoint.gguf is None:
         config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
-        more = [f"{_TEMPLATES}/{name}" for name in list_inside(checkpoint.folder, _TEMPLATES, ".jinja")]
-        for name in (*_COPIED, *more):
-            source = find_inside(checkpoint.folder, name)
+        templates = list_inside(_folder_of(checkpoint, "tokenizer.json"), _TEMPLATES, ".jinja")
+        for name in (*_COPIED, *(f"{_TEMPLATES}/{template}" for template in templates)):
+            source = find_inside(_folder_of(checkpoint, name), name)
             if source is not None:
                 (out / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(source, out / name)
                 written.append(name)
     else:
         written += _from_gguf(checkpoint, network, out)
+    _fit(config, network.config.get_text_config().vocab_size if checkpoint.adapters else None)
     if context is not None:
         _limit(config, context)
     (out / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
@@ -79,6 +83,25 @@ def _from_gguf(checkpoint: Checkpoint, network: Any, out: Path) -> list[str]:
     else:
         tokenizer.save_pretrained(out)
     return sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+
+
+def _folder_of(checkpoint: Checkpoint, name: str) -> Path:
+    """Where a file comes from: a tokenizer that was saved with an adapter goes before that of the base."""
+    if name in _OF_THE_TOKENIZER or name.startswith(_TEMPLATES):
+        for adapter in reversed(checkpoint.adapters):
+            if find_inside(adapter.folder, "tokenizer.json") is not None:
+                return adapter.folder
+    return checkpoint.folder
+
+
+def _fit(config: dict[str, Any], vocab_size: int | None) -> None:
+    """The configuration of the weights as they are now: floats, and with the tokens that an adapter added."""
+    for part in (config, config.get("text_config")):
+        if isinstance(part, dict):
+            for name in FIELDS:
+                part.pop(name, None)
+            if vocab_size is not None and isinstance(part.get("vocab_size"), int):
+                part["vocab_size"] = vocab_size
 
 
 def _limit(config: dict[str, Any], context: int) -> None:

@@ -101,12 +101,12 @@ def test_checkpoints_and_gguf_files(tmp_path: Path) -> None:
 @pytest.mark.parity
 @pytest.mark.parametrize("field", ["head_dim", "vocab_size", "intermediate_size", "num_hidden_layers", "hidden_size"])
 def test_a_configuration_larger_than_its_weights(tmp_path: Path, field: str) -> None:
-    from genai_iface.build._checkpoint import open_checkpoint
+    from genai_iface.build.checkpoint import load_network, open_checkpoint
     from tests.parity.checkpoints import make_checkpoint
 
     make_checkpoint("llama", tmp_path / "checkpoint")
     path = tmp_path / "checkpoint" / "config.json"
-    assert open_checkpoint(path.parent).load("float32") is not None
+    assert load_network(open_checkpoint(path.parent), "float32") is not None
     path.write_text(json.dumps({**json.loads(path.read_text()), field: 8_000_000}))
     with pytest.raises(InvalidInputError, match=f"{field}=8000000"):
-        open_checkpoint(path.parent).load("float32")
+        load_network(open_checkpoint(path.parent), "float32")

@@ -36,7 +36,7 @@ def write_checkpoints(root: Path) -> dict[str, Path]:
 
 def run_checkpoint_case(sources: dict[str, Path], work: Path, seed: int, number: int) -> tuple[str, str, list[Escape]]:
     """Runs one case; arguments and result as ``run_case``."""
-    from genai_iface.build._checkpoint import open_checkpoint  # noqa: PLC0415 - loads torch
+    from genai_iface.build.checkpoint import load_network, open_checkpoint  # noqa: PLC0415 - loads torch
 
     random = Random(f"{seed}:{number}")
     kind = random.choice(sorted(sources))
@@ -57,7 +57,7 @@ def run_checkpoint_case(sources: dict[str, Path], work: Path, seed: int, number:
     try:
         checkpoint = open_checkpoint(place)
         reached = "opened"
-        checkpoint.load("float32")
+        load_network(checkpoint, "float32")
         reached = "loaded"
     except GenAIError:
         pass

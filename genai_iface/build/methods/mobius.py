@@ -15,7 +15,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from genai_iface.build._checkpoint import Checkpoint, quiet_transformers
+from genai_iface.build.checkpoint import Checkpoint, quiet_transformers
 from genai_iface.errors import UnsupportedModelError
 from genai_iface.graph import derive_signature
 from genai_iface.transform.bnsh_cache import BnshCache

@@ -26,6 +26,7 @@ example:
   genai-iface build ORG/NAME ./my-model --revision main
   genai-iface build ./checkpoint ./my-model-int4 --quantize int4 --block-size 32
   genai-iface build ./model.gguf ./my-model --via mobius --dtype float16
+  genai-iface build ./base ./my-model --adapter ./lora
 """
 
 
@@ -41,16 +42,26 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "source", metavar="SOURCE", help="a Hugging Face checkpoint folder, a GGUF file, or an id ORG/NAME of the hub"
+        "source",
+        metavar="SOURCE",
+        help="a Hugging Face checkpoint folder, an adapter's, a GGUF file, or an id ORG/NAME of the hub",
     )
     parser.add_argument("--revision", metavar="REV", help="a branch, tag or commit of that repository")
     parser.add_argument("out", metavar="OUT", help="the folder to make; it must not exist, or be empty")
     parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="an adapter (LoRA and its kin) to merge into the weights, with the extra 'lora'; repeat it for more",
+    )
+    parser.add_argument(
         "--via",
-        choices=("auto", "export", "mobius", "convert"),
+        choices=("auto", "export", "mobius", "convert", "transformers"),
         default="auto",
         help="the method: torch's exporter with the standard operators hooked in, mobius-onnx, or a plain export that "
-        "is converted; auto takes them in this order until a result agrees with torch (default: auto)",
+        "is converted; auto takes these in this order until a result agrees with torch; or the export of Transformers' "
+        "own exporter, converted (default: auto)",
     )
     parser.add_argument(
         "--dtype",
@@ -110,6 +121,7 @@ def run(arguments: argparse.Namespace) -> int:
         block_size=arguments.block_size,
         unverified=arguments.unverified,
         verify_on=arguments.verify_on,
+        adapters=tuple(arguments.adapter),
     )
     progress = Progress()
     try:
@@ -134,6 +146,8 @@ def _print(result: BuildResult) -> None:
         print(f"verified against torch: {chosen.comparison}")
     else:
         print(f"NOT verified, and marked so: {chosen.problem}", file=sys.stderr)
+    if result.own_integers is not None:
+        print(f"with the checkpoint's integers: {result.own_integers}")
     if result.quantized is not None:
         print(f"after quantization: {result.quantized}")
     for note in result.notes:
