@@ -22,6 +22,7 @@ from genai_iface.graph._walk import (
     input_at,
     is_op,
     op,
+    static_dim,
     trace_back,
     unsupported,
 )
