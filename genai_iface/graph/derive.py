@@ -22,6 +22,7 @@ from genai_iface.graph._walk import (
     input_at,
     is_op,
     op,
+    static_dim,
     trace_back,
     unsupported,
 )
@@ -74,6 +75,7 @@ def derive_signature(model: ir.Model) -> GraphSignature:
         max_positions=min((count for count in rows if count > 0), default=None),
         opset=opset,
         evidence=evidence,
+        one_token=static_dim(inputs["input_ids"], 1) == 1,
     )
 
 

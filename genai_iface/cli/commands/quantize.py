@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genai_iface.cli.arguments import parse_options, positive
+from genai_iface.cli.arguments import SOURCE, add_source_options, parse_options, positive
 from genai_iface.cli.progress import Progress
 from genai_iface.errors import InvalidInputError
 from genai_iface.registry import load_model
@@ -46,7 +46,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", metavar="FOLDER", help="the model folder")
+    parser.add_argument("source", metavar="SOURCE", help=SOURCE)
+    add_source_options(parser)
     parser.add_argument("out", metavar="OUT", help="the folder to make")
     weights = parser.add_argument_group("weights")
     weights.add_argument("--weights", choices=("int4", "int8"), help="bits of the matrices")
@@ -139,15 +140,15 @@ def run(arguments: argparse.Namespace) -> int:
         raise InvalidInputError(
             "Neither --weights nor --kv-cache is given", remedy="For example: --weights int4, or --kv-cache int8."
         )
-    folder = open_folder(arguments.folder)
+    folder = open_folder(arguments.source, variant=arguments.variant, revision=arguments.revision)
     check_target(arguments.out, folder.path)
     text = _evaluation(arguments)
     progress = Progress()
     try:
-        before = None if text is None else _perplexity(arguments, folder.path, text, progress)
+        before = None if text is None else _perplexity(arguments, folder.source, text, progress)
         ranges = None if arguments.kv_cache is None else _ranges(arguments, progress)
         report = quantize_folder(
-            folder.path,
+            folder.source,
             arguments.out,
             bits=None if arguments.weights is None else (4 if arguments.weights == "int4" else 8),
             block_size=arguments.block_size,
@@ -245,18 +246,18 @@ def _ranges(arguments: argparse.Namespace, progress: Progress) -> list[CacheRang
         windows_of,
     )
 
-    folder = open_folder(arguments.folder)
+    folder = open_folder(arguments.source, variant=arguments.variant, revision=arguments.revision)
     check_cache(folder.signature)
     most = arguments.calibration_tokens
     if arguments.calibration not in (None, _NONE):
         tokens = folder.tokenizer.encode(_read(arguments.calibration))
-    elif (folder.path / "tokenizer.json").exists():
+    elif folder.find("tokenizer.json") is not None:
         tokens = folder.tokenizer.encode(default_text())
     else:
         tokens = random_tokens(folder.spec.vocab_size, most)
     with progress.loading():
         model = load_model(
-            folder.path,
+            folder.source,
             backend=arguments.backend,
             device=arguments.device,
             options=parse_options(arguments.option),

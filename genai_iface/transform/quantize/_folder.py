@@ -22,7 +22,7 @@ from genai_iface.errors import GenAIError, InvalidInputError, OutputError
 from genai_iface.folder import ModelFolder, open_folder
 from genai_iface.folder._files import find_inside
 from genai_iface.folder._load import MODEL_FILE
-from genai_iface.transform._model_writer import new_folder
+from genai_iface.transform._model_writer import copy_companions, new_folder
 from genai_iface.transform.quantize._cache import CacheRange, KVScales, QuantizeCache
 from genai_iface.transform.quantize._source import MatrixReport
 from genai_iface.transform.quantize._weights import QuantizeWeights
@@ -203,10 +203,13 @@ def _write(model: ir.Model, place: Path, *, is_external: bool, progress: Callabl
 
 def _copy_others(folder: ModelFolder, place: Path) -> None:
     """Copies tokenizer, template, configuration and texts; links that leave the folder are left out."""
-    mine = {file.name for file in folder.files}
+    mine = set(folder.file_names)
+    for level in reversed(folder.levels[1:]):
+        copy_companions(level, place)
     for entry in sorted(folder.path.rglob("*")):
         name = entry.relative_to(folder.path).as_posix()
-        if entry.name in mine or entry.suffix.lower() in _OTHER_WEIGHTS or any(p[0] == "." for p in name.split("/")):
+        is_hidden = any(part[0] == "." for part in name.split("/"))
+        if name in mine or is_hidden or entry.suffix.lower() in _OTHER_WEIGHTS or ".onnx" in entry.name.lower():
             continue
         try:
             real = find_inside(folder.path, name)
