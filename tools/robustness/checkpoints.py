@@ -12,6 +12,7 @@ from typing import Any
 
 from genai_iface import GenAIError
 from tools.robustness.case import Escape, place_of
+from tools.robustness.mutate_gguf import change_gguf
 
 __all__ = ["run_checkpoint_case", "write_checkpoints"]
 
@@ -46,7 +47,10 @@ def run_checkpoint_case(sources: dict[str, Path], work: Path, seed: int, number:
     if kind == "gguf":
         place = folder / "model.gguf"
         shutil.copyfile(sources[kind], place)
-        what = _change_bytes(place, random, header=random.random() < 0.8)
+        if random.random() < 0.7:
+            what = change_gguf(place, random)
+        else:
+            what = _change_bytes(place, random, header=random.random() < 0.8)
     else:
         for file in sources[kind].iterdir():
             if file.is_file():
