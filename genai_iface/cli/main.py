@@ -152,7 +152,7 @@ def _open_closed_streams() -> None:
     ):
         if getattr(sys, name) is None:
             with suppress(OSError):
-                setattr(sys, name, open(os.open(os.devnull, flags), mode, encoding="utf-8"))
+                setattr(sys, name, os.fdopen(os.open(os.devnull, flags), mode, encoding="utf-8"))
 
 
 def _tolerate_narrow_encodings() -> None:

@@ -37,13 +37,14 @@ def page(data: Mapping[str, Any]) -> str:
         "-->",
         "# Robustness",
         "",
-        "Model folders, changed at random and used: opened, their texts read, loaded, two tokens generated; and checkpoints,",
-        "changed at random, opened and loaded as `build` does. Whatever is in them, either it works or a `GenAIError` says",
-        f"what is wrong. Made by `python -m tools.robustness --cases {data['cases']} --seed {data['seed']} --write`.",
+        "Model folders, changed at random and used: opened, their texts read, loaded, two tokens generated; and",
+        "checkpoints, changed at random, opened and loaded as `build` does. Whatever is in them, either it works or a",
+        f"`GenAIError` says what is wrong. Made by `python -m tools.robustness --cases {data['cases']} --seed "
+        f"{data['seed']} --write`.",
         "",
         f"**{data['cases']:,} cases**, {sum(item['count'] for item in data['findings'])} findings, in "
-        f"{data['all_seconds'] / 60:.0f} minutes of {data['workers']} worker(s), {data['all_cpu'] / 60:.0f} of them on a "
-        "processor. " + ", ".join(f"{name} {number}" for name, number in data["versions"].items()) + ".",
+        f"{data['all_seconds'] / 60:.0f} minutes of {data['workers']} worker(s), {data['all_cpu'] / 60:.0f} of them on "
+        "a processor. " + ", ".join(f"{name} {number}" for name, number in data["versions"].items()) + ".",
         "",
         "| Outcome | Cases | |",
         "|---|---|---|",
@@ -53,14 +54,14 @@ def page(data: Mapping[str, Any]) -> str:
         "|---|---|---|---|---|",
         *(_times(name, data[key]) for name, key in (("seconds", "seconds"), ("seconds of a processor", "cpu"))),
         "",
-        f"A case may take {limits['seconds']:.0f} seconds. Its process had at most {data['peak_mb']:.0f} MB of memory over the "
-        f"whole run, grew by at most {data['grown_mb']:.0f} MB in one case, and may have an address space of "
+        f"A case may take {limits['seconds']:.0f} seconds. Its process had at most {data['peak_mb']:.0f} MB of memory "
+        f"over the whole run, grew by at most {data['grown_mb']:.0f} MB in one case, and may have an address space of "
         f"{limits['gigabytes']:.0f} GB. PyTorch, which reads checkpoints, is part of that.",
         "",
         "## What is changed",
         "",
-        f"Cases start from {len(ONNX_SOURCES)} tiny folders ({', '.join(ONNX_SOURCES)}), one in ten from a checkpoint, and "
-        "change one or two files:",
+        f"Cases start from {len(ONNX_SOURCES)} tiny folders ({', '.join(ONNX_SOURCES)}), one in ten from a "
+        "checkpoint, and change one or two files:",
         "",
         "- the graph, by its protobuf form: any field of any message; nodes dropped, doubled, moved, bypassed;",
         "  operators, domains, opset imports; edges; attributes; types and dimensions; weights; functions",
@@ -75,8 +76,8 @@ def page(data: Mapping[str, Any]) -> str:
         "|---|---|",
         *(f"| {name} | {count:,} |" for name, count in data["changed"].items()),
         "",
-        "One case in seven that opens is run by ONNX Runtime, the others by the NumPy backend. These cases are not guided by",
-        "coverage; `python -m tools.robustness.guided` and the tests marked slow look for more in the same changes.",
+        "One case in seven that opens is run by ONNX Runtime, the others by the NumPy backend. These cases are not",
+        "guided by coverage; `tests/robustness/test_guided.py` looks for more with the same changes.",
         "",
         "## Findings",
         "",

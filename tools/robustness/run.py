@@ -47,7 +47,8 @@ class Run:
             for number in range(self._workers)
         ]
         with _told_to_end() as told:
-            while any([worker.goes_on() for worker in workers]):
+            # Each is asked: one that died is replaced there.
+            while sum(worker.goes_on() for worker in workers):
                 if told or (deadline is not None and time.monotonic() > deadline):
                     for worker in workers:
                         worker.stop()
