@@ -66,7 +66,7 @@ def test_a_text_that_grows(tmp_path: Path, part: str, steps: list[dict[str, Any]
 
 
 def test_a_beginning_that_is_long(tmp_path: Path) -> None:
-    with pytest.raises(InvalidInputError, match="normalizer in tokenizer.json makes up to"):
+    with pytest.raises(InvalidInputError, match=r"normalizer in tokenizer\.json makes up to"):
         FolderTokenizer(write(tmp_path, normalizer={"type": "Prepend", "prepend": "a" * 10**6}))
 
 
@@ -96,7 +96,7 @@ def test_what_real_tokenizers_do_is_taken(tmp_path: Path, steps: list[dict[str, 
     ids=["pieces", "ids", "the text again", "sequence"],
 )
 def test_ids_around_a_text(tmp_path: Path, processor: dict[str, Any]) -> None:
-    with pytest.raises(InvalidInputError, match="post-processor in tokenizer.json adds"):
+    with pytest.raises(InvalidInputError, match=r"post-processor in tokenizer\.json adds"):
         FolderTokenizer(write(tmp_path, post_processor=processor))
     tokenizer = FolderTokenizer(write(tmp_path, post_processor=template([SPECIAL, TEXT, SPECIAL])))
     assert tokenizer.encode("b") == [0, 1, 0]
@@ -104,11 +104,14 @@ def test_ids_around_a_text(tmp_path: Path, processor: dict[str, Any]) -> None:
 
 def test_models_that_look_far(tmp_path: Path) -> None:
     unigram = {"type": "Unigram", "unk_id": 0, "vocab": [["<unk>", 0.0], ["a", -1.0], ["a" * 20_000, -2.0]]}
-    with pytest.raises(InvalidInputError, match="Unigram model in tokenizer.json has 20000 characters"):
+    with pytest.raises(InvalidInputError, match=r"Unigram model in tokenizer\.json has 20000 characters"):
         FolderTokenizer(write(tmp_path, model=unigram))
     word_piece = {
-        **{"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##"},
-        **{"max_input_chars_per_word": 10**9, "vocab": {"[UNK]": 0, "a": 1, "##b": 2}},
+        "type": "WordPiece",
+        "unk_token": "[UNK]",
+        "continuing_subword_prefix": "##",
+        "max_input_chars_per_word": 10**9,
+        "vocab": {"[UNK]": 0, "a": 1, "##b": 2},
     }
     with pytest.raises(InvalidInputError, match="max_input_chars_per_word=1000000000"):
         FolderTokenizer(write(tmp_path, model=word_piece))
@@ -130,7 +133,7 @@ def test_character_maps(tmp_path: Path, data: bytes, spelled: str) -> None:
         text = text.replace("/", "\\/")
     path.write_text(text, encoding="utf-8")
     assert json.loads(text)["normalizer"]["precompiled_charsmap"] == charsmap
-    with pytest.raises(InvalidInputError, match="The character map in tokenizer.json"):
+    with pytest.raises(InvalidInputError, match=r"The character map in tokenizer\.json"):
         FolderTokenizer(tmp_path)
 
 
