@@ -54,9 +54,10 @@ def page(data: Mapping[str, Any]) -> str:
         "|---|---|---|---|---|",
         *(_times(name, data[key]) for name, key in (("seconds", "seconds"), ("seconds of a processor", "cpu"))),
         "",
-        f"A case may take {limits['seconds']:.0f} seconds. Its process had at most {data['peak_mb']:.0f} MB of memory "
-        f"over the whole run, grew by at most {data['grown_mb']:.0f} MB in one case, and may have an address space of "
-        f"{limits['gigabytes']:.0f} GB. PyTorch, which reads checkpoints, is part of that.",
+        f"A case may take {limits['seconds']:.0f} seconds of a processor. Its process had at most "
+        f"{data['peak_mb']:.0f} MB of memory over the whole run, grew by at most {data['grown_mb']:.0f} MB in one "
+        f"case, and may have an address space of {limits['gigabytes']:.0f} GB. PyTorch, which reads checkpoints, "
+        "is part of that.",
         "",
         "## What is changed",
         "",
