@@ -82,7 +82,7 @@ class GenerationConfig:
         stop_token_ids: Tokens that end a sequence, besides eos_token_id.
         include_stop_str_in_output: Leave the stop string in the text.
         ignore_eos: Go on after an end-of-sequence token.
-        eos_token_id: The end-of-sequence token or tokens; None for the folder's.
+        eos_token_id: The end-of-sequence token or tokens; None for the folder's, an empty list for none.
         num_beams: Beams of beam search; 1 is off.
         num_beam_groups: Groups of beams that are kept diverse.
         diversity_penalty: Subtracted where another group chose the same token; at least 0.
@@ -164,7 +164,9 @@ class GenerationConfig:
 
         Fields of other stacks (cache settings, assistant models, token ids of other tasks) have no
         meaning here and are passed over: the file is the model's, not the caller's. A field that is
-        ours must be legal.
+        ours must be legal, but for what such files say in other ways: an ``eos_token_id`` below 0 is none, a ``top_p``
+        of 0 leaves the likeliest token alone, and beside greedy decoding a ``typical_p`` of 0 and a ``top_k`` of -1
+        are off.
 
         Raises:
             InvalidInputError: The file is missing, is not a JSON object, or a field is not legal.
@@ -181,6 +183,7 @@ class GenerationConfig:
         known = {field for field in _FIELDS if values.get(field) is not None}
         given = {field: values[field] for field in sorted(known)}
         given.setdefault("do_sample", False)
+        given = _as_stored(given)
         try:
             return cls.from_dict(given)
         except InvalidInputError as error:
@@ -269,6 +272,33 @@ def legal_values(name: str, /) -> str:
 
 def _rebuild(values: Mapping[str, Any]) -> GenerationConfig:
     return GenerationConfig(**values)
+
+
+def stored_end_tokens(value: Any, /) -> Any:
+    """``eos_token_id`` of a model's file; an id below 0 says that there is none.
+
+    Args:
+        value: As it stands there; what is no id is returned as it is, for somebody else to refuse.
+    """
+    ids = value if isinstance(value, list) else [value]
+    if not any(isinstance(token, int) and token < 0 for token in ids):
+        return value
+    return tuple(token for token in ids if not (isinstance(token, int) and token < 0))
+
+
+def _as_stored(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of a model's file in our terms."""
+    values = dict(given)
+    if "eos_token_id" in values:
+        values["eos_token_id"] = stored_end_tokens(values["eos_token_id"])
+    if values.get("top_p") == 0 and not isinstance(values["top_p"], bool):
+        # The smallest set that reaches it is the likeliest token, as for any probability so small.
+        values["top_p"] = sys.float_info.min
+    if values["do_sample"] is False:
+        values = {
+            name: value for name, value in values.items() if (name, value) not in (("typical_p", 0), ("top_k", -1))
+        }
+    return values
 
 
 def _illegal(name: str, value: object) -> InvalidInputError:

@@ -168,6 +168,7 @@ class TextGenerationPipeline:
         constraint: Constraint | None = None,
         prefix: str | PathLike[str] | None = None,
         speculation: Speculation | None = None,
+        chat_template: str | None = None,
         **overrides: Any,
     ) -> GenerationResult:
         """Generates until every sequence is done.
@@ -186,6 +187,7 @@ class TextGenerationPipeline:
                 of the configuration.
             prefix: A file of ``save_prefix``; what a prompt shares with it from the beginning does not run.
             speculation: How to guess tokens, ``PromptLookup()`` or ``DraftModel(model)``; the output is the same.
+            chat_template: For a conversation: the name of one of the folder's chat templates, or a template itself.
             **overrides: Single fields of ``GenerationConfig``, over either.
 
         Returns:
@@ -206,7 +208,7 @@ class TextGenerationPipeline:
             streamer=streamer,
             on_chunk=on_chunk,
         )
-        request = self._ask(prompt, config, hooks, overrides)
+        request = self._ask(prompt, config, hooks, overrides, chat_template)
         engine = self._engines.open_engine(request)
         with closing(self._driver.run(engine)) as chunks:
             return collect(request, engine, chunks)
@@ -223,6 +225,7 @@ class TextGenerationPipeline:
         constraint: Constraint | None = None,
         prefix: str | PathLike[str] | None = None,
         speculation: Speculation | None = None,
+        chat_template: str | None = None,
         **overrides: Any,
     ) -> Iterator[Chunk]:
         """Generates and yields text as it comes. Arguments and errors as ``generate``.
@@ -237,7 +240,7 @@ class TextGenerationPipeline:
             prefix=prefix,
             speculation=speculation,
         )
-        return self._driver.run(self._engines.open_engine(self._ask(prompt, config, hooks, overrides)))
+        return self._driver.run(self._engines.open_engine(self._ask(prompt, config, hooks, overrides, chat_template)))
 
     def astream(
         self,
@@ -249,6 +252,7 @@ class TextGenerationPipeline:
         constraint: Constraint | None = None,
         prefix: str | PathLike[str] | None = None,
         speculation: Speculation | None = None,
+        chat_template: str | None = None,
         **overrides: Any,
     ) -> AsyncIterator[Chunk]:
         """As ``stream``, for asyncio: the steps run in a worker thread.
@@ -262,7 +266,7 @@ class TextGenerationPipeline:
             prefix=prefix,
             speculation=speculation,
         )
-        engine = self._engines.open_engine(self._ask(prompt, config, hooks, overrides))
+        engine = self._engines.open_engine(self._ask(prompt, config, hooks, overrides, chat_template))
         return iterate_in_thread(self._driver.run(engine), engine.cancel)
 
     def chat(
@@ -270,6 +274,7 @@ class TextGenerationPipeline:
         *,
         system: str | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
         capacity: int | None = None,
         logits_processors: Sequence[LogitsHook] = (),
@@ -283,6 +288,8 @@ class TextGenerationPipeline:
         Args:
             system: The system message.
             tools: What the chat template is told about tools.
+            chat_template: The name of one of the folder's chat templates, or a template itself. None: "tool_use" if
+                tools are given and there is one of that name, else "default".
             template_kwargs: Further variables of the template.
             capacity: Most tokens of the conversation; None for the model's context.
             logits_processors: As for ``generate``, for all its answers.
@@ -313,6 +320,7 @@ class TextGenerationPipeline:
             hooks,
             system=system,
             tools=tools,
+            chat_template=chat_template,
             template_kwargs=template_kwargs,
         )
         self._sessions.add(session)
@@ -431,12 +439,17 @@ class TextGenerationPipeline:
     # Parts of a call
 
     def _ask(
-        self, prompt: Prompt, config: Configs, hooks: GenerationHooks, overrides: Mapping[str, Any]
+        self,
+        prompt: Prompt,
+        config: Configs,
+        hooks: GenerationHooks,
+        overrides: Mapping[str, Any],
+        chat_template: str | None = None,
     ) -> GenerationRequest:
         """Encodes and checks what a caller asks for."""
         self._driver.check_open()
         eos = self._generation_config.eos_token_ids
-        if not eos and self._tokenizer.eos_token_id is not None:
+        if self._generation_config.eos_token_id is None and self._tokenizer.eos_token_id is not None:
             eos = (self._tokenizer.eos_token_id,)
         return make_request(
             prompt,
@@ -446,4 +459,5 @@ class TextGenerationPipeline:
             overrides,
             eos_token_ids=eos,
             spec=self._engines.spec,
+            chat_template=chat_template,
         )

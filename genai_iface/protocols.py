@@ -422,7 +422,7 @@ class Tokenizer(Protocol):
         """Turns token ids into text.
 
         Args:
-            token_ids: Ids in 0..vocab_size - 1.
+            token_ids: Ids in 0..vocab_size - 1, or that the model's logits have beyond them.
             skip_special_tokens: Leave special tokens out of the text.
 
         Raises:
@@ -431,7 +431,8 @@ class Tokenizer(Protocol):
         Contract:
             1. Bytes that form no complete character MUST become U+FFFD, never an error.
             2. Special tokens MUST be left out of the text, unless ``skip_special_tokens`` is False.
-            3. A negative id, and one of vocab_size or more, MUST raise InvalidInputError.
+            3. A negative id, and one that neither the tokenizer nor the model's logits have, MUST raise
+               InvalidInputError. One that only the logits have MUST add nothing to the text.
         """
         ...
 
@@ -450,7 +451,8 @@ class Tokenizer(Protocol):
             messages: The turns, oldest first.
             add_generation_prompt: End with what begins the assistant's turn.
             tools: Descriptions of the functions that the model may call, as JSON schemas.
-            **template_kwargs: Further variables of the template.
+            **template_kwargs: Further variables of the template. ``chat_template`` is none: it is the name of one of
+                the folder's templates, or a template itself.
 
         Raises:
             UnsupportedCapabilityError: The folder has no chat template.

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 from importlib.util import find_spec
 
 import pytest
@@ -27,6 +28,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for marker, reason in reasons.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+def pytest_collection_finish() -> None:
+    # Loading a model collects garbage; looking through all collected tests each time would take most of a run.
+    gc.collect()
+    gc.freeze()
 
 
 def missing_modules() -> str:

@@ -18,6 +18,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genai_iface import GenerationConfig, InvalidInputError
+from genai_iface.generation import GenerationHooks
+from genai_iface.generation.sampling.sampler import make_sampler
 
 # A busy machine is slow; that is not a finding.
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -272,6 +274,37 @@ def test_an_illegal_value_in_a_file_names_file_and_field(tmp_path: Path) -> None
     path = write(tmp_path, {"top_p": 7})
     with pytest.raises(InvalidInputError, match=rf"{re.escape(str(path))}: top_p=7 is not legal"):
         GenerationConfig.from_file(path)
+
+
+@pytest.mark.parametrize(
+    ("values", "fields"),
+    [
+        ({"eos_token_id": -1}, {"eos_token_id": ()}),
+        ({"eos_token_id": [-1, 7]}, {"eos_token_id": (7,)}),
+        ({"typical_p": 0.0, "top_k": -1, "top_p": None, "temperature": 0.0}, {"temperature": 0.0}),
+    ],
+)
+def test_what_files_of_models_say_in_their_own_way(
+    tmp_path: Path, values: dict[str, Any], fields: dict[str, Any]
+) -> None:
+    config = GenerationConfig.from_file(write(tmp_path, values))
+    assert config == GenerationConfig(do_sample=False, **fields)
+
+
+@pytest.mark.parametrize("samples", [True, False])
+def test_a_top_p_of_0_in_a_file_leaves_the_likeliest_token(tmp_path: Path, samples: bool) -> None:
+    config = GenerationConfig.from_file(write(tmp_path, {"top_p": 0.0, "do_sample": samples}))
+    assert config.samples is samples
+    sampler = make_sampler(config.replace(do_sample=True, seed=3), GenerationHooks(), vocab_size=4)
+    logits = np.array([1.0, 1.25, 1.0, 0.9], dtype=np.float32)
+    tokens = np.array([0], dtype=np.int64)
+    assert {sampler.choose(logits, tokens, step, 0) for step in range(20)} == {1}
+
+
+@pytest.mark.parametrize("field", [{"typical_p": 0.0}, {"top_k": -1}, {"eos_token_id": "x"}, {"top_p": False}])
+def test_what_is_off_beside_greedy_decoding_is_wrong_beside_sampling(tmp_path: Path, field: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInputError, match=next(iter(field))):
+        GenerationConfig.from_file(write(tmp_path, {**field, "do_sample": True}))
 
 
 def test_a_missing_file(tmp_path: Path) -> None:

@@ -9,17 +9,15 @@ import os
 import re
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from tests.marks import BACKENDS, needs_ort
 from tests.models import write_folder
 
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
-
-needs_ort = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
 
 
 def run(script: Path, *arguments: object, cwd: Path = ROOT) -> str:
@@ -59,7 +57,7 @@ def test_step_by_step_on_the_embedded_model() -> None:
     assert "in_place" in printed
 
 
-@pytest.mark.parametrize("backend", ["numpy", pytest.param("ort", marks=needs_ort)])
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("style", "mode"), [("scatter", "in_place"), ("concat_nodes", "copied")])
 def test_step_by_step_on_a_folder(tmp_path: Path, style: str, mode: str, backend: str) -> None:
     printed = run(EXAMPLES / "02_step_by_step.py", write_folder(tmp_path / "model", style=style), backend)

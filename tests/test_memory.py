@@ -7,7 +7,6 @@ from __future__ import annotations
 import gc
 import re
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +25,9 @@ from genai_iface import (
 )
 from genai_iface.models import default_folder
 from tests.fakes import ALL_CAPABILITIES, ByteTokenizer, FakeModel
+from tests.marks import BACKENDS, needs_ort
 from tests.models import write_folder
 
-needs_ort = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
 GIB = 2**30
 
 FORMS: dict[str, dict[str, Any]] = {
@@ -238,7 +237,7 @@ def resident_bytes() -> int:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the resident size is read from /proc")
-@pytest.mark.parametrize("backend", ["numpy", pytest.param("ort", marks=needs_ort)])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_200_rounds_of_loading_generating_and_closing_leave_nothing(tmp_path: Path, backend: str) -> None:
     """A round needs megabytes for weights and caches; kept ones would add up to far more than the bound."""
     folder = write_folder(tmp_path / "model", hidden=256, num_heads=8, num_kv_heads=8, head_dim=64, max_positions=512)

@@ -8,12 +8,12 @@ import json
 import shutil
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from genai_iface.models import default_folder
+from tests.marks import BACKENDS
 
 # Audit hooks cannot be removed, hence a process of its own.
 PROGRAM = """
@@ -55,10 +55,8 @@ print(json.dumps({"seen": seen, "text": text, "switched_off": switched_off, "tem
 """
 
 
-@pytest.mark.parametrize("backend", ["numpy", "ort"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_a_run_connects_to_nothing_and_starts_the_template_only(backend: str, tmp_path: Path) -> None:
-    if backend == "ort" and find_spec("onnxruntime") is None:
-        pytest.skip("onnxruntime is not installed; pip install '.[ort]'")
     folder = tmp_path.resolve() / "model"
     shutil.copytree(default_folder(), folder)
     (folder / "chat_template.jinja").write_text("{{ messages[0]['content'] }}", encoding="utf-8")

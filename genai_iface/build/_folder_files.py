@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from genai_iface.build._checkpoint import Checkpoint, quiet_transformers
-from genai_iface.folder._files import find_inside
+from genai_iface.folder._files import find_inside, list_inside
 
 __all__ = ["write_folder_files"]
 
@@ -29,6 +29,7 @@ _COPIED = (
     "LICENSE.txt",
     "LICENSE.md",
 )
+_TEMPLATES = "additional_chat_templates"
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
@@ -48,9 +49,11 @@ def write_folder_files(checkpoint: Checkpoint, network: Any, out: Path, *, conte
     config = json.loads(network.config.to_json_string(use_diff=False))
     if checkpoint.gguf is None:
         config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
-        for name in _COPIED:
+        more = [f"{_TEMPLATES}/{name}" for name in list_inside(checkpoint.folder, _TEMPLATES, ".jinja")]
+        for name in (*_COPIED, *more):
             source = find_inside(checkpoint.folder, name)
             if source is not None:
+                (out / name).parent.mkdir(exist_ok=True)
                 shutil.copyfile(source, out / name)
                 written.append(name)
     else:
@@ -75,7 +78,7 @@ def _from_gguf(checkpoint: Checkpoint, network: Any, out: Path) -> list[str]:
         pass  # a file without a vocabulary; the model can still be driven with ids
     else:
         tokenizer.save_pretrained(out)
-    return sorted(path.name for path in out.iterdir())
+    return sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
 
 
 def _limit(config: dict[str, Any], context: int) -> None:

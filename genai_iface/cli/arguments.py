@@ -12,7 +12,14 @@ from typing import Any
 
 from genai_iface.errors import InvalidInputError
 
-__all__ = ["add_model_arguments", "folder_or_default", "parse_options", "positive"]
+__all__ = [
+    "add_model_arguments",
+    "add_template_argument",
+    "chat_template_of",
+    "folder_or_default",
+    "parse_options",
+    "positive",
+]
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, /) -> None:
@@ -24,6 +31,33 @@ def add_model_arguments(parser: argparse.ArgumentParser, /) -> None:
     where.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the backend; may be repeated"
     )
+
+
+def add_template_argument(parser: argparse.ArgumentParser, /, *, implied: str = "") -> None:
+    """Adds --chat-template."""
+    parser.add_argument(
+        "--chat-template",
+        metavar="NAME|FILE|TEXT",
+        help="the chat template: the name of one of the model's, such as tool_use, a file, or the Jinja template "
+        f"itself{implied}",
+    )
+
+
+def chat_template_of(arguments: argparse.Namespace, /) -> str | None:
+    """What --chat-template says: a name or a template; a file's content.
+
+    Raises:
+        InvalidInputError: The file is not UTF-8 or cannot be read.
+    """
+    given: str | None = arguments.chat_template
+    if given is None or "{" in given or not Path(given).is_file():
+        return given
+    try:
+        return Path(given).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InvalidInputError(
+            f"--chat-template {given!r} cannot be read: {error}", remedy="Give a readable file in UTF-8."
+        ) from error
 
 
 def folder_or_default(folder: str | None, /) -> Path:

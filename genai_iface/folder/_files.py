@@ -14,11 +14,13 @@ from typing import Any
 from genai_iface._json_object import MAX_CONFIG_BYTES, parse_object
 from genai_iface.errors import InvalidInputError
 
-__all__ = ["MAX_TOKENIZER_BYTES", "find_inside", "open_root", "read_inside", "read_json"]
+__all__ = ["MAX_TOKENIZER_BYTES", "find_inside", "list_inside", "open_root", "read_inside", "read_json"]
 
 MAX_TOKENIZER_BYTES = 256 * 2**20
 """No tokenizer.json may be larger."""
 
+# Of a folder's files of one kind.
+_MOST_FILES = 256
 # What a message shows of a stranger's text.
 _SHOWN = 200
 
@@ -103,6 +105,31 @@ def read_inside(root: Path, name: str, *, limit: int) -> bytes | None:
             f"{name!r} in {str(root)!r} is larger than {limit} bytes", remedy="Use a file of the usual size."
         )
     return content
+
+
+def list_inside(root: Path, folder: str, suffix: str) -> list[str]:
+    """The names of the files in a folder of the folder that end with a suffix; none if there is no such folder.
+
+    Raises:
+        InvalidInputError: It leads out of the folder, cannot be listed, or holds too many.
+    """
+    place = root / folder
+    if not place.is_dir():
+        return []
+    if not place.resolve().is_relative_to(root):
+        raise InvalidInputError(f"{folder!r} is a link that leaves the model folder {str(root)!r}", remedy=_INSIDE)
+    try:
+        names = sorted(file.name for file in place.iterdir() if file.name.endswith(suffix))
+    except OSError as error:
+        raise InvalidInputError(
+            f"{folder!r} in {str(root)!r} cannot be listed: {_reason(error)}", remedy="Check its permissions."
+        ) from error
+    if len(names) > _MOST_FILES:
+        raise InvalidInputError(
+            f"{folder!r} in {str(root)!r} holds {len(names)} files {suffix}, at most {_MOST_FILES} are read",
+            remedy="Leave those that the model needs.",
+        )
+    return names
 
 
 def read_json(root: Path, name: str) -> Mapping[str, Any] | None:

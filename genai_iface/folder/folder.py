@@ -15,7 +15,7 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from genai_iface.config import GenerationConfig
+from genai_iface.config import GenerationConfig, stored_end_tokens
 from genai_iface.errors import InvalidInputError
 from genai_iface.folder._collector import collector_paused
 from genai_iface.folder._files import find_inside, open_root, read_json
@@ -140,17 +140,13 @@ class ModelFolder:
     def tokenizer(self) -> FolderTokenizer:
         """The folder's tokenizer.
 
+        It may have ids that the logits lack (the tokens of images, in a model of text): such an id is an error once
+        somebody passes it to the model.
+
         Raises:
-            InvalidInputError: tokenizer.json is missing or broken, or has ids that the logits lack.
+            InvalidInputError: tokenizer.json is missing or broken.
         """
-        tokenizer = FolderTokenizer(self._path)
-        if tokenizer.max_token_id >= self._signature.vocab_size:
-            raise InvalidInputError(
-                f"The tokenizer in {str(self._path)!r} has ids up to {tokenizer.max_token_id}, but the logits "
-                f"{self._signature.logits!r} have only {self._signature.vocab_size} columns",
-                remedy="Take tokenizer.json from the checkpoint that the model was exported from.",
-            )
-        return tokenizer
+        return FolderTokenizer(self._path, num_ids=self._signature.vocab_size)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -229,7 +225,7 @@ def _generation_config(
     given = GenerationConfig() if path is None else GenerationConfig.from_file(path)
     if given.eos_token_id is not None:
         return given
-    ends = config.get("eos_token_id")
+    ends = stored_end_tokens(config.get("eos_token_id"))
     if ends is None and find_inside(root, "tokenizer.json") is not None:
         ends = tokenizer().eos_token_id
     return given if ends is None else given.replace(eos_token_id=ends)

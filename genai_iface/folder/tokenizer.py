@@ -8,22 +8,22 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from operator import index
 from os import PathLike
+from pathlib import Path
 from typing import Any, TypeVar
 
 import tokenizers
 
-from genai_iface._json_object import MAX_CONFIG_BYTES
-from genai_iface.errors import InvalidInputError, UnsupportedCapabilityError
+from genai_iface.errors import InvalidInputError
+from genai_iface.folder._added_tokens import configured_tokens, named_tokens, read_settings
 from genai_iface.folder._files import MAX_TOKENIZER_BYTES, open_root, read_inside, read_json
-from genai_iface.folder._template import ChatTemplate
 from genai_iface.folder._tokenizer_limits import check_character_maps, check_growth
+from genai_iface.folder.template.named import NamedTemplates
 from genai_iface.protocols import Message
 
 __all__ = ["FolderTokenizer"]
 
 T = TypeVar("T")
 
-_SPECIAL = ("bos_token", "eos_token", "pad_token", "unk_token", "sep_token", "cls_token", "mask_token")
 _REASONING = ("reasoning_content", "thinking", "reasoning")
 _REPAIR = "Take the tokenizer's files from the checkpoint that the model was exported from."
 
@@ -31,14 +31,19 @@ _REPAIR = "Take the tokenizer's files from the checkpoint that the model was exp
 class FolderTokenizer:
     """Implements ``genai_iface.Tokenizer`` over ``tokenizer.json``.
 
+    What stands around a text is what tokenizer.json's post-processor puts there; tokens are added, and their flags
+    changed, by the files beside it, as Transformers 5 does.
+
     Args:
         path: The model folder.
+        num_ids: How many ids the model's logits have, which may be more than there are tokens; None for the
+            ``vocab_size`` of config.json.
 
     Raises:
         InvalidInputError: A file is missing or broken, or leads out of the folder.
     """
 
-    def __init__(self, path: str | PathLike[str], /) -> None:
+    def __init__(self, path: str | PathLike[str], /, *, num_ids: int | None = None) -> None:
         self._root = open_root(path)
         content = read_inside(self._root, "tokenizer.json", limit=MAX_TOKENIZER_BYTES)
         if content is None:
@@ -57,10 +62,17 @@ class FolderTokenizer:
         # What was saved for training batches would cut prompts short, or fill them up.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
-        self._config = dict(read_json(self._root, "tokenizer_config.json") or {})
-        for name, value in (read_json(self._root, "special_tokens_map.json") or {}).items():
-            self._config.setdefault(name, value)
-        self._add_configured_tokens()
+        settings = read_settings(self._root)
+        added = configured_tokens(self._root, settings, self._tokenizer)
+        _rust(
+            lambda: self._tokenizer.add_tokens(added),
+            what=f"The tokenizer refuses the added tokens of {str(self._root)!r}",
+            remedy=_REPAIR,
+        )
+        self._tokenizer.encode_special_tokens = settings.get("split_special_tokens") is True
+        self._named = named_tokens(settings)
+        self._templates = NamedTemplates(self._root, settings)
+        self._num_ids = max(self.vocab_size, _configured_ids(self._root) if num_ids is None else num_ids)
 
     @property
     def vocab_size(self) -> int:
@@ -84,8 +96,13 @@ class FolderTokenizer:
 
     @property
     def has_chat_template(self) -> bool:
-        """Whether ``apply_chat_template`` can work."""
-        return bool(self._templates)
+        """Whether the folder has a chat template."""
+        return bool(self._templates.names)
+
+    @property
+    def chat_templates(self) -> tuple[str, ...]:
+        """The names of the folder's chat templates, such as "default" and "tool_use"."""
+        return self._templates.names
 
     def encode(self, text: str, /, *, add_special_tokens: bool = True) -> list[int]:
         """Turns a text into token ids.
@@ -106,19 +123,13 @@ class FolderTokenizer:
             what=f"The tokenizer cannot encode {text[:40]!r}",
             remedy=f"Pass text without lone surrogates. {_REPAIR}",
         )
-        bos = self.bos_token_id
-        if add_special_tokens and self._config.get("add_bos_token") is True and bos is not None and ids[:1] != [bos]:
-            ids = [bos, *ids]
-        eos = self.eos_token_id
-        if add_special_tokens and self._config.get("add_eos_token") is True and eos is not None and ids[-1:] != [eos]:
-            ids = [*ids, eos]
         return ids
 
     def decode(self, token_ids: Sequence[int], /, *, skip_special_tokens: bool = True) -> str:
         """Turns token ids into text; bytes that form no character become U+FFFD.
 
         Args:
-            token_ids: Integers in 0..max_token_id.
+            token_ids: Integers from 0; what the model's logits have and the tokenizer has not adds nothing.
             skip_special_tokens: Leave special tokens out of the text.
 
         Raises:
@@ -130,10 +141,10 @@ class FolderTokenizer:
             raise InvalidInputError(
                 f"decode() got something else than integers: {error}", remedy="Pass one flat sequence of ids."
             ) from error
-        wrong = next((token for token in ids if not 0 <= token <= self.max_token_id), None)
+        wrong = next((token for token in ids if not 0 <= token < self._num_ids), None)
         if wrong is not None:
             raise InvalidInputError(
-                f"The token id {wrong} is out of range, legal are 0..{self.max_token_id}",
+                f"The token id {wrong} is out of range, legal are 0..{self._num_ids - 1}",
                 remedy="Pass ids that this folder's model and tokenizer gave.",
             )
         return _rust(
@@ -153,14 +164,17 @@ class FolderTokenizer:
         *,
         add_generation_prompt: bool = True,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
         **template_kwargs: Any,
     ) -> str:
-        """Renders a conversation with the folder's template, sandboxed and in a process of its own.
+        """Renders a conversation with a template of the folder, sandboxed and in a process of its own.
 
         Args:
             messages: Turns with "role" and "content".
             add_generation_prompt: End with the beginning of the assistant's turn.
             tools: Descriptions of functions that the model may call.
+            chat_template: The name of one of the folder's templates, or a template itself. None: "tool_use" if tools
+                are given and there is one of that name, else "default".
             template_kwargs: Further variables of the template, such as ``documents``.
 
         Raises:
@@ -168,63 +182,28 @@ class FolderTokenizer:
             InvalidInputError: The template refused the messages, is broken, did something forbidden, or went over a
                 limit of time, memory or length.
         """
-        templates = self._templates
-        if not templates:
-            raise UnsupportedCapabilityError(
-                f"The folder {str(self._root)!r} has no chat template",
-                remedy="Add chat_template.jinja, or pass the prompt as plain text.",
-            )
+        template = self._templates.choose(chat_template, has_tools=tools is not None)
         for part in (*messages, *(tools or ())):
             if not isinstance(part, Mapping):
                 raise InvalidInputError(
                     f"A message or tool is a {type(part).__name__}",
                     remedy='Messages are mappings such as {"role": "user", "content": "..."}, tools are JSON schemas.',
                 )
-        name = "tool_use" if tools is not None and "tool_use" in templates else "default"
-        if name not in templates:
-            raise InvalidInputError(
-                f"tokenizer_config.json has the chat templates {', '.join(templates)}, but none is named 'default'",
-                remedy="Name one of them 'default'.",
-            )
         if not messages:
             raise InvalidInputError("An empty conversation cannot be rendered", remedy="Pass at least one message.")
-        special = {key: text for key in self._special_names() if (text := self._text_of(key)) is not None}
+        special = {key: text for key in self._named if (text := self._text_of(key)) is not None}
         variables: dict[str, Any] = {"documents": None, **special, **template_kwargs}
         variables |= {"messages": list(map(_as_templates_read_it, messages)), "tools": tools}
         variables["add_generation_prompt"] = add_generation_prompt
-        return templates[name].render(variables)
+        return template.render(variables)
 
     def close(self) -> None:
         """Ends the process that renders the chat template, if one runs; a later conversation starts it again."""
-        # Not by way of the property: what was never read has no process.
-        for template in self.__dict__.get("_templates", {}).values():
-            template.close()
-
-    @cached_property
-    def _templates(self) -> Mapping[str, ChatTemplate]:
-        content = read_inside(self._root, "chat_template.jinja", limit=MAX_CONFIG_BYTES)
-        where = f"{self._root}/chat_template.jinja"
-        sources: dict[str, str] = {}
-        if content is not None:
-            more = read_inside(self._root, "additional_chat_templates/tool_use.jinja", limit=MAX_CONFIG_BYTES)
-            for name, data in (("default", content), ("tool_use", more)):
-                try:
-                    sources |= {} if data is None else {name: data.decode("utf-8")}
-                except UnicodeDecodeError as error:
-                    raise InvalidInputError(f"{where!r} is not UTF-8: {error}", remedy="Save it as UTF-8.") from error
-        else:
-            where = f"{self._root}/tokenizer_config.json"
-            sources = _named_templates(self._config.get("chat_template"), where)
-        return {name: ChatTemplate(source, where) for name, source in sources.items()}
-
-    def _special_names(self) -> list[str]:
-        """The usual special tokens, and those that a model adds, such as image_token."""
-        own = [name for name in self._config if name.endswith("_token") and isinstance(self._config[name], str)]
-        return [*_SPECIAL, *own]
+        self._templates.close()
 
     def _text_of(self, name: str) -> str | None:
         """A special token, written as a text or as an object with its content."""
-        value = self._config.get(name)
+        value = self._named.get(name)
         if isinstance(value, Mapping):
             value = value.get("content")
         if value is None or isinstance(value, str):
@@ -237,28 +216,6 @@ class FolderTokenizer:
     def _id_of(self, name: str) -> int | None:
         text = self._text_of(name)
         return None if text is None else self._tokenizer.token_to_id(text)
-
-    def _add_configured_tokens(self) -> None:
-        """Registers added_tokens_decoder's special tokens that tokenizer.json has but does not mark."""
-        added = self._config.get("added_tokens_decoder")
-        if added is None:
-            return
-        remedy = "Repair added_tokens_decoder in tokenizer_config.json: ids to objects with 'content'."
-        if not isinstance(added, Mapping):
-            raise InvalidInputError(f"added_tokens_decoder is a {type(added).__name__}", remedy=remedy)
-        special = []
-        for token_id, entry in added.items():
-            content = entry.get("content") if isinstance(entry, Mapping) else None
-            if not isinstance(content, str) or not content:
-                raise InvalidInputError(f"added_tokens_decoder has {str(entry)[:40]} for {token_id!r}", remedy=remedy)
-            # An id must not move: only tokens that exist already, under this very id.
-            if entry.get("special") is True and str(self._tokenizer.token_to_id(content)) == str(token_id):
-                special.append(tokenizers.AddedToken(content, special=True, normalized=False))
-        _rust(
-            lambda: self._tokenizer.add_special_tokens(special),
-            what="The tokenizer refuses the tokens of added_tokens_decoder",
-            remedy=remedy,
-        )
 
 
 def _as_templates_read_it(message: Message) -> Message:
@@ -279,20 +236,9 @@ def _rust(action: Callable[[], T], *, what: str, remedy: str) -> T:
         raise InvalidInputError(f"{what}: {str(error)[:300]}", remedy=remedy) from error
 
 
-def _named_templates(value: object, where: str) -> dict[str, str]:
-    """``chat_template`` as text, or as a list of objects with name and template."""
-    if value is None:
-        return {}
-    if isinstance(value, str):
-        return {"default": value}
-    named: dict[str, str] = {}
-    for entry in value if isinstance(value, list) else [value]:
-        name = entry.get("name") if isinstance(entry, Mapping) else None
-        source = entry.get("template") if isinstance(entry, Mapping) else None
-        if not isinstance(name, str) or not isinstance(source, str):
-            raise InvalidInputError(
-                f"chat_template in {where!r} is neither a text nor a list of objects with name and template",
-                remedy="Repair it, or put the template into chat_template.jinja.",
-            )
-        named[name] = source
-    return named
+def _configured_ids(root: Path) -> int:
+    """``vocab_size`` of config.json, 0 where it says none; whether it is legal is not the tokenizer's business."""
+    config = read_json(root, "config.json") or {}
+    text = config.get("text_config")
+    sizes = [part.get("vocab_size") for part in (config, text) if isinstance(part, Mapping)]
+    return max((size for size in sizes if isinstance(size, int)), default=0)

@@ -74,6 +74,7 @@ def make_request(
     *,
     eos_token_ids: Sequence[int],
     spec: ModelSpec | None,
+    chat_template: str | None = None,
 ) -> GenerationRequest:
     """Encodes the prompt and checks what goes with it.
 
@@ -85,6 +86,7 @@ def make_request(
         overrides: Single fields of ``GenerationConfig``, over each configuration.
         eos_token_ids: What ends a sequence if a configuration itself names nothing.
         spec: The model's; None if a runtime owns the loop, which then bounds the output itself.
+        chat_template: Which template renders a conversation.
 
     Raises:
         InvalidInputError: A prompt is empty, a parameter is not legal, or nothing bounds the output.
@@ -92,7 +94,7 @@ def make_request(
         CacheOverflowError: A prompt is longer than the model's context.
     """
     started = perf_counter()
-    encoded = encode_prompt(tokenizer, prompt)
+    encoded = encode_prompt(tokenizer, prompt, chat_template)
     given = [one.replace(**overrides) for one in one_per_sequence(configs, len(encoded.token_ids))]
     for one in given:
         check_supported(one)
@@ -133,7 +135,7 @@ def context_of(spec: ModelSpec, /) -> int | None:
 
 def _ending(config: GenerationConfig, eos_token_ids: Sequence[int]) -> GenerationConfig:
     """The configuration with something that ends a sequence, where it names nothing itself."""
-    if config.eos_token_ids or not eos_token_ids:
+    if config.eos_token_id is not None or not eos_token_ids:
         return config
     return dataclasses.replace(config, eos_token_id=tuple(eos_token_ids))
 

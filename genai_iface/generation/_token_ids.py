@@ -31,8 +31,9 @@ def as_ids(row: Sequence[Any], vocab_size: int) -> NDArray[np.int64]:
     if ids.min() < 0 or ids.max() >= vocab_size:
         wrong = ids[(ids < 0) | (ids >= vocab_size)][0]
         raise InvalidInputError(
-            f"The token id {wrong} is out of range",
-            remedy=f"The model has ids from 0 to {vocab_size - 1}; is this its tokenizer?",
+            f"The token id {wrong} is out of range, the model has ids from 0 to {vocab_size - 1}",
+            remedy="Leave that token out, or check whether this is the model's tokenizer: one that it shares with a "
+            "model of images may have tokens that a model of text lacks.",
         )
     return ids.astype(np.int64)
 

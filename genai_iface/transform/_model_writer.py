@@ -15,13 +15,14 @@ import onnx_ir as ir
 
 from genai_iface._new_files import clear_stale, temporary_name, writing_to
 from genai_iface.errors import BackendError, InvalidInputError, OutputError
-from genai_iface.folder._files import find_inside
+from genai_iface.folder._files import find_inside, list_inside
 
 __all__ = ["copy_companions", "new_folder", "save_checked"]
 
 _COPIED = frozenset({".json", ".jinja", ".txt", ".model", ".md"})
 # It describes the graph that was, for another stack.
 _LEFT_OUT = frozenset({"genai_config.json"})
+_TEMPLATES = "additional_chat_templates"
 _DATA = "model.onnx.data"
 
 
@@ -75,15 +76,21 @@ def copy_companions(root: Path, made: Path) -> list[str]:
     Raises:
         InvalidInputError: A file is a link that leads out of the folder.
     """
+    named = [
+        path.name
+        for path in sorted(root.iterdir())
+        if (path.suffix in _COPIED or path.name.upper().startswith(("LICENSE", "NOTICE")))
+        and path.name not in _LEFT_OUT
+        and not path.is_dir()
+    ]
+    named += [f"{_TEMPLATES}/{name}" for name in list_inside(root, _TEMPLATES, ".jinja")]
     copied = []
-    for path in sorted(root.iterdir()):
-        is_text = path.suffix in _COPIED or path.name.upper().startswith(("LICENSE", "NOTICE"))
-        if not is_text or path.name in _LEFT_OUT or path.is_dir():
-            continue
-        real = find_inside(root, path.name)
+    for name in named:
+        real = find_inside(root, name)
         if real is not None:
-            shutil.copyfile(real, made / path.name)
-            copied.append(path.name)
+            (made / name).parent.mkdir(exist_ok=True)
+            shutil.copyfile(real, made / name)
+            copied.append(name)
     return copied
 
 

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,8 @@ import numpy as np
 import pytest
 
 from genai_iface import load_model
+from tests.marks import needs_ort
 from tests.models import write_folder
-
-needs_ort = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
 
 FOLDERS: dict[str, dict[str, Any]] = {
     "scatter": {},

@@ -88,7 +88,7 @@ rules_of_a_run = st.builds(
 )
 
 
-@settings(max_examples=600)
+@settings(max_examples=300)
 @given(rows_of_a_step, rules_of_a_run, st.integers(0, 12), st.booleans(), st.sampled_from(["last", "all", "none"]))
 def test_runs_give_every_row_its_tokens(
     shape: list[tuple[int, int]], rules: RunRules, slack: int, is_ragged: bool, logits: str

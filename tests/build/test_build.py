@@ -20,7 +20,7 @@ import pytest
 from genai_iface import load_model
 from genai_iface.cli.main import main
 from genai_iface.errors import InvalidInputError, UnsupportedModelError
-from genai_iface.folder import open_folder
+from genai_iface.folder import FolderTokenizer, open_folder
 
 pytestmark = pytest.mark.parity
 
@@ -275,3 +275,19 @@ def test_bad_places_are_refused(checkpoint: Checkpoint, tmp_path: Path) -> None:
         built(tmp_path / "weights", tmp_path / "out")
     with pytest.raises(InvalidInputError, match="not a GGUF file"):
         built(tmp_path / "full" / "file", tmp_path / "out")
+
+
+def test_all_chat_templates_go_along(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    source = tmp_path / "source"
+    shutil.copytree(checkpoint("llama"), source)
+    (source / "chat_template.jinja").write_text("plain")
+    (source / "additional_chat_templates").mkdir()
+    (source / "additional_chat_templates" / "tool_use.jinja").write_text("tools {{ tools|length }}")
+    from tests.generation.text.tokenizers_for_tests import byte_level
+
+    (source / "tokenizer.json").write_text(byte_level().to_json())
+    built(source, tmp_path / "out")
+    tokenizer = FolderTokenizer(tmp_path / "out")
+    ask = [{"role": "user", "content": "x"}]
+    assert tokenizer.apply_chat_template(ask) == "plain"
+    assert tokenizer.apply_chat_template(ask, tools=[{}, {}]) == "tools 2"

@@ -19,6 +19,7 @@ from genai_iface import OutputError
 from genai_iface.cli.main import build_parser, main
 from genai_iface.conformance import run_checks
 from genai_iface.transform._model_writer import new_folder
+from tests.marks import slow_but
 from tests.models import write_folder
 
 FULL = Path("/dev/full")
@@ -99,8 +100,14 @@ WRITING: dict[str, Callable[[Path, Path], list[str]]] = {
 }
 
 
+# Of each kind one command runs with the quick suite; .ci/run runs all of them with --slow.
+QUICK = {"help", "generate", "inspect", "convert"}
+printing = pytest.mark.parametrize("command", slow_but(QUICK, PRINTING))
+writing = pytest.mark.parametrize("command", slow_but(QUICK, WRITING))
+
+
 @needs_full
-@pytest.mark.parametrize("command", PRINTING)
+@printing
 def test_standard_output_is_full(command: str, concat: Path) -> None:
     if command == "fusion-report":
         pytest.importorskip("onnxscript")
@@ -149,7 +156,7 @@ def test_standard_output_is_closed(words: str) -> None:
 
 
 @needs_full
-@pytest.mark.parametrize("command", WRITING)
+@writing
 def test_standard_output_is_full_when_the_folder_is_made(command: str, concat: Path, tmp_path: Path) -> None:
     with FULL.open("w") as full:
         ended = run(WRITING[command](concat, tmp_path / "out"), stdout=full.fileno())
@@ -167,7 +174,7 @@ def test_both_outputs_are_full() -> None:
     assert ended.returncode == 1
 
 
-@pytest.mark.parametrize("command", WRITING)
+@writing
 @pytest.mark.parametrize("room", [0, 3000])
 def test_no_room_for_the_folder(command: str, room: int, concat: Path, tmp_path: Path) -> None:
     ended = run(WRITING[command](concat, tmp_path / "out"), largest_file=room)
@@ -175,7 +182,7 @@ def test_no_room_for_the_folder(command: str, room: int, concat: Path, tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("command", WRITING)
+@writing
 def test_a_place_that_cannot_be_written(command: str, concat: Path) -> None:
     check_one_line(run(WRITING[command](concat, Path("/proc/nothing/out"))), "cannot be made")
 

@@ -14,11 +14,11 @@ import numpy as np
 import pytest
 
 from genai_iface import UnsupportedModelError, load_model
+from tests.marks import needs_ort
 from tests.models import write_folder
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = ROOT / "examples/new_runtime"
-needs_ort = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
 needs_openvino = pytest.mark.skipif(find_spec("openvino") is None, reason="openvino is not installed")
 
 

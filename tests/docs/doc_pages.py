@@ -11,7 +11,6 @@ follows from the page's source alone:
 - ``json`` and ``toml``: parsed.
 - ``<!-- not run: REASON -->`` above a block: it is left out, and the tests list it with its reason.
 - ``<!-- needs: MODULE ... -->`` anywhere: the page is left out where a module is missing.
-- ``<!-- slow -->`` anywhere: the page belongs to the slow suite.
 """
 
 from __future__ import annotations
@@ -42,7 +41,6 @@ _NOT_RUN = re.compile(r"<!-- not run: (?P<reason>[^\n]+?) -->\s*\Z")
 _NEEDS = re.compile(r"^<!-- needs: (?P<modules>[\w ]+?) -->$", re.MULTILINE)
 # These change the machine, or need a copy of the repository.
 _OUTSIDE = re.compile(r"\b(apt|curl|git|pip|pytest|python -m (benchmarks|tools))\b")
-_SLOW = re.compile(r"^<!-- slow -->$", re.MULTILINE)
 
 
 @dataclass
@@ -71,7 +69,6 @@ class Page:
     path: Path
     blocks: list[Block] = field(default_factory=list)
     needs: frozenset[str] = frozenset()
-    slow: bool = False
 
     @property
     def name(self) -> str:
@@ -99,7 +96,7 @@ def read_page(path: Path) -> Page:
     needs = {module for found in _NEEDS.finditer(text) for module in found["modules"].split()}
     if any(re.search(r"""["' ]ort\b""", block.code) for block in blocks if block.language in RUN):
         needs.add("onnxruntime")
-    return Page(path, blocks, frozenset(needs), bool(_SLOW.search(text)))
+    return Page(path, blocks, frozenset(needs))
 
 
 def run_page(page: Page, folder: Path, printed: Callable[[], tuple[str, str]]) -> None:

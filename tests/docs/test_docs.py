@@ -29,12 +29,18 @@ PAGES = [read_page(path) for path in TEXTS if path.is_file()]
 CHAT_TEMPLATE = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}assistant:"
 
 
+# What a newcomer reads first runs with the quick suite; .ci/run runs all other pages with --slow.
+FIRST_PAGES = {"README.md", "docs/index.md", "docs/get-started.md"}
+
+
 def page_parameters() -> list[object]:
     found = []
     for page in PAGES:
         if page.runs:
             marks = [pytest.mark.parity] if page.needs & set(PARITY_MODULES) else []
-            found.append(pytest.param(page, id=page.name, marks=[*marks, *([pytest.mark.slow] if page.slow else [])]))
+            if page.name not in FIRST_PAGES:
+                marks.append(pytest.mark.slow)
+            found.append(pytest.param(page, id=page.name, marks=marks))
     return found
 
 

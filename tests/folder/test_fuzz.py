@@ -19,10 +19,11 @@ from onnx import TensorProto
 
 from genai_iface import GenAIError
 from genai_iface.folder import open_folder
-from genai_iface.folder._template import ChatTemplate
+from genai_iface.folder.template.chat_template import ChatTemplate
 from tests.models import write_folder
 
 FUZZ = settings(
+    max_examples=50,
     deadline=timedelta(seconds=20),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

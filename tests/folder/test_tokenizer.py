@@ -83,29 +83,36 @@ def test_lone_surrogates_are_refused(folder: Path) -> None:
         FolderTokenizer(folder).encode("a\ud800")
 
 
-def test_first_and_last_token_by_configuration(folder: Path) -> None:
-    tokenizer = configure(
-        folder, {"bos_token": "<|bos|>", "eos_token": "<|eos|>", "add_bos_token": True, "add_eos_token": True}
-    )
-    assert tokenizer.encode("h") == [BOS, 104, EOS]
-    assert tokenizer.encode("<|bos|>h<|eos|>") == [BOS, 104, EOS]
+def test_what_stands_around_a_text_is_what_tokenizer_json_puts_there(folder: Path) -> None:
+    names = {"bos_token": "<|bos|>", "eos_token": "<|eos|>"}
+    # As Transformers 5, which passes these two fields over where there is a tokenizer.json.
+    assert configure(folder, {**names, "add_bos_token": True, "add_eos_token": True}).encode("h") == [104]
+    saved = json.loads((folder / "tokenizer.json").read_text(encoding="utf-8"))
+    saved["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": [{"SpecialToken": {"id": "<|bos|>", "type_id": 0}}, {"Sequence": {"id": "A", "type_id": 0}}],
+        "pair": [{"Sequence": {"id": "A", "type_id": 0}}, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<|bos|>": {"id": "<|bos|>", "ids": [BOS], "tokens": ["<|bos|>"]}},
+    }
+    (folder / "tokenizer.json").write_text(json.dumps(saved))
+    tokenizer = configure(folder, {**names, "add_bos_token": False})
+    assert tokenizer.encode("h") == [BOS, 104]
     assert tokenizer.encode("h", add_special_tokens=False) == [104]
 
 
-def test_special_tokens_map_is_the_second_choice(folder: Path) -> None:
-    (folder / "special_tokens_map.json").write_text('{"eos_token": "<|im_end|>", "bos_token": {"content": "<|bos|>"}}')
-    assert configure(folder, {}).eos_token_id == 260
-    assert configure(folder, {"eos_token": "<|eos|>"}).eos_token_id == EOS
-
-
-def test_unknown_or_absent_special_tokens_are_none(folder: Path) -> None:
-    tokenizer = configure(folder, {"bos_token": "<never>", "eos_token": None})
-    assert (tokenizer.bos_token_id, tokenizer.eos_token_id) == (None, None)
-
-
-def test_added_tokens_become_special_under_their_own_id_only(folder: Path) -> None:
-    added = {"104": {"content": "h", "special": True}, "105": {"content": "h", "special": True}}
-    assert configure(folder, {"added_tokens_decoder": added}).decode([104, 105]) == "i"
+def test_ids_of_the_logits_that_no_token_has_decode_to_nothing(folder: Path) -> None:
+    assert FolderTokenizer(folder, num_ids=300).decode([104, 299, 270, 105]) == "hi"
+    with pytest.raises(InvalidInputError, match=r"token id 300 is out of range, legal are 0\.\.299"):
+        FolderTokenizer(folder, num_ids=300).decode([300])
+    for config in ({"vocab_size": 280}, {"text_config": {"vocab_size": 280}}, {"vocab_size": 3}):
+        (folder / "config.json").write_text(json.dumps(config))
+        tokenizer = FolderTokenizer(folder)
+        assert tokenizer.vocab_size == 261
+        assert tokenizer.decode([104, 260]) == "h"
+        if config != {"vocab_size": 3}:
+            assert tokenizer.decode([104, 279]) == "h"
+    with pytest.raises(InvalidInputError, match=r"legal are 0\.\.260"):
+        tokenizer.decode([261])
 
 
 # Chat templates.
@@ -247,12 +254,6 @@ def test_broken_configuration_shows_on_use(folder: Path, values: dict[str, Any],
     with pytest.raises(InvalidInputError, match=message) as caught:
         (tokenizer.eos_token_id, tokenizer.apply_chat_template(HELLO))
     assert caught.value.remedy
-
-
-@pytest.mark.parametrize("added", [3, {"1": 3}, {"1": {"special": True}}, {"1": {"content": ""}}])
-def test_broken_added_tokens(folder: Path, added: Any) -> None:
-    with pytest.raises(InvalidInputError, match="added_tokens_decoder"):
-        configure(folder, {"added_tokens_decoder": added})
 
 
 def test_template_that_is_no_text(folder: Path) -> None:

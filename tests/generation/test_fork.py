@@ -10,6 +10,8 @@ import sys
 
 import pytest
 
+from tests.marks import BACKENDS
+
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 
 PROGRAM = """
@@ -59,7 +61,7 @@ print(os.waitstatus_to_exitcode(status))
 """
 
 
-@pytest.mark.parametrize("backend", ["numpy", "ort"])
+@pytest.mark.parametrize("backend", BACKENDS)
 def test_after_fork(backend: str) -> None:
     ended = subprocess.run(
         [sys.executable, "-c", PROGRAM, backend], capture_output=True, text=True, timeout=120, check=False

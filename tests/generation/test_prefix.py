@@ -4,16 +4,15 @@
 
 from __future__ import annotations
 
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
 from genai_iface import InvalidInputError, TextGenerationPipeline, UnsupportedCapabilityError
 from tests.fakes import ByteTokenizer, FakeModel
+from tests.marks import BACKENDS
 from tests.models import write_folder
 
-BACKENDS = ["numpy", pytest.param("ort", marks=pytest.mark.skipif(find_spec("onnxruntime") is None, reason="no ort"))]
 PREFIX = "a long instruction"
 
 

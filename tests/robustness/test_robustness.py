@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from genai_iface import InvalidInputError
-from genai_iface.folder import _template_process
-from genai_iface.folder._template import ChatTemplate
+from genai_iface.folder.template import process as template_process
+from genai_iface.folder.template.chat_template import ChatTemplate
 from tools.robustness import case as cases
 from tools.robustness.__main__ import main
 from tools.robustness.case import run_case
@@ -26,7 +26,7 @@ from tools.robustness.sources import ONNX_SOURCES, write_sources
 from tools.robustness.summary import summary
 from tools.robustness.templates import forked_template_processes
 
-STARTED = _template_process._start
+STARTED = template_process._start
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def template_processes() -> Iterator[None]:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs pidfd")
 def test_a_forked_template_process_has_the_limits_of_a_started_one() -> None:
-    assert _template_process._start is not STARTED
+    assert template_process._start is not STARTED
     hostile = {
         "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}": "took more than 1 seconds",
         "{{ ('x' * 10 ** 9) | length }}": "memory",

@@ -18,7 +18,7 @@ import sys
 def main() -> None:
     """Serves until its socket is closed."""
     sys.path += sys.argv[2:]
-    import _template_worker as worker  # noqa: PLC0415 - its path is known only now
+    import template_worker as worker  # noqa: PLC0415 - its path is known only now
 
     # Whatever is imported at the first use is here before the first fork, and need not be again behind it.
     worker._warm_up(worker.make_environment())

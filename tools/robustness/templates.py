@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
-from genai_iface.folder import _template_process
+from genai_iface.folder.template import process as template_process
 
 __all__ = ["forked_template_processes"]
 
@@ -43,18 +43,18 @@ def forked_template_processes() -> Iterator[None]:
         start_new_session=True,
     )
     theirs.close()
-    start = _template_process._start
-    _template_process._start = lambda: _Fork(ours)  # type: ignore[assignment, return-value]
+    start = template_process._start
+    template_process._start = lambda: _Fork(ours)  # type: ignore[assignment, return-value]
     try:
         yield
     finally:
-        _template_process._start = start
+        template_process._start = start
         ours.close()
         server.wait()
 
 
 def _own_folder() -> Path:
-    return Path(_template_process.__file__).parent
+    return Path(template_process.__file__).parent
 
 
 class _Fork:

@@ -12,7 +12,7 @@ from contextlib import suppress
 from typing import Any
 
 from genai_iface._new_files import new_file
-from genai_iface.cli.arguments import add_model_arguments, parse_options
+from genai_iface.cli.arguments import add_model_arguments, add_template_argument, chat_template_of, parse_options
 from genai_iface.cli.interrupt import cancel_on_interrupt
 from genai_iface.cli.progress import Progress
 from genai_iface.errors import GenAIError, InvalidInputError
@@ -44,6 +44,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "In a pipe only the answers are printed.",
     )
     parser.add_argument("--system", metavar="TEXT", help="the system message")
+    add_template_argument(parser)
     add_model_arguments(parser)
     how = parser.add_argument_group(
         "generation", "What is not given here comes from the model's generation_config.json."
@@ -54,6 +55,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     how.add_argument("--temperature", type=float, metavar="T", help="draw at this temperature; 0 takes the likeliest")
     how.add_argument("--top-p", type=float, metavar="P", help="draw among the likeliest tokens that reach P together")
     how.add_argument("--seed", type=int, metavar="N", help="draw with this seed")
+    how.add_argument(
+        "--stop", action="append", dest="stop_strings", metavar="TEXT", help="end before this text; may be repeated"
+    )
     return parser
 
 
@@ -63,6 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         0.
     """
+    template = chat_template_of(arguments)
     progress = Progress()
     with progress.loading():
         pipeline = TextGenerationPipeline(
@@ -72,13 +77,13 @@ def run(arguments: argparse.Namespace) -> int:
             options=parse_options(arguments.option),
             on_prefill=progress.prefill,
         )
-    names = ("max_new_tokens", "temperature", "top_p", "seed")
+    names = ("max_new_tokens", "temperature", "top_p", "seed", "stop_strings")
     overrides: dict[str, Any] = {
         name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None
     }
     if pipeline.generation_config.max_new_tokens is None:
         overrides.setdefault("max_new_tokens", _DEFAULT_MAX_NEW_TOKENS)
-    with pipeline, pipeline.chat(system=arguments.system, **overrides) as session:
+    with pipeline, pipeline.chat(system=arguments.system, chat_template=template, **overrides) as session:
         _Loop(session, pipeline.cancel, progress).run()
     return 0
 

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from genai_iface.cli.arguments import add_model_arguments, parse_options
+from genai_iface.cli.arguments import add_model_arguments, add_template_argument, chat_template_of, parse_options
 from genai_iface.cli.interrupt import cancel_on_interrupt
 from genai_iface.cli.progress import Progress
 from genai_iface.config import GenerationConfig
@@ -40,6 +40,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("prompt", metavar="PROMPT", help='the text; "-" reads it from stdin')
     parser.add_argument("--chat", action="store_true", help="send the prompt as a user's message, by the chat template")
     parser.add_argument("--system", metavar="TEXT", help="a system message before it; implies --chat")
+    add_template_argument(parser, implied="; implies --chat")
 
     add_model_arguments(parser)
 
@@ -81,7 +82,9 @@ def run(arguments: argparse.Namespace) -> int:
         0, or 130 if Ctrl-C ended it.
     """
     text = _read_prompt(arguments.prompt)
-    is_chat = arguments.chat or arguments.system is not None
+    template = chat_template_of(arguments)
+    chosen: dict[str, Any] = {} if template is None else {"chat_template": template}
+    is_chat = arguments.chat or arguments.system is not None or template is not None
     prompt: Prompt = _as_messages(text, arguments.system) if is_chat else text
     options = parse_options(arguments.option)
     overrides = _overrides(arguments)
@@ -102,7 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
         printer = None if arguments.json else _Printer(progress, head, waits=arguments.no_stream)
         with cancel_on_interrupt(pipeline.cancel):
             try:
-                result = pipeline.generate(prompt, on_chunk=printer, **overrides)
+                result = pipeline.generate(prompt, on_chunk=printer, **chosen, **overrides)
             finally:
                 progress.stop()
                 if printer is not None:

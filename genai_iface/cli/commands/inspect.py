@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "describe", "run"]
 
+# Names of chat templates that need no mention: none, or the one that has no name of its own.
+_USUAL: tuple[list[str], ...] = ([], ["default"])
+
 _EXAMPLE = """\
 example:
   genai-iface inspect ./my-model
@@ -114,7 +117,9 @@ def _tokenizer_facts(folder: ModelFolder) -> dict[str, Any]:
     """Size and template of the tokenizer, or why there is none; a model can be driven with ids alone."""
     try:
         tokenizer = folder.tokenizer
-        return {"vocab_size": tokenizer.vocab_size, "chat_template": tokenizer.has_chat_template}
+        names = sorted(tokenizer.chat_templates)
+        facts: dict[str, Any] = {"vocab_size": tokenizer.vocab_size, "chat_template": bool(names)}
+        return facts if names in _USUAL else facts | {"chat_templates": names}
     except GenAIError as error:
         return {"error": str(error)}
 
@@ -143,9 +148,7 @@ def _print_tables(folder: ModelFolder) -> None:
 
     signature, cache = folder.signature, folder.signature.cache
     tokenizer = _tokenizer_facts(folder)
-    words = tokenizer.get("error") or (
-        f"{tokenizer['vocab_size']} ids, {'with' if tokenizer['chat_template'] else 'no'} chat template"
-    )
+    words = tokenizer.get("error") or (f"{tokenizer['vocab_size']} ids, {_templates_in_words(tokenizer)}")
     capacity = "grows" if cache.style == "concat" else cache.fixed_capacity or "free"
     rows: list[tuple[object, ...]] = [
         ("folder", folder.path),
@@ -176,6 +179,12 @@ def _print_tables(folder: ModelFolder) -> None:
     if later:
         more = "1 more layer follows" if len(cache.layers) == 2 else f"{len(cache.layers) - 1} more layers follow"
         console.print(f"{more} the same pattern; --json lists them all.")
+
+
+def _templates_in_words(facts: dict[str, Any]) -> str:
+    if "chat_templates" in facts:
+        return f"chat templates {', '.join(facts['chat_templates'])}"
+    return f"{'with' if facts['chat_template'] else 'no'} chat template"
 
 
 def _layer_rows(layers: tuple[LayerCacheSpec, ...]) -> list[tuple[object, ...]]:

@@ -189,21 +189,26 @@ class PromptSearch:
         if self._stop_strings or self._criteria:
             new = [*sequence.new_tokens.tolist(), token]
             text = self._text(new)
-            if self._stop_strings.find_end(text) is not None:
+            if self._stop_strings and (self._is_stopped(text) or self._is_stopped(self._text(new, is_whole=True))):
                 return "stop"
             tokens = np.append(sequence.tokens, token)
             if any(criterion(tokens.copy(), text) for criterion in self._criteria):
                 return "stop"
         return "length" if self._num_new >= self._limit else None
 
-    def _text(self, new: list[int]) -> str:
+    def _is_stopped(self, text: str) -> bool:
+        return self._stop_strings.find_end(text) is not None
+
+    def _text(self, new: list[int], *, is_whole: bool = False) -> str:
+        """The text of new tokens; whole, it has that of special tokens too, which may be a stop string."""
         if self._tokenizer is None:
             return ""
         size = self._tokenizer.vocab_size
         # Models pad their vocabulary; such an id has no text.
         head = [token for token in self._context if token < size]
         whole = [*head, *(token for token in new if token < size)]
-        return self._tokenizer.decode(whole)[len(self._tokenizer.decode(head).rstrip("\ufffd")) :]
+        before = self._tokenizer.decode(head, skip_special_tokens=not is_whole).rstrip("\ufffd")
+        return self._tokenizer.decode(whole, skip_special_tokens=not is_whole)[len(before) :]
 
     def _grown(self, sequence: TokenSequence, token: int) -> TokenSequence:
         grown = sequence.copy()

@@ -45,6 +45,7 @@ class ChatSession:
         hooks: The caller's own functions and rules, for answers that bring none of their own.
         system: The system message, None for none.
         tools: What the template is told about tools.
+        chat_template: Which template: a name, or a template itself; None for the tokenizer's choice.
         template_kwargs: Further variables of the template.
     """
 
@@ -57,6 +58,7 @@ class ChatSession:
         *,
         system: str | None = None,
         tools: Sequence[Mapping[str, Any]] | None = None,
+        chat_template: str | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
         self._tokenizer = tokenizer
@@ -66,6 +68,8 @@ class ChatSession:
         self._system = system
         self._tools = tools
         self._template_kwargs = dict(template_kwargs or {})
+        if chat_template is not None:
+            self._template_kwargs["chat_template"] = chat_template
         self._messages: list[Message] = []
         self._metrics = PerfMetrics()
         self._is_closed = False

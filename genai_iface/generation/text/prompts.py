@@ -29,17 +29,29 @@ class EncodedPrompt:
     continues_text: bool
 
 
-def encode_prompt(tokenizer: Tokenizer, prompt: Prompt, /) -> EncodedPrompt:
+def encode_prompt(tokenizer: Tokenizer, prompt: Prompt, /, chat_template: str | None = None) -> EncodedPrompt:
     """Token ids of each prompt, one list for a single one.
 
+    Args:
+        tokenizer: Encodes texts, and renders conversations.
+        prompt: What the user gave.
+        chat_template: Of a conversation: a name, or a template itself; None for the tokenizer's choice.
+
     Raises:
-        InvalidInputError: The shape means nothing, or a prompt is empty.
+        InvalidInputError: The shape means nothing, a prompt is empty, or a template goes with no conversation.
     """
     is_chat = _is_conversation(prompt)
+    if chat_template is not None and not is_chat:
+        raise InvalidInputError(
+            "chat_template goes with a conversation, and the prompt is none",
+            remedy='Pass a list of messages such as {"role": "user", "content": "..."}, or leave chat_template.',
+        )
     if not (is_chat or _is_text(prompt)):
         encoded = _as_lists(prompt)
     elif is_chat:
-        text = tokenizer.apply_chat_template(cast("Sequence[Mapping[str, Any]]", prompt))
+        # A tokenizer of somebody else need not know the argument unless it is used.
+        chosen: dict[str, Any] = {} if chat_template is None else {"chat_template": chat_template}
+        text = tokenizer.apply_chat_template(cast("Sequence[Mapping[str, Any]]", prompt), **chosen)
         # The template writes the special tokens itself.
         encoded = [tokenizer.encode(text, add_special_tokens=False)]
     else:

@@ -30,13 +30,23 @@ class StopStrings:
     def __bool__(self) -> bool:
         return bool(self._strings)
 
-    def find_end(self, text: str, /) -> int | None:
-        """Where the text has to end, or None if it holds no stop string."""
+    @property
+    def is_included(self) -> bool:
+        """Whether the stop string stays in the text."""
+        return self._include
+
+    def find(self, text: str, /) -> tuple[int, int] | None:
+        """Where the stop string that ends the text begins and ends, or None if it holds none."""
         matches = [(start + len(stop), start) for stop in self._strings if (start := text.find(stop)) >= 0]
         if not matches:
             return None
         end, start = min(matches)
-        return end if self._include else start
+        return start, end
+
+    def find_end(self, text: str, /) -> int | None:
+        """Where the text has to end, or None if it holds no stop string."""
+        found = self.find(text)
+        return None if found is None else found[1 if self._include else 0]
 
     def overlap(self, text: str, /) -> int:
         """How many characters at the end of the text may be the beginning of a stop string."""

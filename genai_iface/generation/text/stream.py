@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from genai_iface.generation.text.special import Marks, SpecialTexts
 from genai_iface.generation.text.stopping import StopStrings
 from genai_iface.protocols import Tokenizer
 
@@ -103,6 +104,8 @@ class Detokenizer:
 class TextStream:
     """The text of one sequence: a detokenizer, and stop strings that end it.
 
+    A stop string may be, or hold, the text of special tokens, although that text is not given out.
+
     Args:
         tokenizer: The tokenizer that decodes the tokens.
         stop: The stop strings.
@@ -112,6 +115,8 @@ class TextStream:
     def __init__(self, tokenizer: Tokenizer, stop: StopStrings, context: Sequence[int] = ()) -> None:
         self._detokenizer = Detokenizer(tokenizer, context)
         self._stop = stop
+        self._specials = SpecialTexts(tokenizer)
+        self._marks = Marks()
         self._held = ""
         self._is_over = False
 
@@ -127,12 +132,14 @@ class TextStream:
             text, self._held = self._held, ""
             return text, False
         # If the sequence ends here, the unsettled text is final too: it may complete a stop string.
-        end = self._stop.find_end(self._held + rest)
+        whole = self._held + rest
+        self._marks.add(len(whole), self._specials.of(token))
+        end = self._marks.find_end(whole, self._stop)
         if end is not None:
             self._is_over = True
-            return (self._held + rest)[:end], True
-        keep = len(self._held) - self._stop.overlap(self._held)
-        text, self._held = self._held[:keep], self._held[keep:]
+            return end, True
+        settled_to = self._marks.settled(self._held, self._stop)
+        text, self._held = self._held[:settled_to], self._held[settled_to:]
         return text, False
 
     def finish(self) -> str:

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from genai_iface.folder._template_process import Answer, TemplateProcess
+from genai_iface.folder.template.process import Answer, TemplateProcess
 
 __all__ = ["TemplateProcesses"]
 

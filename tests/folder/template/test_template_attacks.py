@@ -12,7 +12,7 @@ import time
 import pytest
 
 from genai_iface import InvalidInputError
-from genai_iface.folder._template import ChatTemplate
+from genai_iface.folder.template.chat_template import ChatTemplate
 
 MESSAGES = [{"role": "user", "content": "Hello"}, {"role": "assistant", "content": "Yes."}]
 

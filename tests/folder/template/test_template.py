@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from genai_iface import InvalidInputError
-from genai_iface.folder._template import ChatTemplate
+from genai_iface.folder.template.chat_template import ChatTemplate
 
 CONVERSATION: list[dict[str, Any]] = [
     {"role": "system", "content": "Be brief."},

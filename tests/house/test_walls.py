@@ -11,7 +11,6 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -19,6 +18,7 @@ import pytest
 import genai_iface
 from genai_iface.capabilities import Capability
 from tests.house.sources import ROOT, imports, name_of, parsed, python_files
+from tests.marks import BACKENDS
 
 CODE_FOLDERS = ("genai_iface", "backends", "benchmarks", "docs", "examples", "tests", "tools")
 
@@ -192,10 +192,8 @@ def test_the_readme_tree_matches_the_folders() -> None:
     assert named == real
 
 
-@pytest.mark.parametrize("column", ["numpy", "ort"])
+@pytest.mark.parametrize("column", BACKENDS)
 def test_the_readme_table_matches_what_backends_declare(column: str) -> None:
-    if column == "ort" and find_spec("onnxruntime") is None:
-        pytest.skip("onnxruntime is not installed; pip install '.[ort]'")
     table = between((ROOT / "README.md").read_text(encoding="utf-8"), "capabilities")
     header, _, *rows = [[cell.strip(" `") for cell in line.strip("|").split("|")] for line in table.splitlines()]
     said = {row[0] for row in rows if row[header.index(column)] == "yes"}

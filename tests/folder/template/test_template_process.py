@@ -23,10 +23,10 @@ import jinja2
 import pytest
 
 from genai_iface import InvalidInputError, TextGenerationPipeline, UnsupportedCapabilityError
-from genai_iface.folder._template import ChatTemplate
-from genai_iface.folder._template_worker import make_environment
+from genai_iface.folder.template.chat_template import ChatTemplate
+from genai_iface.folder.template.template_worker import make_environment
 from genai_iface.models import default_folder
-from tests.folder.test_template_attacks import EXPENSIVE, UNCOMPILABLE
+from tests.folder.template.test_template_attacks import EXPENSIVE, UNCOMPILABLE
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -176,7 +176,7 @@ def run(program: str, **options: Any) -> subprocess.CompletedProcess[str]:
 def test_a_forked_child_has_processes_of_its_own() -> None:
     program = """
 import os
-from genai_iface.folder._template import ChatTemplate
+from genai_iface.folder.template.chat_template import ChatTemplate
 template = ChatTemplate("{{ n }}", "t")
 assert template.render({"n": 1}) == "1"
 child = os.fork()
@@ -195,7 +195,7 @@ print("fine")
 
 IDLE = """
 import os, subprocess, sys, time
-from genai_iface.folder._template import ChatTemplate
+from genai_iface.folder.template.chat_template import ChatTemplate
 template = ChatTemplate("ok", "t")
 template.render({})
 print("ready", flush=True)
@@ -212,7 +212,7 @@ def test_nothing_is_left_when_the_program_ends() -> None:
 
 def test_one_that_works_ends_too_when_its_program_is_killed() -> None:
     program = f"""
-from genai_iface.folder._template import ChatTemplate
+from genai_iface.folder.template.chat_template import ChatTemplate
 print("ready", flush=True)
 ChatTemplate({FOREVER!r}, "t", seconds=1).render({{}})
 """
@@ -227,7 +227,7 @@ ChatTemplate({FOREVER!r}, "t", seconds=1).render({{}})
 def test_an_interrupted_rendering_leaves_nothing() -> None:
     program = f"""
 import os, signal, threading
-from genai_iface.folder._template import ChatTemplate
+from genai_iface.folder.template.chat_template import ChatTemplate
 template = ChatTemplate("{{% if x %}}" + {FOREVER!r} + "{{% endif %}}ok", "t")
 template.render({{"x": False}})
 threading.Timer(0.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()
@@ -297,7 +297,7 @@ def test_what_jinja_brings_works_there_as_here() -> None:
 AT_REAL_LIMITS = """
 import json, resource, sys, time
 from genai_iface import InvalidInputError
-from genai_iface.folder._template import ChatTemplate
+from genai_iface.folder.template.chat_template import ChatTemplate
 
 own = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 longest, finished = 0, []

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from genai_iface.errors import InvalidInputError
-from genai_iface.folder._template_pool import TemplateProcesses
+from genai_iface.folder.template.pool import TemplateProcesses
 
 __all__ = ["ChatTemplate"]
 

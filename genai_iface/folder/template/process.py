@@ -29,7 +29,7 @@ _MAX_MESSAGE = 2**12  # bytes of an answer that is not text
 # Of the environment only what the interpreter and the time of day need.
 _KEPT = ("TZ", "TZDIR", "PYTHONHOME", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")
 _NEEDED = ("jinja2", "markupsafe")
-_PROGRAM = "import sys; sys.path += sys.argv[1:]; import _template_worker; _template_worker.main()"
+_PROGRAM = "import sys; sys.path += sys.argv[1:]; import template_worker; template_worker.main()"
 # On Windows only: no console window, and no Ctrl-C.
 _CREATION_FLAGS: int = getattr(subprocess, "CREATE_NO_WINDOW", 0) | getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0)
 
