@@ -16,14 +16,11 @@ import pkgutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, NoReturn
+from typing import Any, NoReturn
 
 import genai_iface
 from genai_iface.cli import commands as command_modules
 from genai_iface.errors import BackendError, GenAIError, OutputError
-
-if TYPE_CHECKING:
-    from _typeshed import SupportsWrite
 
 __all__ = ["build_parser", "main"]
 
@@ -77,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 class _Parser(argparse.ArgumentParser):
     """A parser whose help is not lost in silence: argparse's own ignores an output that cannot be written."""
 
-    def print_help(self, file: SupportsWrite[str] | None = None) -> None:
+    def print_help(self, file: Any = None) -> None:
         """Prints the help, on the standard output unless said otherwise.
 
         Args:

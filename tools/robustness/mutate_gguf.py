@@ -37,7 +37,7 @@ class Field:
 class _Header:
     """Reads fields one after the other and remembers where each was."""
 
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes | bytearray) -> None:
         self._content, self._at = content, 4
         self.fields: list[Field] = []
 
@@ -65,7 +65,7 @@ class _Header:
             self.number(name, _LETTERS[kind])
 
 
-def fields_of(content: bytes) -> list[Field]:
+def fields_of(content: bytes | bytearray) -> list[Field]:
     """Every field of a sound file's header.
 
     Args:

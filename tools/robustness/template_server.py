@@ -13,12 +13,14 @@ import os
 import signal
 import socket
 import sys
+from importlib import import_module
+from typing import Any
 
 
 def main() -> None:
     """Serves until its socket is closed."""
     sys.path += sys.argv[2:]
-    import template_worker as worker  # noqa: PLC0415 - its path is known only now
+    worker: Any = import_module("template_worker")
 
     # Whatever is imported at the first use is here before the first fork, and need not be again behind it.
     worker._warm_up(worker.make_environment())
