@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils import logging
 
-from genai_iface.build._config_sizes import check_sizes
+from genai_iface.build._config_sizes import check_layers, check_sizes
 from genai_iface.errors import InvalidInputError, UnsupportedModelError
 from genai_iface.folder import find_inside, open_root, refuse_own_code
 from genai_iface.types import DType
@@ -91,6 +91,8 @@ class Checkpoint:
         config = self.config()
         files = [self.folder / self.gguf] if self.gguf is not None else self.folder.glob("*.safetensors")
         check_sizes(config, sum(file.stat().st_size for file in files), self.name)
+        if self.gguf is not None:
+            check_layers(config, self.folder / self.gguf)
         options = {"use_safetensors": True} if self.gguf is None else self._gguf_option()
         try:
             with quiet_transformers():

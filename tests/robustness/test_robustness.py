@@ -194,3 +194,21 @@ def test_a_configuration_larger_than_its_weights(tmp_path: Path, field: str) -> 
     path.write_text(json.dumps({**json.loads(path.read_text()), field: 8_000_000}))
     with pytest.raises(InvalidInputError, match=f"{field}=8000000"):
         open_checkpoint(path.parent).load("float32")
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore")
+def test_a_gguf_file_with_more_layers_than_tensors(tmp_path: Path) -> None:
+    """Transformers took a minute for 256 layers that are not there."""
+    pytest.importorskip("gguf")
+    from genai_iface.build._checkpoint import open_checkpoint
+    from tools.robustness.checkpoints import write_checkpoints
+    from tools.robustness.mutate_gguf import fields_of
+
+    path = write_checkpoints(tmp_path)["gguf"]
+    content = bytearray(path.read_bytes())
+    field = next(field for field in fields_of(content) if field.name == "llama.block_count")
+    content[field.start : field.start + 4] = (256).to_bytes(4, "little")
+    path.write_bytes(content)
+    with pytest.raises(InvalidInputError, match="256 layers .block_count. and 12 tensors"):
+        open_checkpoint(path).load("float32")
