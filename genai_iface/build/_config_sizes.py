@@ -39,8 +39,8 @@ def check_layers(config: Any, file: Path) -> None:
         tensors = int.from_bytes(opened.read(16)[8:], "little")
     if isinstance(layers, int) and layers > min(tensors, _MOST_LAYERS):
         raise InvalidInputError(
-            f"{file.name!r} has {layers} layers (block_count) and {tensors} tensors; a layer has one at least, and at most "
-            f"{_MOST_LAYERS} layers are read",
+            f"{file.name!r} has {layers} layers (block_count) and {tensors} tensors; a layer has one at least, and at "
+            f"most {_MOST_LAYERS} layers are read",
             remedy="Copy the file again.",
         )
 
