@@ -114,7 +114,8 @@ def _graph_tensors(graph: GraphProto) -> Iterator[TensorProto]:
 
 def _node_tensors(nodes: Iterable[NodeProto]) -> Iterator[TensorProto]:
     for node in nodes:
-        yield from _attribute_tensors(node.attribute)
+        if attributes := node.attribute:
+            yield from _attribute_tensors(attributes)
 
 
 def _attribute_tensors(attributes: Iterable[AttributeProto]) -> Iterator[TensorProto]:

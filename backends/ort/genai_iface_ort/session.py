@@ -107,7 +107,7 @@ def open_session(folder: ModelFolder, options: LoadOptions, device: Device) -> S
         runtime,
         signature,
         # The lowered graph gives as many positions as it is asked for.
-        last_only=shape[1] == 1 and prepared.logits_positions is None,
+        last_only=len(shape) == 3 and shape[1] == 1 and prepared.logits_positions is None,
         logits_positions=prepared.logits_positions,
         query_seqlens=prepared.query_seqlens,
         device=device_index(device),
