@@ -56,10 +56,13 @@ class TextGenerationPipeline:
     the capability "threads".
 
     Args:
-        folder: The model folder; None for the model that comes with the package.
+        folder: A folder that holds a model, a ``.onnx`` file, or an id ``ORG/NAME[:VARIANT]`` of the Hugging Face Hub,
+            which is downloaded if it is not in the local cache; None for the model that comes with the package.
         backend: A registered name, or a backend object.
         device: An identifier from the backend's ``devices()``; None for its default.
         options: The backend's own settings by name.
+        variant: Which of several models to take, as ``genai-iface inspect`` names them; None for the fullest precision.
+        revision: A branch, tag or commit of the repository.
         prefill_chunk_size: Most prompt tokens per sequence in one step. ``cancel`` and ``max_time``
             are noticed between steps.
         on_prefill: Told after each step of a prompt how many tokens are done, and of how many.
@@ -79,15 +82,18 @@ class TextGenerationPipeline:
         backend: str | Backend = "numpy",
         device: str | None = None,
         options: Mapping[str, Any] | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
         prefill_chunk_size: int = DEFAULT_PREFILL_CHUNK_SIZE,
         on_prefill: PrefillHook | None = None,
         memory_limit: int | None = None,
     ) -> None:
         # Reading a folder needs libraries that importing the interface must not load.
         from genai_iface.folder import open_folder, open_texts  # noqa: PLC0415
+        from genai_iface.folder.resolve import as_path  # noqa: PLC0415
         from genai_iface.models import default_folder  # noqa: PLC0415
 
-        path = default_folder() if folder is None else folder
+        path = default_folder() if folder is None else as_path(folder, variant=variant, revision=revision)
         settings = StepSettings(prefill_chunk_size=prefill_chunk_size, on_prefill=on_prefill, memory_limit=memory_limit)
         chosen = load_backend(backend) if isinstance(backend, str) else backend
         if Capability.GENERATOR in chosen.info().capabilities:
@@ -97,7 +103,7 @@ class TextGenerationPipeline:
             self._on_close = tokenizer.close
             return
         opened = open_folder(path)
-        model = chosen.load(path, device=device, options=options)
+        model = chosen.load(opened.source, device=device, options=options)
         tokenizer = opened.tokenizer
         self._set_up(ModelEngines(model, tokenizer, settings), tokenizer, opened.generation_config, settings)
         self._on_close = tokenizer.close

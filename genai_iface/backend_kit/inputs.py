@@ -45,6 +45,7 @@ class GraphInputs:
             window=self._smallest_window,
             max_positions=None if moves_padding else self._context_length,
             no_padding=any(not tensor.is_counted for tensor in self._signature.state_tensors),
+            one_token=self._signature.one_token,
         )
 
     def valid_lengths(self, run: GraphRun[Any], /) -> _Int64:

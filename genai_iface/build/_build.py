@@ -33,9 +33,11 @@ from genai_iface.build.checkpoint import (
 from genai_iface.build.methods.convert import export_and_convert
 from genai_iface.build.methods.export import export_standard
 from genai_iface.build.methods.mobius import build_with_mobius
+from genai_iface.build.methods.names import name_weights
 from genai_iface.build.methods.rotary_context import longest_exact_context
 from genai_iface.build.methods.transformers_export import export_with_transformers
 from genai_iface.errors import BackendNotFoundError, GenAIError, InvalidInputError, UnsupportedModelError
+from genai_iface.folder import find_inside, open_root
 from genai_iface.graph import derive_signature
 from genai_iface.registry import load_model
 from genai_iface.transform import CacheShapes
@@ -75,6 +77,8 @@ class BuildOptions:
         unverified: Keep a result that differs from torch; it is marked in the file.
         verify_on: Name of the backend that runs the result to compare it with torch.
         adapters: Folders of adapters (LoRA and its kin) to merge, in this order; needs the extra "lora".
+        tokenizer: Folder to take the tokenizer's files from instead of the checkpoint.
+        dequantize: Floats from a quantized checkpoint, where its own integers would be kept.
     """
 
     via: Method | Literal["auto"] = "auto"
@@ -86,6 +90,8 @@ class BuildOptions:
     unverified: bool = False
     verify_on: str = "numpy"
     adapters: tuple[str | PathLike[str], ...] = ()
+    tokenizer: str | PathLike[str] | None = None
+    dequantize: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +169,7 @@ def build(
         # What Transformers means to change some day is no news for who builds a model.
         warnings.simplefilter("ignore", FutureWarning)
         checkpoint = open_checkpoint(source, options.adapters)
+        tokenizer = _tokenizer(checkpoint, options)
         progress(f"loading {checkpoint.name}")
         loaded = load_network(checkpoint, options.dtype)
         network, notes = loaded.network, list(loaded.notes)
@@ -170,13 +177,13 @@ def build(
         context = _context(network, options)
         progress("decoding with torch, to compare with")
         reference = _reference(network, context)
-        files = write_folder_files(checkpoint, network, work, context=context)
+        files = write_folder_files(checkpoint, network, work, context=context, tokenizer=tokenizer)
         job = _Job(checkpoint, loaded, reference, options, context, work, progress)
         attempts, model = job.first_good()
         chosen = attempts[-1]
         verified = chosen.comparison is not None and chosen.comparison.agrees(options.dtype)
-        own_integers = job.own_integers(model, notes) if loaded.quantization is not None else None
-        quantized = job.quantize(model) if options.quantize is not None else None
+        own_integers = job.own_integers(model, notes) if _has_integers(loaded, options) else None
+        quantized = job.quantize(model, notes) if options.quantize is not None else None
         mark_model(work, chosen.method, chosen.comparison, verified=verified, quantized=quantized)
     if "tokenizer.json" not in files:
         notes.append("the checkpoint has no tokenizer.json; the model takes ids only")
@@ -248,7 +255,7 @@ class _Job:
             f"No method leads from {self._checkpoint.name!r} to a standard model ({reasons})", remedy=remedy
         )
 
-    def quantize(self, model: ir.Model) -> Comparison:
+    def quantize(self, model: ir.Model, notes: list[str]) -> Comparison:
         """Quantizes the weights and measures the difference again.
 
         Raises:
@@ -258,14 +265,28 @@ class _Job:
         if kind is None:
             raise ValueError("nothing to quantize to")
         self._progress(f"quantizing to {kind}")
-        rewrite = QuantizeWeights(_BITS[kind], block_size=self._options.block_size)
+        done = self._nearest(model, notes) if kind == "int8" and not self._options.dequantize else 0
+        rewrite = QuantizeWeights(_BITS[kind], block_size=self._options.block_size, search=True)
         rewrite(model)
-        if not rewrite.note.applied:
+        if not rewrite.note.applied and not done:
             raise UnsupportedModelError(
                 f"No matrix can be quantized: {rewrite.note.reason}", remedy="Choose another --block-size."
             )
         save_model(model, self._folder)
         return self._compared()
+
+    def _nearest(self, model: ir.Model, notes: list[str]) -> int:
+        """Bytes for matrices that are quantized in a way that no integers give exactly."""
+        quantization = self._loaded.quantization
+        if quantization is None or not quantization.approximate:
+            return 0
+        rewrite = OwnIntegers(quantization.approximate, self._options.dtype)
+        rewrite(model)
+        notes.append(
+            f"{rewrite.note.count} matrices whose blocks have offsets as the nearest bytes: root mean square error "
+            f"{rewrite.error:.2%} of the weights"
+        )
+        return rewrite.note.count
 
     def own_integers(self, model: ir.Model, notes: list[str]) -> Comparison:
         """Puts the integers of the checkpoint in the place of its dequantized weights, and compares with torch again.
@@ -280,6 +301,11 @@ class _Job:
         rewrite = OwnIntegers(quantization.matrices, self._options.dtype)
         rewrite(model)
         notes.append(f"{rewrite.note.count} of {len(quantization.matrices)} matrices have the checkpoint's integers")
+        if quantization.approximate and self._options.quantize is None:
+            notes.append(
+                f"{len(quantization.approximate)} matrices have offsets that no zero point gives, and stay floats; "
+                "--quantize int8 takes the nearest bytes"
+            )
         if rewrite.kept:
             notes.append(f"dequantized, for no product reads them as they are: {_some(rewrite.kept)}")
         save_model(model, self._folder)
@@ -317,6 +343,7 @@ class _Job:
             model = export_and_convert(self._network, layout=options.layout, context=self._context)
         # Exporters ask any tensor for a size, a cache too, which runtimes want to have for its operators alone.
         CacheShapes(derive_signature(model))(model)
+        name_weights(model, self._network)
         save_model(model, self._folder)
         self._progress(f"comparing the result of {method} with torch")
         return model, self._compared()
@@ -329,6 +356,32 @@ class _Job:
             return compare(model, self._reference)
         finally:
             model.close()
+
+
+def _has_integers(loaded: LoadedNetwork, options: BuildOptions) -> bool:
+    return loaded.quantization is not None and not options.dequantize
+
+
+def _tokenizer(checkpoint: Checkpoint, options: BuildOptions) -> Path | None:
+    """The folder of another tokenizer. Without one, a GGUF file has to say how its own splits text.
+
+    Raises:
+        InvalidInputError: The folder holds no tokenizer.
+        UnsupportedModelError: The file's way is not known.
+    """
+    if options.tokenizer is not None:
+        folder = open_root(options.tokenizer)
+        if find_inside(folder, "tokenizer.json") is None:
+            raise InvalidInputError(
+                f"There is no tokenizer.json in {str(options.tokenizer)!r}",
+                remedy="Give the folder of the model's own tokenizer.",
+            )
+        return folder
+    if checkpoint.gguf is not None:
+        from genai_iface.build.gguf import split_rule
+
+        split_rule(checkpoint.folder / checkpoint.gguf)
+    return None
 
 
 def _some(names: Sequence[str]) -> str:

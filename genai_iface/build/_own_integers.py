@@ -15,6 +15,7 @@ import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
+from genai_iface.build._own_tables import replace_lookup, table_of
 from genai_iface.build.checkpoint.integers import IntegerMatrix, IntegerParts, dequantized
 from genai_iface.graph._edit import Editor, Lazy, constant_tensor, copy_type, replace_value
 from genai_iface.graph._walk import attribute, input_at, is_op
@@ -39,14 +40,17 @@ class OwnIntegers(Rewrite):
 
     A matrix is known by its content: exporters rename weights, and turn them round, but what the integers stand for
     has to be in the graph to the bit. So nothing is replaced by something else. Rows that act-order has sorted stay
-    sorted; the product's input is gathered in that order.
+    sorted; the product's input is gathered in that order. A token table is looked up in bytes, and shares those of the
+    product that reads the same table.
 
     Args:
         matrices: The weights of the checkpoint.
         dtype: Of the graph's weights.
 
     Attributes:
-        kept: Names of weights that stay dequantized: no product reads them as they are.
+        kept: Names of weights that stay dequantized: nothing reads them as they are.
+        error: Root mean square of what the new weights differ by, as a part of that of the weights; 0 where the
+            integers are exact.
     """
 
     name = "own-integers"
@@ -56,6 +60,7 @@ class OwnIntegers(Rewrite):
         self._matrices = tuple(matrices)
         self._dtype = dtype
         self.kept: list[str] = []
+        self.error = 0.0
 
     def rewrite(self, model: ir.Model) -> Note:
         """Replaces in place; integers are read again when the model is saved."""
@@ -64,13 +69,19 @@ class OwnIntegers(Rewrite):
         gathered: dict[tuple[ir.Value, bytes], ir.Value] = {}
         reader = _Reader()
         self.kept = []
+        errors, total = 0.0, 0.0
         for matrix in self._matrices:
-            values = dequantized(matrix, self._dtype).astype(self._dtype)
-            found = targets.get((matrix.rows, matrix.columns), {}).get(_digest([values.T]), [])
-            for node in found:
-                _replace(edit, node, matrix, gathered, reader)
+            values = dequantized(matrix, self._dtype)
+            wanted = values if matrix.values is None else matrix.values()
+            digest = _digest([wanted.astype(self._dtype).T])
+            found = targets.get((matrix.rows, matrix.columns), {}).get(digest, [])
+            _replace_all(edit, found, matrix, gathered, reader)
             if not found:
                 self.kept.append(matrix.name)
+            elif matrix.values is not None:
+                errors += float(np.square(values - wanted, dtype=np.float64).sum())
+                total += float(np.square(wanted, dtype=np.float64).sum())
+        self.error = math.sqrt(errors / total) if total else 0.0
         count = len(self._matrices) - len(self.kept)
         if count:
             model.ir_version = max(model.ir_version, _MIN_IR_VERSION)
@@ -78,11 +89,11 @@ class OwnIntegers(Rewrite):
         return self.said(count, f"{count} matrices have the integers of the checkpoint{kept}")
 
     def _targets(self, graph: ir.Graph) -> dict[tuple[int, int], dict[bytes, list[ir.Node]]]:
-        """Products with a constant matrix, by (K, N) and content."""
+        """Products with a constant matrix and lookups in one, by (K, N) and content."""
         wanted = {(matrix.rows, matrix.columns) for matrix in self._matrices}
         found: dict[tuple[int, int], dict[bytes, list[ir.Node]]] = {}
         for node in graph:
-            source = _matrix_of(node)
+            source = _matrix_of(node) or table_of(node)
             if source is not None and (source.rows, source.columns) in wanted:
                 place = found.setdefault((source.rows, source.columns), {})
                 place.setdefault(_digest(_lines(source)), []).append(node)
@@ -116,18 +127,42 @@ def _digest(pieces: Any) -> bytes:
     return state.digest()
 
 
+def _replace_all(
+    edit: Editor,
+    found: Sequence[ir.Node],
+    matrix: IntegerMatrix,
+    gathered: dict[tuple[ir.Value, bytes], ir.Value],
+    reader: _Reader,
+) -> None:
+    """Products first: a lookup in the same table shares their bytes."""
+    shared: list[ir.Value] = []
+    for node in found:
+        if not is_op(node, "Gather"):
+            shared = _replace(edit, node, matrix, gathered, reader)
+    for node in found:
+        if is_op(node, "Gather") and matrix.order is None:
+            # Gather takes no numbers of four bits, so a table has bytes.
+            is_turned = bool(shared) and matrix.bits == 8
+            parts = shared if is_turned else _parts(edit, matrix, _type_of(node.inputs[0]), reader, for_lookup=True)
+            replace_lookup(edit, node, parts, _block(matrix), is_turned=is_turned)
+
+
+def _type_of(weight: ir.Value | None) -> ir.DataType:
+    return ir.DataType.FLOAT if weight is None or weight.dtype is None else weight.dtype
+
+
 def _replace(
     edit: Editor,
     node: ir.Node,
     matrix: IntegerMatrix,
     gathered: dict[tuple[ir.Value, bytes], ir.Value],
     reader: _Reader,
-) -> None:
+) -> list[ir.Value]:
+    """One product; gives the parts that it reads now."""
     given = input_at(node, 0)
     if given is None:
-        return
-    weight = node.inputs[1]
-    dtype = ir.DataType.FLOAT if weight is None or weight.dtype is None else weight.dtype
+        return []
+    dtype = _type_of(node.inputs[1])
     rows = _in_order(edit, node, given, matrix.order, gathered)
     parts = _parts(edit, matrix, dtype, reader)
     (value,) = edit.before(node, "DequantizeLinear", parts, {"axis": 0, "block_size": _block(matrix)})
@@ -135,7 +170,7 @@ def _replace(
     if is_op(node, "MatMul"):
         node.replace_input_with(0, rows)
         node.replace_input_with(1, value)
-        return
+        return parts
     (result,) = edit.before(node, "MatMul", [rows, value])
     copy_type(node.outputs[0], result)
     if input_at(node, 2) is not None:
@@ -143,6 +178,7 @@ def _replace(
         copy_type(node.outputs[0], result)
     result.shape = node.outputs[0].shape
     replace_value(node.outputs[0], result)
+    return parts
 
 
 def _in_order(
@@ -164,9 +200,19 @@ def _in_order(
     return gathered[key]
 
 
-def _parts(edit: Editor, matrix: IntegerMatrix, dtype: ir.DataType, reader: _Reader) -> list[ir.Value]:
-    """Integers, scales and zero points as initializers that are read from the checkpoint when they are saved."""
-    numbers, kind = _TYPES[max(matrix.bits, 4), matrix.is_signed]
+def _parts(
+    edit: Editor, matrix: IntegerMatrix, dtype: ir.DataType, reader: _Reader, *, for_lookup: bool = False
+) -> list[ir.Value]:
+    """Integers, scales and zero points as initializers that are read from the checkpoint when they are saved.
+
+    Args:
+        edit: Of the graph.
+        matrix: The weight.
+        dtype: Of the scales.
+        reader: Reads the matrix.
+        for_lookup: They are wanted as (N, K), in bytes.
+    """
+    numbers, kind = _TYPES[8 if for_lookup else max(matrix.bits, 4), matrix.is_signed]
     count = -(-matrix.rows // _block(matrix))
     made: list[tuple[str, ir.DataType, tuple[int, int], Callable[[IntegerParts], NDArray[Any]]]] = [
         (kind.name.lower(), kind, (matrix.rows, matrix.columns), lambda parts: parts.integers.astype(numbers)),
@@ -179,6 +225,11 @@ def _parts(edit: Editor, matrix: IntegerMatrix, dtype: ir.DataType, reader: _Rea
             return _blocked(points, matrix).astype(numbers)
 
         made.append(("zero_points", kind, (count, matrix.columns), zero_points))
+    if for_lookup:
+        return [
+            edit.weight(f"{matrix.name}.rows.{stem}", Lazy(partial(reader.turned, matrix, take), of, shape[::-1]))
+            for stem, of, shape, take in made
+        ]
     return [
         edit.weight(f"{matrix.name}.{stem}", Lazy(partial(reader.take, matrix, take), of, shape))
         for stem, of, shape, take in made
@@ -196,6 +247,10 @@ class _Reader:
         if self._last is None or self._last[0] is not matrix:
             self._last = matrix, matrix.read()
         return take(self._last[1])
+
+    def turned(self, matrix: IntegerMatrix, take: Callable[[IntegerParts], NDArray[Any]]) -> NDArray[Any]:
+        """One part as (N, K)."""
+        return np.ascontiguousarray(self.take(matrix, take).T)
 
 
 def _block(matrix: IntegerMatrix) -> int:

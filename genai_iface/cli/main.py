@@ -16,6 +16,7 @@ import pkgutil
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Any, NoReturn
 
 import genai_iface
 from genai_iface.cli import commands as command_modules
@@ -26,10 +27,8 @@ __all__ = ["build_parser", "main"]
 
 def build_parser() -> argparse.ArgumentParser:
     """The whole parser; the command-line reference is made from it too."""
-    parser = argparse.ArgumentParser(
-        prog="genai-iface", description="Run, inspect and check generative ONNX models on any runtime."
-    )
-    parser.add_argument("--version", action="version", version=f"genai-iface {genai_iface.__version__}")
+    parser = _Parser(prog="genai-iface", description="Run, inspect and check generative ONNX models on any runtime.")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show program's version number and exit")
     parser.add_argument("--debug", action="store_true", help="print a traceback when something fails")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for found in pkgutil.iter_modules(command_modules.__path__, f"{command_modules.__name__}."):
@@ -47,11 +46,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         0 on success, 1 if a run failed, 2 for bad input, 130 after Ctrl-C.
     """
-    try:
-        arguments = build_parser().parse_args(argv)
-    except SystemExit as end:
-        # --help and --version have printed something.
-        raise SystemExit(_flushed(end.code if isinstance(end.code, int) else 2)) from None
+    _open_closed_streams()
+    arguments = _parsed(argv)
     _tolerate_narrow_encodings()
     try:
         return _flushed(int(arguments.run(arguments)))
@@ -75,18 +71,55 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser whose help is not lost in silence: argparse's own ignores an output that cannot be written."""
+
+    def print_help(self, file: Any = None) -> None:
+        """Prints the help, on the standard output unless said otherwise.
+
+        Args:
+            file: Where to.
+
+        Raises:
+            OSError: It cannot be written.
+        """
+        print(self.format_help(), end="", file=file)
+
+
+class _Version(argparse.Action):
+    """--version, with the same care."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        print(f"genai-iface {genai_iface.__version__}")
+        parser.exit()
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; ends the program where they are wrong, or where --help or --version has printed something."""
+    try:
+        return build_parser().parse_args(argv)
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 2
+    except OSError as error:
+        code = _lost_output(error)
+    raise SystemExit(_flushed(code))
+
+
 def _flushed(code: int) -> int:
     """The exit code, or 1 if what was printed cannot be written. At Python's own end it would be a traceback."""
     try:
         sys.stdout.flush()
-    except BrokenPipeError:
-        _drop_output()
-        return 1
     except OSError as error:
-        _complain(f"The standard output cannot be written: {error.strerror or error}.")
-        _drop_output()
-        return 1
+        return _lost_output(error)
     return code
+
+
+def _lost_output(error: OSError) -> int:
+    """Says why the standard output cannot be written, unless its reader has gone; 1, for the exit code."""
+    if not isinstance(error, BrokenPipeError):
+        _complain(f"The standard output cannot be written: {error.strerror or error}.")
+    _drop_output()
+    return 1
 
 
 def _complain(text: str) -> None:
@@ -99,6 +132,24 @@ def _drop_output() -> None:
     """Points the standard output elsewhere, so that the flush at the end is quiet."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _open_closed_streams() -> None:
+    """Gives a stream that was closed at the start a descriptor again; the standard output's cannot be written.
+
+    Python has None in its place, and the next file that is opened would take its number: what native code prints
+    would land there.
+    """
+    # In this order each gets its own number, the lowest that is free.
+    for name, mode, flags in (
+        ("stdin", "r", os.O_RDONLY),
+        # A result that nobody gets is an error; what is said on the way there is not.
+        ("stdout", "w", os.O_RDONLY),
+        ("stderr", "w", os.O_WRONLY),
+    ):
+        if getattr(sys, name) is None:
+            with suppress(OSError):
+                setattr(sys, name, os.fdopen(os.open(os.devnull, flags), mode, encoding="utf-8"))
 
 
 def _tolerate_narrow_encodings() -> None:

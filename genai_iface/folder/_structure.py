@@ -233,32 +233,33 @@ def _check_operators(
     """Nodes have the inputs, outputs and attributes that their operators ask for."""
     for node in nodes:
         domain = "" if node.domain == "ai.onnx" else node.domain
-        function = bodies.get(function_id(node))
+        function = bodies.get(function_id(node)) if bodies else None
         if function is not None:
             _check_call(node, function)
         elif (signature := _signature(node.op_type, versions.get(domain, 0), domain)) is not None:
             _check_node(node, signature)
-        for graph in subgraphs_of(node):
+        for graph in subgraphs_of(node) if node.attribute else ():
             _check_operators(graph.node, versions, bodies)
 
 
 def _check_node(node: NodeProto, signature: _Signature) -> None:
-    what = f"The {node.op_type} node {node.name!r}"
-    for names, (least, most), kind in (
-        (node.input, signature.inputs, "inputs"),
-        (node.output, signature.outputs, "outputs"),
-    ):
+    inputs, outputs, attributes = node.input, node.output, node.attribute
+    for names, (least, most), kind in ((inputs, signature.inputs, "inputs"), (outputs, signature.outputs, "outputs")):
         if not least <= len(names) <= most:
             raise InvalidInputError(
-                f"{what} has {len(names)} {kind}, its operator takes {least} to {most}", remedy=BROKEN
+                f"{_named(node)} has {len(names)} {kind}, its operator takes {least} to {most}", remedy=BROKEN
             )
-    absent = next((index for index in signature.needed if index < len(node.input) and not node.input[index]), None)
-    if absent is not None:
-        raise InvalidInputError(f"{what} lacks its input {absent}, which its operator needs", remedy=BROKEN)
-    types = {attribute.name: attribute.type for attribute in node.attribute}
+    for index in signature.needed:
+        if index < len(inputs) and not inputs[index]:
+            raise InvalidInputError(f"{_named(node)} lacks its input {index}, which its operator needs", remedy=BROKEN)
+    if not attributes and not signature.required:
+        return
+    types = {attribute.name: attribute.type for attribute in attributes}
     for name in signature.required:
         if name not in types:
-            raise InvalidInputError(f"{what} lacks the attribute {name!r}, which its operator needs", remedy=BROKEN)
+            raise InvalidInputError(
+                f"{_named(node)} lacks the attribute {name!r}, which its operator needs", remedy=BROKEN
+            )
     for name, given in types.items():
         expected = given if signature.attributes is None else signature.attributes.get(name, given)
         if given != expected:
@@ -268,6 +269,10 @@ def _check_node(node: NodeProto, signature: _Signature) -> None:
                 f"{kinds.Name(given) if given in kinds.values() else given}, expected {kinds.Name(expected)}",
                 remedy=BROKEN,
             )
+
+
+def _named(node: NodeProto) -> str:
+    return f"The {node.op_type} node {node.name!r}"
 
 
 def _check_call(node: NodeProto, function: FunctionProto) -> None:
@@ -330,8 +335,7 @@ class _Growth:
             for graph in subgraphs_of(node) if node.attribute else ():
                 inner = self.of_nodes(graph.node)
                 count, copied = count + inner[0], copied + inner[1]
-            call = function_id(node)
-            if call in self._bodies:
+            if self._bodies and (call := function_id(node)) in self._bodies:
                 inner = self.of_function(call)
                 count, copied = count + inner[0], copied + inner[1]
         return count, copied

@@ -138,7 +138,8 @@ def _check(handle: Any, path: str | PathLike[str], folder: ModelFolder) -> NDArr
         )
     try:
         lengths = json.loads(metadata.get("lengths", ""))
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):
+        # Not JSON, a number of thousands of digits, or lists in lists.
         lengths = None
     if not isinstance(lengths, list) or not lengths or not all(type(n) is int and 0 <= n < 2**31 for n in lengths):
         raise InvalidInputError(

@@ -16,6 +16,7 @@ import tokenizers
 from genai_iface.errors import InvalidInputError
 from genai_iface.folder._added_tokens import configured_tokens, named_tokens, read_settings
 from genai_iface.folder._files import MAX_TOKENIZER_BYTES, open_root, read_inside, read_json
+from genai_iface.folder._tokenizer_limits import check_character_maps, check_growth
 from genai_iface.folder.template.named import NamedTemplates
 from genai_iface.protocols import Message
 
@@ -51,11 +52,13 @@ class FolderTokenizer:
                 remedy="Copy it from the checkpoint, or give and take token ids instead of text.",
             )
         data = content
+        check_character_maps(data)
         self._tokenizer: tokenizers.Tokenizer = _rust(
             lambda: tokenizers.Tokenizer.from_buffer(data),
             what=f"{str(self._root / 'tokenizer.json')!r} is not a tokenizer",
             remedy=_REPAIR,
         )
+        check_growth(self._tokenizer)
         # What was saved for training batches would cut prompts short, or fill them up.
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()

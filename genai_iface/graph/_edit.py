@@ -183,9 +183,22 @@ def same_dims(one: ir.Value, other: ir.Value, *, axes: Sequence[int] | None = No
     return True
 
 
+# Shapes are vectors of a few elements.
+_LONGEST_VECTOR = 2**16
+
+
 def infer_shapes(model: ir.Model) -> None:
     """Fills in shapes as far as they follow; weights are not copied. Where inference fails, they stay unknown."""
-    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=True)(model)
+    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=not _has_long_vectors(model))(model)
+
+
+def _has_long_vectors(model: ir.Model) -> bool:
+    """Whether a graph declares a vector of so many elements that following each of them would take all memory."""
+    made = (value for node in model.graph.all_nodes() for value in node.outputs)
+    sizes = (
+        value.shape[0] for value in (*model.graph.inputs, *made) if value.shape is not None and len(value.shape) == 1
+    )
+    return any(isinstance(size, int) and size > _LONGEST_VECTOR for size in sizes)
 
 
 def drop_identities(model: ir.Model) -> None:

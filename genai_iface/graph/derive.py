@@ -23,6 +23,7 @@ from genai_iface.graph._walk import (
     input_at,
     is_op,
     op,
+    static_dim,
     trace_back,
     unsupported,
 )
@@ -82,6 +83,7 @@ def derive_signature(model: ir.Model) -> GraphSignature:
         opset=opset,
         evidence=evidence,
         state_tensors=states.tensors,
+        one_token=static_dim(inputs["input_ids"], 1) == 1,
     )
 
 
@@ -113,6 +115,7 @@ def _ancestors(value: ir.Value) -> set[ir.Node]:
 def _check_lengths(graph: ir.Graph, tensors: tuple[CacheTensor, ...], inputs: dict[InputRole, ir.Value]) -> None:
     """A buffer with free positions needs its lengths: without them attention would read garbage."""
     presents = {tensor.present for tensor in tensors}
+    buffers: dict[ir.Value | None, ir.Value | None] = {}
     for node in graph:
         if op(node) not in _WITH_LENGTHS:
             continue
@@ -121,7 +124,10 @@ def _check_lengths(graph: ir.Graph, tensors: tuple[CacheTensor, ...], inputs: di
                 f"No graph input of rank 1 gives write_indices of the {describe(node)}; expected an int64 input (B,)"
             )
         if is_op(node, "Attention") and input_at(node, 3) is None and input_at(node, 6) is None:
-            buffer = trace_back(input_at(node, 1), _TO_A_BUFFER)
+            keys = input_at(node, 1)
+            if keys not in buffers:
+                buffers[keys] = trace_back(keys, _TO_A_BUFFER)
+            buffer = buffers[keys]
             if buffer is not None and is_op(buffer.producer(), "TensorScatter"):
                 raise unsupported(
                     f"The {describe(node)} reads a buffer with free positions and has neither nonpad_kv_seqlen "

@@ -104,6 +104,8 @@ class GraphSignature:
         opset: Version of the default operator domain.
         evidence: Why each role was given.
         state_tensors: The states, in the order of ``CacheSpec.states``.
+        one_token: A run takes one token of each row: the graph fixes the width of input_ids to 1, as decoders without a
+            prompt's form do.
     """
 
     inputs: Mapping[InputRole, str]
@@ -117,3 +119,4 @@ class GraphSignature:
     opset: int
     evidence: tuple[Evidence, ...] = field(default=(), repr=False)
     state_tensors: tuple[StateTensor, ...] = ()
+    one_token: bool = False

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import resource
 import subprocess
@@ -15,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from genai_iface import OutputError
+from genai_iface.cli.main import build_parser, main
 from genai_iface.conformance import run_checks
 from genai_iface.transform._model_writer import new_folder
 from tests.marks import slow_but
@@ -35,6 +37,7 @@ def run(
     stdout: int | None = subprocess.PIPE,
     stdin: str | None = None,
     largest_file: int | None = None,
+    unbuffered: bool = False,
 ) -> subprocess.CompletedProcess[str]:
     """The command in a process of its own, perhaps on a disk with room for so many bytes in a file."""
 
@@ -52,8 +55,8 @@ def run(
         timeout=300,
         check=False,
         preexec_fn=limit,
-        # As for users: what is printed waits in a buffer, and argparse keeps errors of unbuffered output to itself.
-        env={name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"},
+        # As for users, what is printed waits in a buffer, unless a test is about what happens without.
+        env={**os.environ, "PYTHONUNBUFFERED": "1" if unbuffered else ""},
     )
 
 
@@ -111,6 +114,45 @@ def test_standard_output_is_full(command: str, concat: Path) -> None:
     with FULL.open("w") as full:
         ended = run(PRINTING[command](concat), stdout=full.fileno(), stdin="Hello\n" if command == "chat" else None)
     check_one_line(ended, "No space left on device")
+
+
+def _help_of_all() -> list[list[str]]:
+    choices = next(action.choices for action in build_parser()._actions if action.dest == "command")
+    return [["--help"], ["--version"], *([name, "--help"] for name in choices or ())]
+
+
+@needs_full
+@pytest.mark.parametrize("unbuffered", [True, False])
+def test_help_that_cannot_be_written(
+    unbuffered: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """argparse ignores an output that cannot be written, where it is written at once."""
+    for words in _help_of_all():
+        # As Python's own standard output with and without PYTHONUNBUFFERED, without a process for each.
+        full = io.TextIOWrapper(FULL.open("wb", buffering=0 if unbuffered else -1), write_through=unbuffered)
+        monkeypatch.setattr(sys, "stdout", full)
+        with pytest.raises(SystemExit) as ended:
+            main(words)
+        monkeypatch.undo()
+        said = capsys.readouterr().err
+        assert ended.value.code == 1, words
+        assert said == "genai-iface: The standard output cannot be written: No space left on device.\n", words
+        full.close()
+
+
+@needs_full
+@pytest.mark.parametrize("words", [["--help"], ["devices"], ["generate", "A", "--max-new-tokens", "2"]], ids=str)
+def test_unbuffered_output_is_full(words: list[str]) -> None:
+    with FULL.open("w") as full:
+        check_one_line(run(words, stdout=full.fileno(), unbuffered=True), "No space left on device")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a shell of POSIX")
+@pytest.mark.parametrize("words", ["--help", "--version", "devices"])
+def test_standard_output_is_closed(words: str) -> None:
+    shell = ["sh", "-c", f'exec "$0" -m genai_iface {words} >&-', sys.executable]
+    ended = subprocess.run(shell, capture_output=True, text=True, timeout=120, check=False)
+    check_one_line(ended, "Bad file descriptor")
 
 
 @needs_full

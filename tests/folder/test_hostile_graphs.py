@@ -4,14 +4,23 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import onnx
 import pytest
 from onnx import helper
 
-from genai_iface import BackendError, InvalidInputError, TextGenerationPipeline, UnsupportedModelError, load_model
+from genai_iface import (
+    BackendError,
+    GenAIError,
+    InvalidInputError,
+    TextGenerationPipeline,
+    UnsupportedModelError,
+    load_model,
+)
 from genai_iface.folder import open_folder
 from tests.models import write_folder
 from tools.robustness.sources import write_sources
@@ -124,3 +133,31 @@ def test_what_a_rewrite_raises_is_typed(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(UnsupportedModelError, match="cannot be rewritten: IndexError: too many indices"):
         load_model(folder, backend="ort")
     assert load_model(folder, backend="ort", options={"optimize": "none"}) is not None
+
+
+def long_vector(graph: onnx.GraphProto) -> None:
+    value = next(value for value in graph.input if value.name == "write_indices")
+    value.type.tensor_type.shape.dim[0].Clear()
+    value.type.tensor_type.shape.dim[0].dim_value = 2**31
+
+
+def logits_from_elsewhere(graph: onnx.GraphProto) -> None:
+    maker = next(node for node in graph.node if "logits" in node.output)
+    behind = next(node for node in graph.node if first(graph, "Attention").output[0] in node.input)
+    maker.CopyFrom(helper.make_node("Identity", [behind.output[0]], ["logits"]))
+
+
+@pytest.mark.parametrize("change", [long_vector, logits_from_elsewhere], ids=lambda change: change.__name__)
+@pytest.mark.parametrize("backend", ["ort", "numpy"])
+def test_shapes_that_no_runtime_gives(
+    tmp_path: Path, backend: str, change: Callable[[onnx.GraphProto], object]
+) -> None:
+    """ONNX followed each of 2 ** 31 lengths; a graph that gives no logits has no shape of them."""
+    folder = changed(tmp_path, change)
+    started = time.process_time()
+    try:
+        model = load_model(folder, backend=backend)
+        model.forward(np.array([[1, 2]]), model.create_cache(batch_size=1, capacity=8))
+    except GenAIError as error:
+        assert error.remedy
+    assert time.process_time() - started < 10

@@ -21,157 +21,10 @@ from genai_iface._json_object import MAX_CONFIG_BYTES, parse_object
 from genai_iface.folder import open_folder
 from genai_iface.folder._inline import inline_functions
 from genai_iface.folder._structure import check_structure
+from tests.folder.large_graphs import KINDS, OPSETS, nested_functions
 from tests.models import write_folder
 
-OPSETS = [helper.make_opsetid("", 24), helper.make_opsetid("local", 1)]
-
-
-def chain(model: onnx.ModelProto, count: int) -> None:
-    model.graph.node.extend(
-        helper.make_node("Identity", [f"c{i - 1}" if i else "input_ids"], [f"c{i}"]) for i in range(count)
-    )
-
-
-def chain_to_the_logits(model: onnx.ModelProto, count: int) -> None:
-    maker = next(node for node in model.graph.node if "logits" in node.output)
-    maker.output[0] = "c0"
-    model.graph.node.extend(helper.make_node("Identity", [f"c{i}"], [f"c{i + 1}"]) for i in range(count - 1))
-    model.graph.node.append(helper.make_node("Identity", [f"c{count - 1}"], ["logits"]))
-
-
-def branches(model: onnx.ModelProto, count: int) -> None:
-    model.graph.initializer.append(helper.make_tensor("condition", TensorProto.BOOL, [], [True]))
-    for index in range(count // 3):
-        graphs = []
-        for name in (f"x{index}", f"y{index}"):
-            node = helper.make_node("Constant", [], [name], value_int=1)
-            value = helper.make_tensor_value_info(name, TensorProto.INT64, [])
-            graphs.append(helper.make_graph([node], name, [], [value]))
-        model.graph.node.append(
-            helper.make_node("If", ["condition"], [f"i{index}"], then_branch=graphs[0], else_branch=graphs[1])
-        )
-
-
-def nested_functions(model: onnx.ModelProto, count: int) -> None:
-    """Each calls the one before twice, so that one call becomes ``count`` nodes."""
-    body = [helper.make_node("Identity", ["x"], ["y"])]
-    for level in range(count.bit_length()):
-        model.functions.append(helper.make_function("local", f"F{level}", ["x"], ["y"], body, OPSETS))
-        body = [
-            helper.make_node(f"F{level}", ["x"], ["t"], domain="local"),
-            helper.make_node(f"F{level}", ["t"], ["y"], domain="local"),
-        ]
-    model.opset_import.append(OPSETS[1])
-    last = model.functions[-1].name
-    model.graph.node.append(helper.make_node(last, ["input_ids"], ["called"], domain="local"))
-
-
-def many_calls(model: onnx.ModelProto, count: int) -> None:
-    body = [helper.make_node("Identity", ["x"], ["y"])]
-    model.functions.append(helper.make_function("local", "F", ["x"], ["y"], body, OPSETS))
-    model.opset_import.append(OPSETS[1])
-    for i in range(count):
-        model.graph.node.append(helper.make_node("F", [f"c{i - 1}" if i else "input_ids"], [f"c{i}"], domain="local"))
-
-
-def unused_functions(model: onnx.ModelProto, count: int) -> None:
-    body = [helper.make_node("Identity", ["x"], ["y"])]
-    model.functions.extend(helper.make_function("local", f"F{i}", ["x"], ["y"], body, OPSETS) for i in range(count))
-
-
-def deep_functions(model: onnx.ModelProto, count: int) -> None:
-    body = [helper.make_node("Identity", ["x"], ["y"])]
-    for i in range(count):
-        model.functions.append(helper.make_function("local", f"F{i}", ["x"], ["y"], body, OPSETS))
-        body = [helper.make_node(f"F{i}", ["x"], ["y"], domain="local")]
-
-
-def wide_fan_out(model: onnx.ModelProto, count: int) -> None:
-    model.graph.node.extend(helper.make_node("Identity", ["input_ids"], [f"c{i}"]) for i in range(count))
-
-
-def wide_fan_in(model: onnx.ModelProto, count: int) -> None:
-    model.graph.node.extend(helper.make_node("Constant", [], [f"c{i}"], value_int=1) for i in range(count))
-    model.graph.node.append(helper.make_node("Sum", [f"c{i}" for i in range(count)], ["sum"]))
-
-
-def many_weights(model: onnx.ModelProto, count: int) -> None:
-    model.graph.initializer.extend(helper.make_tensor(f"w{i}", TensorProto.FLOAT, [1], [1.0]) for i in range(count))
-
-
-def many_inputs(model: onnx.ModelProto, count: int) -> None:
-    model.graph.input.extend(helper.make_tensor_value_info(f"u{i}", TensorProto.INT64, ["a"]) for i in range(count))
-
-
-def many_outputs(model: onnx.ModelProto, count: int) -> None:
-    wide_fan_out(model, count)
-    model.graph.output.extend(helper.make_tensor_value_info(f"c{i}", TensorProto.INT64, ["a"]) for i in range(count))
-
-
-def constants_of_constants(model: onnx.ModelProto, count: int) -> None:
-    """A value that follows from weights in 12 ** 8 ways, asked for by every node."""
-    model.graph.initializer.append(helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0]))
-    for i in range(8):
-        model.graph.node.append(helper.make_node("Concat", [f"k{i - 1}" if i else "one"] * 12, [f"k{i}"], axis=0))
-    model.graph.node.extend(helper.make_node("MatMul", ["input_ids", "k7"], [f"m{i}"]) for i in range(count))
-
-
-def transposed_weights(model: onnx.ModelProto, count: int) -> None:
-    model.graph.initializer.append(helper.make_tensor("table", TensorProto.FLOAT, [2, 2], [1.0] * 4))
-    model.graph.node.extend(
-        helper.make_node("Transpose", [f"t{i - 1}" if i else "table"], [f"t{i}"]) for i in range(count)
-    )
-    model.graph.node.append(helper.make_node("Gather", [f"t{count - 1}", "input_ids"], ["gathered"]))
-    model.graph.node.append(helper.make_node("Gather", ["t6", "input_ids"], ["gathered.again"]))
-
-
-def keys_from_afar(model: onnx.ModelProto, count: int) -> None:
-    """Attention nodes whose keys come through one long chain."""
-    attention = next(node for node in model.graph.node if node.op_type == "Attention")
-    scatter = next(node for node in model.graph.node if node.op_type == "TensorScatter")
-    for i in range(count // 2):
-        model.graph.node.append(helper.make_node("Identity", [f"c{i - 1}" if i else scatter.output[0]], [f"c{i}"]))
-    for i in range(count // 2):
-        inputs = [attention.input[0], f"c{count // 2 - 1}", attention.input[2]]
-        model.graph.node.append(helper.make_node("Attention", inputs, [f"a{i}"], q_num_heads=4, kv_num_heads=2))
-
-
-def many_scores(model: onnx.ModelProto, count: int) -> None:
-    """Products of one cache that all meet in one node with many readers."""
-    scatter = next(node for node in model.graph.node if node.op_type == "TensorScatter")
-    half = count // 2
-    model.graph.node.extend(helper.make_node("MatMul", [scatter.output[0]] * 2, [f"m{i}"]) for i in range(half))
-    model.graph.node.append(helper.make_node("Concat", [f"m{i}" for i in range(half)], ["all"], axis=1))
-    model.graph.node.extend(helper.make_node("Shape", ["all"], [f"s{i}"]) for i in range(half))
-
-
-def shapes_of_the_past(model: onnx.ModelProto, count: int) -> None:
-    """Many Shape nodes of one cache input that lead into one long chain."""
-    past = next(value.name for value in model.graph.input if "cache" in value.name or "past" in value.name)
-    half = count // 2
-    model.graph.node.extend(helper.make_node("Shape", [past], [f"s{i}"]) for i in range(half))
-    model.graph.node.append(helper.make_node("Concat", [f"s{i}" for i in range(half)], ["c0"], axis=0))
-    model.graph.node.extend(helper.make_node("Abs", [f"c{i}"], [f"c{i + 1}"]) for i in range(half))
-
-
-def long_shape(model: onnx.ModelProto, count: int) -> None:
-    model.graph.initializer.append(TensorProto(name="long", data_type=1, dims=[2**62] * count))
-
-
-KINDS = (
-    *(
-        chain,
-        chain_to_the_logits,
-        branches,
-        nested_functions,
-        many_calls,
-        unused_functions,
-        deep_functions,
-        wide_fan_out,
-    ),
-    *(wide_fan_in, many_weights, many_inputs, many_outputs, constants_of_constants, transposed_weights),
-    *(keys_from_afar, many_scores, shapes_of_the_past, long_shape),
-)
+MOST_SECONDS = 10.0
 
 
 def seconds_to_open(folder: Path, change: Callable[[onnx.ModelProto, int], None], count: int) -> float:
@@ -180,6 +33,7 @@ def seconds_to_open(folder: Path, change: Callable[[onnx.ModelProto, int], None]
     model = onnx.load(path)
     change(model, count)
     path.write_bytes(model.SerializeToString())
+    (path.parent / "weights").write_bytes(bytes(4))
     started = time.process_time()
     try:
         open_folder(path.parent)
@@ -196,8 +50,12 @@ def test_four_thousand_nodes(tmp_path: Path, change: Callable[[onnx.ModelProto, 
 @pytest.mark.slow
 @pytest.mark.parametrize("change", KINDS, ids=lambda change: change.__name__)
 def test_two_hundred_thousand_nodes(tmp_path: Path, change: Callable[[onnx.ModelProto, int], None]) -> None:
-    # 10 seconds on a machine with nothing else to do; processor time grows with what runs beside it.
-    assert seconds_to_open(tmp_path, change, 200_000) < 20
+    # Processor time grows several times over where others fill the machine: the best of a few counts.
+    tried: list[float] = []
+    while not tried or (tried[-1] >= MOST_SECONDS and len(tried) < 3):
+        tried.append(seconds_to_open(tmp_path / str(len(tried)), change, 200_000))
+    print(f"{change.__name__}: {min(tried):.1f} s of a processor")
+    assert min(tried) < MOST_SECONDS, tried
 
 
 def test_growth_is_judged_before_inlining(tmp_path: Path) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors
+import safetensors.numpy
 
 from genai_iface import InvalidInputError, SupportsSave, load_model
 from genai_iface.errors import OutputError
@@ -109,6 +111,19 @@ def test_lengths_that_do_not_fit_the_tensors_are_refused(tmp_path: Path) -> None
         file.write_bytes(whole.replace(b"[21, 16, 0]", lengths))
         with pytest.raises(InvalidInputError):
             model.load_cache(file)
+
+
+@pytest.mark.parametrize("lengths", ["[" * 100_000, "[" + "9" * 5000 + "]", "[NaN]", "[1e999999]", '["\\ud800"]', "{}"])
+def test_lengths_that_are_no_list_of_numbers_are_refused(tmp_path: Path, lengths: str) -> None:
+    model = ort_model(write(tmp_path, "scatter"))
+    file = tmp_path / "a"
+    model.save_cache(filled(model), file)
+    with safetensors.safe_open(file, framework="np") as handle:
+        metadata = {**handle.metadata(), "lengths": lengths}
+        tensors = {name: handle.get_tensor(name) for name in handle.keys()}  # noqa: SIM118 - it is no dictionary
+    safetensors.numpy.save_file(tensors, file, metadata=metadata)
+    with pytest.raises(InvalidInputError, match="contains no valid lengths"):
+        model.load_cache(file)
 
 
 def test_a_capacity_below_the_longest_row_is_refused(tmp_path: Path) -> None:

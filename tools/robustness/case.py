@@ -19,7 +19,7 @@ from genai_iface.protocols import Backend
 from genai_iface.registry import load_backend
 from tools.robustness.mutate import change_folder
 
-__all__ = ["Escape", "TooLongError", "place_of", "run_case"]
+__all__ = ["Escape", "TooLongError", "place_of", "run_case", "run_changes"]
 
 _PACKAGES = ("genai_iface", "genai_iface_numpy", "genai_iface_ort", "genai_iface_transformers")
 # Most memory of a cache: cases run side by side.
@@ -60,12 +60,28 @@ def run_case(sources: dict[str, Path], work: Path, seed: int, number: int) -> tu
         What was changed, how far it got ("refused", "opened", "loaded", "generated"), and what escaped.
     """
     # S311: cases must be repeatable, not secret.
-    random = Random(f"{seed}:{number}")
+    return run_changes(sources, work, Random(f"{seed}:{number}"))
+
+
+def run_changes(
+    sources: dict[str, Path], work: Path, random: Random, *, most: int = 1
+) -> tuple[str, str, list[Escape]]:
+    """Runs a case whose every choice some generator makes.
+
+    Args:
+        sources: As for ``run_case``.
+        work: As for ``run_case``.
+        random: Makes the choices.
+        most: How often the folder is changed before it is used.
+
+    Returns:
+        As ``run_case``.
+    """
     name = random.choice(list(sources))
     folder = work / "case"
     shutil.rmtree(folder, ignore_errors=True)
     shutil.copytree(sources[name], folder)
-    what = f"{name}: {change_folder(folder, random)}"
+    what = f"{name}: " + "; ".join(change_folder(folder, random) for _ in range(most))
     escapes: list[Escape] = []
     # The first of a case is enough: what follows it has the same cause.
     opened: list[ModelFolder] = []

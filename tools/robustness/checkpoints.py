@@ -12,8 +12,9 @@ from typing import Any
 
 from genai_iface import GenAIError
 from tools.robustness.case import Escape, place_of
+from tools.robustness.mutate_gguf import change_gguf
 
-__all__ = ["run_checkpoint_case", "write_checkpoints"]
+__all__ = ["run_checkpoint_case", "run_checkpoint_changes", "write_checkpoints"]
 
 _VALUES: tuple[Any, ...] = (
     *(None, True, 0, 1, -1, 3, 7, 64, 10**6, 2**31, 10**30, 0.0, -1.5, 1e300, float("nan"), "", "x", "silu", "\ud800"),
@@ -36,9 +37,13 @@ def write_checkpoints(root: Path) -> dict[str, Path]:
 
 def run_checkpoint_case(sources: dict[str, Path], work: Path, seed: int, number: int) -> tuple[str, str, list[Escape]]:
     """Runs one case; arguments and result as ``run_case``."""
+    return run_checkpoint_changes(sources, work, Random(f"{seed}:{number}"))
+
+
+def run_checkpoint_changes(sources: dict[str, Path], work: Path, random: Random) -> tuple[str, str, list[Escape]]:
+    """Runs a case whose every choice some generator makes; arguments and result as for ``run_case``."""
     from genai_iface.build.checkpoint import load_network, open_checkpoint  # noqa: PLC0415 - loads torch
 
-    random = Random(f"{seed}:{number}")
     kind = random.choice(sorted(sources))
     folder = work / "case"
     shutil.rmtree(folder, ignore_errors=True)
@@ -46,7 +51,10 @@ def run_checkpoint_case(sources: dict[str, Path], work: Path, seed: int, number:
     if kind == "gguf":
         place = folder / "model.gguf"
         shutil.copyfile(sources[kind], place)
-        what = _change_bytes(place, random, header=random.random() < 0.8)
+        if random.random() < 0.7:
+            what = change_gguf(place, random)
+        else:
+            what = _change_bytes(place, random, header=random.random() < 0.8)
     else:
         for file in sources[kind].iterdir():
             if file.is_file():

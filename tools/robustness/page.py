@@ -4,70 +4,21 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from tools.robustness.sources import ONNX_SOURCES
 
-__all__ = ["page", "summary"]
+__all__ = ["page"]
 
 _MEANING = {
-    "refused": "`open_folder` raised a typed error",
-    "opened": "opened; the settings or the runtime refused it with a typed error",
-    "loaded": "loaded; the step or the arguments were refused with a typed error",
+    "refused": "`open_folder`, or what opens a checkpoint, raised a typed error",
+    "opened": "opened; the settings, the runtime or what loads weights refused it with a typed error",
+    "loaded": "loaded; the step or the arguments were refused with a typed error, or it was a checkpoint, and whole",
     "generated": "text came out",
     "too long": "stopped by the limit of time",
     "crashed": "the process ended",
 }
-_MOST_EXAMPLES = 3
-
-
-def summary(cases: Sequence[Mapping[str, Any]], *, seed: int, wall_seconds: float, workers: int) -> dict[str, Any]:
-    """Counts, times and findings of a run.
-
-    Args:
-        cases: The workers' lines.
-        seed: Of the run.
-        wall_seconds: How long it took.
-        workers: Processes at once.
-    """
-    reached = Counter(case["reached"] for case in cases)
-    seconds = sorted(case["seconds"] for case in cases)
-    findings: dict[tuple[str, str, str], list[Mapping[str, Any]]] = {}
-    for case in cases:
-        if case["reached"] == "too long":
-            findings.setdefault(("any", "too long", ""), []).append({**case, "message": ""})
-        for escape in case["escapes"]:
-            key = (escape["stage"], escape["kind"], escape["place"])
-            findings.setdefault(key, []).append({**case, "message": escape["message"]})
-    return {
-        "seed": seed,
-        "cases": len(cases),
-        "workers": workers,
-        "wall_seconds": round(wall_seconds, 1),
-        "reached": {name: reached.get(name, 0) for name in _MEANING},
-        "seconds": {
-            "median": _part(seconds, 0.5),
-            "p99": _part(seconds, 0.99),
-            "p99.9": _part(seconds, 0.999),
-            "longest": _part(seconds, 1.0),
-        },
-        "peak_mb": max((case["peak_mb"] for case in cases), default=0.0),
-        "findings": [
-            {
-                "stage": stage,
-                "kind": kind,
-                "place": place,
-                "count": len(of_one),
-                "examples": [
-                    {"case": case["case"], "what": case["what"], "message": case["message"]}
-                    for case in of_one[:_MOST_EXAMPLES]
-                ],
-            }
-            for (stage, kind, place), of_one in sorted(findings.items(), key=lambda item: -len(item[1]))
-        ],
-    }
 
 
 def page(data: Mapping[str, Any]) -> str:
@@ -76,7 +27,7 @@ def page(data: Mapping[str, Any]) -> str:
     Args:
         data: A summary with "versions" and "limits".
     """
-    seconds, limits = data["seconds"], data["limits"]
+    limits = data["limits"]
     lines = [
         "<!--",
         # REUSE-IgnoreStart
@@ -86,28 +37,32 @@ def page(data: Mapping[str, Any]) -> str:
         "-->",
         "# Robustness",
         "",
-        "Model folders, changed at random and used: opened, their texts read, loaded, two tokens generated. Whatever",
-        "is in a folder, either it works or a `GenAIError` says what is wrong. Made by",
-        f"`python -m tools.robustness --cases {data['cases']} --seed {data['seed']} --write`.",
+        "Model folders, changed at random and used: opened, their texts read, loaded, two tokens generated; and",
+        "checkpoints, changed at random, opened and loaded as `build` does. Whatever is in them, either it works or a",
+        f"`GenAIError` says what is wrong. Made by `python -m tools.robustness --cases {data['cases']} --seed "
+        f"{data['seed']} --write`.",
         "",
         f"**{data['cases']:,} cases**, {sum(item['count'] for item in data['findings'])} findings, in "
-        f"{data['wall_seconds'] / 60:.0f} minutes with {data['workers']} worker(s). "
-        + ", ".join(f"{name} {number}" for name, number in data["versions"].items())
-        + ".",
+        f"{data['all_seconds'] / 60:.0f} minutes of {data['workers']} worker(s), {data['all_cpu'] / 60:.0f} of them on "
+        "a processor. " + ", ".join(f"{name} {number}" for name, number in data["versions"].items()) + ".",
         "",
         "| Outcome | Cases | |",
         "|---|---|---|",
         *(f"| {name} | {data['reached'][name]:,} | {meaning} |" for name, meaning in _MEANING.items()),
         "",
-        f"Seconds for a case: median {seconds['median']:.3f}, 99 % below {seconds['p99']:.2f}, 99.9 % below "
-        f"{seconds['p99.9']:.2f}, the longest {seconds['longest']:.2f} (limit {limits['seconds']:.0f}). "
-        f"Most memory of a worker process over the whole run: {data['peak_mb']:.0f} MB "
-        f"(limit of the address space: {limits['gigabytes']:.0f} GB).",
+        "| Time of a case | median | 99 % below | 99.9 % below | longest |",
+        "|---|---|---|---|---|",
+        *(_times(name, data[key]) for name, key in (("seconds", "seconds"), ("seconds of a processor", "cpu"))),
+        "",
+        f"A case may take {limits['seconds']:.0f} seconds of a processor. Its process had at most "
+        f"{data['peak_mb']:.0f} MB of memory over the whole run, grew by at most {data['grown_mb']:.0f} MB in one "
+        f"case, and may have an address space of {limits['gigabytes']:.0f} GB. PyTorch, which reads checkpoints, "
+        "is part of that.",
         "",
         "## What is changed",
         "",
-        f"Cases start from {len(ONNX_SOURCES)} tiny folders ({', '.join(ONNX_SOURCES)}) and change one or two of their "
-        "files:",
+        f"Cases start from {len(ONNX_SOURCES)} tiny folders ({', '.join(ONNX_SOURCES)}), one in ten from a "
+        "checkpoint, and change one or two files:",
         "",
         "- the graph, by its protobuf form: any field of any message; nodes dropped, doubled, moved, bypassed;",
         "  operators, domains, opset imports; edges; attributes; types and dimensions; weights; functions",
@@ -115,26 +70,35 @@ def page(data: Mapping[str, Any]) -> str:
         "- external data: the file cut or doubled, locations, offsets, lengths;",
         "- JSON files: fields with values of another type or size, lone surrogates, deep nesting, anything in the",
         "  tree;",
-        "- chat templates made of pieces of Jinja; stretches of bytes of any file.",
+        "- chat templates made of pieces of Jinja; stretches of bytes of any file;",
+        "- checkpoints: fields of a GGUF file's header, headers of safetensors files, `config.json`, bytes.",
         "",
-        "One case in seven that opens is run by ONNX Runtime, the others by the NumPy backend. Cases are not guided by",
-        "coverage.",
+        "| Changed first | Cases |",
+        "|---|---|",
+        *(f"| {name} | {count:,} |" for name, count in data["changed"].items()),
+        "",
+        "One case in seven that opens is run by ONNX Runtime, the others by the NumPy backend. These cases are not",
+        "guided by coverage; `tests/robustness/test_guided.py` looks for more with the same changes.",
         "",
         "## Findings",
         "",
+        *_table(data["findings"]),
     ]
-    if not data["findings"]:
-        lines += ["None.", ""]
-        return "\n".join(lines)
-    lines += ["| Stage | What | Where | Cases | Example |", "|---|---|---|---|---|"]
-    for item in data["findings"]:
-        example = item["examples"][0]
-        said = example["message"].replace("|", "/").replace("\n", " ")[:120]
-        lines.append(
-            f"| {item['stage']} | {item['kind']} | {item['place']} | {item['count']} | case {example['case']}: {said} |"
-        )
+    if data["mended"]:
+        lines += ["", "## Found in this run, and mended", "", *_table(data["mended"])]
     return "\n".join([*lines, ""])
 
 
-def _part(ordered: Sequence[float], part: float) -> float:
-    return ordered[min(int(part * len(ordered)), len(ordered) - 1)] if ordered else 0.0
+def _times(name: str, spread: Mapping[str, float]) -> str:
+    return f"| {name} | " + " | ".join(f"{spread[part]:.3f}" for part in ("median", "p99", "p99.9", "longest")) + " |"
+
+
+def _table(findings: Iterable[Mapping[str, Any]]) -> list[str]:
+    rows = []
+    for item in findings:
+        example = item["examples"][0]
+        said = example["message"].replace("|", "/").replace("\n", " ")[:120]
+        rows.append(
+            f"| {item['stage']} | {item['kind']} | {item['place']} | {item['count']} | case {example['case']}: {said} |"
+        )
+    return ["| Stage | What | Where | Cases | Example |", "|---|---|---|---|---|", *rows] if rows else ["None."]

@@ -91,12 +91,12 @@ def open_session(folder: ModelFolder, options: LoadOptions, device: Device) -> S
             runtime = _created(prepared, folder, settings, options, device)
     except OSError as error:
         raise BackendError(
-            f"The rewritten graph of {folder.path} cannot be written to disk: {error}",
+            f"The rewritten graph of {folder.source} cannot be written to disk: {error}",
             remedy='Point TMPDIR to a larger disk, or load with options={"optimize": "none"}.',
         ) from error
     except ORT_ERRORS as error:
         raise BackendError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot load {folder.path}: {_first_line(error)}",
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {folder.source}: {_first_line(error)}",
             remedy='Try options={"optimize": "none"}, another dtype, or the numpy backend.',
         ) from error
     # Graphs are full of reference cycles, and what is left of the rewriting keeps the file's weights mapped.
@@ -107,7 +107,7 @@ def open_session(folder: ModelFolder, options: LoadOptions, device: Device) -> S
         runtime,
         signature,
         # The lowered graph gives as many positions as it is asked for.
-        last_only=shape[1] == 1 and prepared.logits_positions is None,
+        last_only=len(shape) == 3 and shape[1] == 1 and prepared.logits_positions is None,
         logits_positions=prepared.logits_positions,
         query_seqlens=prepared.query_seqlens,
         device=device_index(device),
@@ -166,7 +166,7 @@ def _created(
         with tempfile.TemporaryDirectory(prefix="genai-iface-", ignore_cleanup_errors=True) as place:
             path = write_graph(prepared.model, Path(place))
             return onnxruntime.InferenceSession(path, settings, providers=providers)
-    settings.add_session_config_entry(_FOLDER_ENTRY, str(folder.path))
+    settings.add_session_config_entry(_FOLDER_ENTRY, str(folder.weights_folder))
     return onnxruntime.InferenceSession(_serialized(prepared.model), settings, providers=providers)
 
 

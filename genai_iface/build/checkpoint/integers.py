@@ -46,6 +46,7 @@ class IntegerMatrix:
         order: int64 (K,): row i of the parts is row order[i] of the weight; None if they are in order.
         scale_dtype: The type of the scales in the checkpoint, as NumPy names it.
         read: Gives the parts.
+        values: Gives the float weight (K, N) where the integers are only near it; None where they are what it is.
     """
 
     name: str
@@ -58,6 +59,7 @@ class IntegerMatrix:
     order: NDArray[np.int64] | None
     scale_dtype: str
     read: Callable[[], IntegerParts]
+    values: Callable[[], NDArray[np.float32]] | None = None
 
 
 def dequantized(matrix: IntegerMatrix, dtype: str) -> NDArray[np.float32]:

@@ -19,7 +19,7 @@ from genai_iface.build.checkpoint.integers import IntegerMatrix, dequantized
 from genai_iface.build.checkpoint.placement import check_placement
 from genai_iface.build.checkpoint.quantization import FIELDS, Quantization, quantization_settings, read_quantized
 from genai_iface.build.checkpoint.quiet import BROKEN, quiet_transformers, shortened
-from genai_iface.build.checkpoint.sizes import check_sizes
+from genai_iface.build.checkpoint.sizes import check_layers, check_sizes
 from genai_iface.build.checkpoint.source import Checkpoint
 from genai_iface.build.checkpoint.weight_files import Tensors, open_tensors
 from genai_iface.errors import GenAIError, InvalidInputError, UnsupportedModelError
@@ -72,7 +72,9 @@ def load_network(checkpoint: Checkpoint, dtype: DType) -> LoadedNetwork:
 
 
 def _from_gguf(checkpoint: Checkpoint, config: Any, dtype: DType) -> LoadedNetwork:
-    check_sizes(config, (checkpoint.folder / str(checkpoint.gguf)).stat().st_size, checkpoint.name)
+    file = checkpoint.folder / str(checkpoint.gguf)
+    check_sizes(config, file.stat().st_size, checkpoint.name)
+    check_layers(config, file)
     with _loading(checkpoint, config):
         network, loading = AutoModelForCausalLM.from_pretrained(
             checkpoint.folder,
@@ -85,8 +87,13 @@ def _from_gguf(checkpoint: Checkpoint, config: Any, dtype: DType) -> LoadedNetwo
             **checkpoint.gguf_option,
             **_OPTIONS,
         )
+    from genai_iface.build.gguf import read_gguf
+
     notes = check_placement(network, loading, checkpoint.name)
-    return LoadedNetwork(network, notes=tuple(notes))
+    quantization = read_gguf(checkpoint.folder / str(checkpoint.gguf), network)
+    if quantization is not None:
+        notes += quantization.notes
+    return LoadedNetwork(network, quantization, tuple(notes))
 
 
 def _from_safetensors(checkpoint: Checkpoint, config: Any, dtype: DType) -> LoadedNetwork:

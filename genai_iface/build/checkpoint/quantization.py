@@ -52,12 +52,15 @@ class Quantization:
         matrices: The weights.
         used: Tensors of the files that they are made of, or that say how to round activations.
         notes: What is not taken over.
+        approximate: Weights that no integers stand for exactly, with the nearest; they are floats unless fewer bits
+            are asked for.
     """
 
     method: str
     matrices: tuple[IntegerMatrix, ...]
     used: frozenset[str]
     notes: tuple[str, ...] = ()
+    approximate: tuple[IntegerMatrix, ...] = ()
 
 
 def quantization_settings(root: Path) -> Mapping[str, Any] | None:

@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from genai_iface.errors import InvalidInputError
 
-__all__ = ["check_sizes"]
+__all__ = ["check_layers", "check_sizes"]
 
 # Each of these stands beside the hidden size as the other axis of some matrix, or counts vectors of that size.
 _BESIDE_HIDDEN = (
@@ -17,6 +18,31 @@ _BESIDE_HIDDEN = (
 )
 # Weights of one bit are the smallest there are; tables may be factorized.
 _FEWEST_BYTES = 1 / 16
+
+
+# Transformers goes through all layers' names for each part of the network; no model has nearly as many.
+_MOST_LAYERS = 512
+
+
+def check_layers(config: Any, file: Path) -> None:
+    """Refuses a GGUF file with more layers than tensors.
+
+    Args:
+        config: The configuration that Transformers read from it.
+        file: The file.
+
+    Raises:
+        InvalidInputError: It has.
+    """
+    layers = getattr(config.get_text_config(), "num_hidden_layers", None)
+    with file.open("rb") as opened:
+        tensors = int.from_bytes(opened.read(16)[8:], "little")
+    if isinstance(layers, int) and layers > min(tensors, _MOST_LAYERS):
+        raise InvalidInputError(
+            f"{file.name!r} has {layers} layers (block_count) and {tensors} tensors; a layer has one at least, and at "
+            f"most {_MOST_LAYERS} layers are read",
+            remedy="Copy the file again.",
+        )
 
 
 def check_sizes(config: Any, num_bytes: int, name: str) -> None:
@@ -38,7 +64,9 @@ def check_sizes(config: Any, num_bytes: int, name: str) -> None:
         value = _size(text, field)
         if not isinstance(value, int) or isinstance(value, bool):
             continue
-        if value < 0 or value * (1 if field == "hidden_size" else hidden) * _FEWEST_BYTES > num_bytes:
+        # A layer has at least one square matrix of the hidden size.
+        each = {"hidden_size": 1, "num_hidden_layers": hidden * hidden}.get(field, hidden)
+        if value < 0 or value * each * _FEWEST_BYTES > num_bytes:
             raise InvalidInputError(
                 f"The configuration of {name!r} has {field}={value} and hidden_size={hidden}, which {num_bytes} bytes "
                 "of weights cannot fill",

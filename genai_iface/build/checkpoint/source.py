@@ -16,6 +16,7 @@ from genai_iface.build.checkpoint.configuration import read_configuration
 from genai_iface.build.checkpoint.weight_files import find_weights, has_weights
 from genai_iface.errors import InvalidInputError
 from genai_iface.folder import find_inside, open_root
+from genai_iface.folder.resolve import as_checkpoint
 
 __all__ = ["Checkpoint", "open_checkpoint"]
 
@@ -61,14 +62,14 @@ def open_checkpoint(path: str | PathLike[str], adapters: Sequence[str | PathLike
     """Finds out what a path holds.
 
     Args:
-        path: A checkpoint folder, the folder of an adapter, or a GGUF file.
+        path: A checkpoint folder, the folder of an adapter, a GGUF file, or the id of a repository.
         adapters: Folders of adapters to merge, in this order; an adapter in the folder itself comes before them.
 
     Raises:
         InvalidInputError: It is none of these, something of it is missing, or peft is not installed for an adapter.
     """
     more = tuple(_adapter(folder) for folder in adapters)
-    checkpoint = _open(Path(path), more)
+    checkpoint = _open(Path(as_checkpoint(path)), more)
     absent = [name for name in ("accelerate", "peft") if find_spec(name) is None]
     if checkpoint.adapters and absent:
         adapter = checkpoint.adapters[0]
@@ -88,7 +89,7 @@ def _open(source: Path, adapters: tuple[Adapter, ...]) -> Checkpoint:
     if not source.exists():
         raise InvalidInputError(
             f"There is no {str(source)!r}",
-            remedy="Give a local Hugging Face folder, or a GGUF file; nothing is downloaded.",
+            remedy="Give a Hugging Face folder, a GGUF file, or the id ORG/NAME of a repository.",
         )
     root = open_root(source)
     own = read_adapter(root)
@@ -119,7 +120,10 @@ def _open_gguf(source: Path, adapters: tuple[Adapter, ...]) -> Checkpoint:
             f"Reading a GGUF file needs {' and '.join(missing)}, which is not installed",
             remedy="pip install 'genai-iface[gguf]'",
         )
+    from genai_iface.build.gguf import check_whole
+
     file = source.resolve()
+    check_whole(file)
     if find_inside(file.parent, ADAPTER_CONFIG) is not None:
         raise InvalidInputError(
             f"An adapter ({ADAPTER_CONFIG}) lies beside the GGUF file {file.name!r}, and it is not clear whether it is "

@@ -23,6 +23,7 @@ _NEEDED = ("torch", "transformers", "onnxscript")
 _EXAMPLE = """\
 example:
   genai-iface build ./checkpoint ./my-model
+  genai-iface build ORG/NAME ./my-model --revision main
   genai-iface build ./checkpoint ./my-model-int4 --quantize int4 --block-size 32
   genai-iface build ./model.gguf ./my-model --via mobius --dtype float16
   genai-iface build ./base ./my-model --adapter ./lora
@@ -41,8 +42,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "source", metavar="SOURCE", help="a Hugging Face checkpoint folder, an adapter's, or a GGUF file"
+        "source",
+        metavar="SOURCE",
+        help="a Hugging Face checkpoint folder, an adapter's, a GGUF file, or an id ORG/NAME of the hub",
     )
+    parser.add_argument("--revision", metavar="REV", help="a branch, tag or commit of that repository")
     parser.add_argument("out", metavar="OUT", help="the folder to make; it must not exist, or be empty")
     parser.add_argument(
         "--adapter",
@@ -68,6 +72,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--quantize", choices=("int8", "int4"), help="quantize weight matrices in blocks")
     parser.add_argument(
         "--block-size", type=positive, default=32, metavar="N", help="rows that share a scale (default: 32)"
+    )
+    parser.add_argument(
+        "--dequantize",
+        action="store_true",
+        help="floats from a checkpoint that is quantized (GGUF, GPTQ, AWQ), instead of its own integers",
+    )
+    parser.add_argument(
+        "--tokenizer", metavar="FOLDER", help="take tokenizer.json and its kin from here instead of the checkpoint"
     )
     parser.add_argument(
         "--layout",
@@ -106,6 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"Building needs {', '.join(missing)}, which is not installed", remedy="pip install 'genai-iface[build]'"
         )
     from genai_iface.build._build import BuildOptions, build  # noqa: PLC0415 - loads torch
+    from genai_iface.folder.resolve import as_checkpoint  # noqa: PLC0415
 
     options = BuildOptions(
         via=arguments.via,
@@ -116,11 +129,18 @@ def run(arguments: argparse.Namespace) -> int:
         block_size=arguments.block_size,
         unverified=arguments.unverified,
         verify_on=arguments.verify_on,
+        tokenizer=arguments.tokenizer,
+        dequantize=arguments.dequantize,
         adapters=tuple(arguments.adapter),
     )
     progress = Progress()
     try:
-        result = build(arguments.source, arguments.out, options, progress=progress.working)
+        result = build(
+            as_checkpoint(arguments.source, revision=arguments.revision),
+            arguments.out,
+            options,
+            progress=progress.working,
+        )
     finally:
         progress.stop()
     _print(result)

@@ -113,6 +113,7 @@ def _directory_of(root: Path, folder: ModelFolder, options: LoadOptions, device:
     parts = [
         _FORMAT,
         folder.fingerprint,
+        list(folder.changes),
         version("genai-iface"),
         onnxruntime.__version__,
         ir.__version__,
