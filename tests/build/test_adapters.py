@@ -167,7 +167,11 @@ def test_part_of_an_adapter(base: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
-        ({"base_model_name_or_path": "someone/base"}, InvalidInputError, "'someone/base', which is not a folder here"),
+        (
+            {"base_model_name_or_path": "/nowhere/base"},
+            InvalidInputError,
+            "'/nowhere/base', which is neither a folder nor",
+        ),
         ({"base_model_name_or_path": None}, InvalidInputError, "does not say of which network"),
         ({"base_model_name_or_path": "."}, InvalidInputError, "name each other as their base"),
         ({"peft_type": "PROMPT_TUNING"}, UnsupportedModelError, "PROMPT_TUNING, which cannot be merged"),

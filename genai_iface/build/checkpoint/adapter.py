@@ -16,6 +16,7 @@ from genai_iface.build.checkpoint.quiet import BROKEN, quiet_transformers, short
 from genai_iface.build.checkpoint.weight_files import Tensors
 from genai_iface.errors import GenAIError, InvalidInputError, UnsupportedModelError
 from genai_iface.folder import find_inside, read_json
+from genai_iface.folder.resolve import as_checkpoint, is_id
 
 __all__ = ["ADAPTER_CONFIG", "ADAPTER_WEIGHTS", "Adapter", "base_of", "merge_adapters", "read_adapter"]
 
@@ -82,10 +83,10 @@ def read_adapter(root: Path) -> Adapter | None:
 
 
 def base_of(adapter: Adapter) -> Path:
-    """The folder or GGUF file of the network that an adapter belongs to. Here an id would be looked up.
+    """The folder or GGUF file of the network that an adapter belongs to; a repository is downloaded.
 
     Raises:
-        InvalidInputError: It is not on this machine.
+        InvalidInputError: There is no such folder, and no such repository.
     """
     base = adapter.base
     advice = f"Give the base first: genai-iface build BASE OUT --adapter {adapter.folder}"
@@ -96,8 +97,11 @@ def base_of(adapter: Adapter) -> Path:
     for place in (adapter.folder / base, Path(base)):
         if place.exists():
             return place
+    if is_id(base):
+        return Path(as_checkpoint(base))
     raise InvalidInputError(
-        f"{str(adapter.folder)!r} is an adapter ({adapter.kind}) of {base[:_SHOWN]!r}, which is not a folder here",
+        f"{str(adapter.folder)!r} is an adapter ({adapter.kind}) of {base[:_SHOWN]!r}, "
+        "which is neither a folder nor the id of a repository",
         remedy=advice,
     )
 

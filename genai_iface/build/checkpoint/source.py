@@ -63,7 +63,7 @@ def open_checkpoint(path: str | PathLike[str], adapters: Sequence[str | PathLike
 
     Args:
         path: A checkpoint folder, the folder of an adapter, a GGUF file, or the id of a repository.
-        adapters: Folders of adapters to merge, in this order; an adapter in the folder itself comes before them.
+        adapters: Folders or ids of adapters to merge, in this order; an adapter in the folder itself comes before them.
 
     Raises:
         InvalidInputError: It is none of these, something of it is missing, or peft is not installed for an adapter.
@@ -134,7 +134,7 @@ def _open_gguf(source: Path, adapters: tuple[Adapter, ...]) -> Checkpoint:
 
 
 def _adapter(folder: str | PathLike[str]) -> Adapter:
-    root = open_root(folder)
+    root = open_root(as_checkpoint(folder))
     adapter = read_adapter(root)
     if adapter is None:
         raise InvalidInputError(
