@@ -7,11 +7,14 @@ python examples/06_transformers_export.py CHECKPOINT [BACKEND]
 
 import sys
 
-import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from transformers.exporters import OnnxConfig, OnnxExporter
-
 from genai_iface import TextGenerationPipeline
+from genai_iface.backend_kit import switch_off_telemetry
+
+switch_off_telemetry()  # before Transformers is imported
+
+import torch  # noqa: E402
+from transformers import AutoModelForCausalLM, AutoTokenizer  # noqa: E402
+from transformers.exporters import OnnxConfig, OnnxExporter  # noqa: E402
 
 checkpoint = sys.argv[1]
 backend = sys.argv[2] if len(sys.argv) > 2 else "numpy"

@@ -162,7 +162,13 @@ def _of_branches(node: ir.Node, branches: list[ir.Value]) -> str:
     """Two values that are joined: two products (a head and its adapter), or a scale; else a residual or a norm."""
     ends = [_end(part) for part in branches]
     if is_op(node, "Add", "Sub"):
-        return "" if all(is_op(end, *_PRODUCTS) for end in ends) else f"the {describe(node)}, a residual connection"
+        # What a reduction leaves is one number for many columns, no second stream.
+        known = [is_op(end, *_PRODUCTS) or (end is not None and end.op_type.startswith("Reduce")) for end in ends]
+        return (
+            ""
+            if all(known) and any(is_op(end, *_PRODUCTS) for end in ends)
+            else f"the {describe(node)}, a residual connection"
+        )
     if any(is_op(end, *_PRODUCTS) for end in ends):
         return ""
     if any(is_op(end, "Reciprocal", "Sqrt", "Pow") for end in ends):

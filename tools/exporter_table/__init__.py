@@ -1,3 +1,8 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
 """Runs what Transformers' own exporter makes of every decoder: ``python -m tools.exporter_table``."""
+
+from genai_iface.backend_kit import switch_off_telemetry
+
+# Before any module here imports onnxruntime or transformers.
+switch_off_telemetry()

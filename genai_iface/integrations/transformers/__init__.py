@@ -8,12 +8,16 @@
 import importlib
 from typing import TYPE_CHECKING
 
+from genai_iface.backend_kit import switch_off_telemetry
 from genai_iface.integrations.transformers._export_folder import Exported, OpenedExport, open_export
 
 if TYPE_CHECKING:
     from genai_iface.integrations.transformers._exporter import StandardConfig, StandardExporter, register
     from genai_iface.integrations.transformers._manifest import write_manifest
     from genai_iface.integrations.transformers._runner import StepCache, StepRunner
+
+# Before any module here imports transformers.
+switch_off_telemetry()
 
 # Each loads torch.
 _MODULES = {
