@@ -138,7 +138,7 @@ class ForgottenReorder(RowStates):
 
 
 @states("a fork has the origin's states", "L2.state.fork")
-class SharedFork(RowStates):
+class SharedStatesFork(RowStates):
     def fork(self):
         twin = super().fork()
         twin._now, twin._other = self._now, self._other
