@@ -1,8 +1,10 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""The Llama-style checkpoints that the benchmarks run: random weights, realistic shapes.
+"""The checkpoints that the benchmarks run, and the folders that each stack's own tools make of them.
 
-Everything is made once and kept in a working folder; each step is finished under another name first.
+Ours come from ``build``, ``quantize`` and ``convert``, as a user's do. The checkpoints are Llamas of realistic shapes
+with random weights, and the real models that tools.real_models has fetched. Everything is made once and kept in a
+working folder; each step is finished under another name first.
 """
 
 from __future__ import annotations
@@ -15,8 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from tools.real_models.packages import MODELS, find
+
 __all__ = [
     "CONTEXT",
+    "NAMES",
     "SIZES",
     "Weights",
     "build_concat",
@@ -74,8 +79,18 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 
 
+NAMES = (*SIZES, *MODELS)
+"""What ``make_checkpoint`` can make: the shapes, and the real models."""
+
+
 def make_checkpoint(size: str, folder: Path) -> Path:
-    """A seeded random Transformers checkpoint of one of ``SIZES``, with a byte-level tokenizer."""
+    """A Transformers checkpoint by one of ``NAMES``: a real model, or a seeded random one with a byte-level tokenizer.
+
+    Raises:
+        SystemExit: The real model was not fetched.
+    """
+    if size in MODELS:
+        return _once(folder / size, lambda path: _save_real(size, path))
 
     def make(path: Path) -> None:
         import torch
@@ -96,35 +111,53 @@ def make_checkpoint(size: str, folder: Path) -> Path:
     return _once(folder / f"llama-{size}", make)
 
 
+def _save_real(name: str, path: Path) -> None:
+    """The weights of a GGUF file as float32 safetensors, so that every stack reads the same numbers."""
+    import transformers
+
+    from genai_iface.build.checkpoint import load_network, open_checkpoint
+
+    found = find(name)
+    if found is None:
+        raise SystemExit(f"{MODELS[name].file} is not there; fetch it with: python -m tools.real_models {name}")
+    network = load_network(open_checkpoint(found), "float32").network
+    network.config.__dict__.pop("quantization_config", None)
+    network.save_pretrained(path)
+    transformers.AutoTokenizer.from_pretrained(found.parent, gguf_file=found.name).save_pretrained(path)
+
+
 def build_standard(checkpoint: Path, weights: Weights) -> Path:
-    """The standard opset-24 folder of a checkpoint, by mobius-onnx; int4 through our own rewrite."""
-    dtype = "f16" if weights == "fp16" else "f32"
-    options = ("--static-cache", "--max-seq-len", str(CONTEXT), "--dtype", dtype)
-    plain = _once(
-        checkpoint.with_name(f"{checkpoint.name}-standard-{'fp16' if weights == 'fp16' else 'fp32'}"),
-        lambda path: _build_with_mobius(checkpoint, path, *options),
-    )
+    """The folder that ``build`` makes of a checkpoint, and for int4 what ``quantize`` makes of that."""
+    kind = "fp16" if weights == "fp16" else "fp32"
+
+    def make(path: Path) -> None:
+        from genai_iface.build import BuildOptions, build
+
+        # The faster backend: a benchmark's folder is verified like any other.
+        options = BuildOptions(dtype="float16" if kind == "fp16" else "float32", verify_on="ort")
+        build(checkpoint, path, options)
+
+    plain = _once(checkpoint.with_name(f"{checkpoint.name}-standard-{kind}"), make)
     if weights != "int4":
         return plain
 
     def quantize(path: Path) -> None:
-        import onnx_ir as ir
+        from genai_iface.transform.quantize import quantize_folder
 
-        from genai_iface.transform.quantize._weights import QuantizeWeights
-
-        shutil.copytree(plain, path, ignore=shutil.ignore_patterns("model.onnx*"))
-        model = ir.load(plain / "model.onnx")
-        QuantizeWeights(4, block_size=32)(model)
-        ir.save(model, path / "model.onnx", external_data="model.onnx.data")
+        quantize_folder(plain, path, bits=4, block_size=32)
 
     return _once(checkpoint.with_name(f"{checkpoint.name}-standard-{weights}"), quantize)
 
 
 def build_concat(checkpoint: Path) -> Path:
-    """The float32 folder of a checkpoint with past and present tensors, by mobius-onnx."""
-    return _once(
-        checkpoint.with_name(f"{checkpoint.name}-concat-fp32"), lambda path: _build_with_mobius(checkpoint, path)
-    )
+    """What ``convert`` makes of the float32 folder: past and present tensors that grow."""
+
+    def make(path: Path) -> None:
+        from genai_iface.transform.convert import convert_folder
+
+        convert_folder(build_standard(checkpoint, "fp32"), path, to="concat")
+
+    return _once(checkpoint.with_name(f"{checkpoint.name}-concat-fp32"), make)
 
 
 def build_for_genai(checkpoint: Path, weights: Weights, device: str = "cpu") -> Path:
@@ -177,12 +210,6 @@ def build_gguf(checkpoint: Path, weights: Weights) -> Path:
         writer.close()
 
     return _once(checkpoint.with_name(f"{checkpoint.name}-gguf-{weights}"), build)
-
-
-def _build_with_mobius(checkpoint: Path, path: Path, *arguments: str) -> None:
-    _run(["mobius", "build", "--config", str(checkpoint), str(path), "--ep", "onnx-standard", *arguments])
-    for name in ("config.json", "tokenizer.json", "tokenizer_config.json"):
-        shutil.copy(checkpoint / name, path)
 
 
 def _once(path: Path, make: Callable[[Path], None]) -> Path:

@@ -22,7 +22,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import get_args
 
-from benchmarks.checkpoint import SIZES, Weights
+from benchmarks.checkpoint import NAMES, Weights
 from benchmarks.sides import SIDES, Setting
 
 __all__ = ["ratio", "take_turns"]
@@ -33,7 +33,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("sides", nargs="+", choices=sorted(SIDES), metavar="SIDE", help=", ".join(sorted(SIDES)))
     parser.add_argument("--measure", choices=("decode", "prefill"), default="decode")
-    parser.add_argument("--size", choices=sorted(SIZES), default="135m")
+    parser.add_argument("--size", choices=NAMES, default="135m", help="a shape, or a real model")
     parser.add_argument("--weights", choices=get_args(Weights), default="fp32")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--context", type=int, default=128, help="tokens before decoding, or of the prompt")

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.checkpoint import build_standard, make_checkpoint
+from benchmarks.checkpoint import NAMES, build_standard, make_checkpoint
 from genai_iface import TextGenerationPipeline
 
 TARGET = 3.0
@@ -31,7 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work-dir", type=Path, required=True)
     parser.add_argument("--model", type=Path, help="a model folder; without it a random checkpoint of --size")
-    parser.add_argument("--size", default="135m")
+    parser.add_argument("--size", choices=NAMES, default="135m", help="a shape, or a real model")
     parser.add_argument("--weights", default="int4", choices=("fp32", "int4"))
     parser.add_argument("--backend", default="ort")
     parser.add_argument("--device", help="an identifier of the backend")

@@ -6,6 +6,11 @@
 
 prints a JSON line for each form of the model, ``--markdown`` a table instead. The documents are those that
 ``tools/train_embedded`` holds out, each read from its own start in windows of 512 tokens.
+
+    python -m benchmarks.quantization --backend ort --markdown --folder FLOAT_FOLDER
+
+does the same for a float model, such as the real ones built with ``genai-iface build FILE.gguf FOLDER --dequantize``,
+on 20 KB of English: the pages of this repository, or ``--text FILE``. No form is calibrated with that text.
 """
 
 from __future__ import annotations
@@ -21,8 +26,9 @@ from typing import Any
 import numpy as np
 
 from genai_iface import load_model
-from genai_iface.folder import open_folder
+from genai_iface.folder import ModelFolder, open_folder
 from genai_iface.models import default_folder
+from genai_iface.transform.quantize import CacheRange, english_text, measure_moments
 from genai_iface.transform.quantize._folder import quantize_folder
 from genai_iface.transform.quantize.calibration import calibrate, default_text, windows_of
 from tools.train_embedded import onnx_docs
@@ -30,6 +36,10 @@ from tools.train_embedded import onnx_docs
 _WINDOW = 512
 _EXACT = {"session_options": {"session.qdq_matmulnbits_accuracy_level": "1"}}
 _END_OF_TEXT = 0
+# The embedded model is int8 already, so its table compares roundings to nearest.
+_AS_MEASURED: dict[str, Any] = {"search": False, "shared_head": False}
+_BYTES, _PARAGRAPH = 20_000, 200
+_CALIBRATION_TOKENS = 2048
 
 
 def forms() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -38,12 +48,45 @@ def forms() -> Iterator[tuple[str, dict[str, Any]]]:
         for symmetric in (True, False):
             for block in (32, 64, 128):
                 name = f"int{bits}, {'symmetric' if symmetric else 'asymmetric'}, blocks of {block}"
-                yield name, {"bits": bits, "symmetric": symmetric, "block_size": block}
-    yield "int4, symmetric, blocks of 32, `--int8 lm_head`", {"bits": 4, "eight_bits": ["lm_head"]}
-    yield "int4, symmetric, blocks of 32, `--exclude lm_head`", {"bits": 4, "exclude": ["lm_head"]}
+                yield name, {"bits": bits, "symmetric": symmetric, "block_size": block, **_AS_MEASURED}
+    yield "int4, symmetric, blocks of 32, `--int8 lm_head`", {"bits": 4, "eight_bits": ["lm_head"], **_AS_MEASURED}
+    yield "int4, symmetric, blocks of 32, `--exclude lm_head`", {"bits": 4, "exclude": ["lm_head"], **_AS_MEASURED}
     for scales in ("head", "channel"):
         yield f"cache int8, a scale per {scales}", {"bits": None, "kv_scales": scales, "kv": True}
-    yield "int4, symmetric, blocks of 32, and cache int8", {"bits": 4, "kv": True}
+    yield "int4, symmetric, blocks of 32, and cache int8", {"bits": 4, "kv": True, **_AS_MEASURED}
+
+
+def real_forms(folder: ModelFolder) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Names and arguments for a float model: to nearest, by search, and calibrated on the text that is the default."""
+    tokens = folder.tokenizer.encode(english_text())
+    texts = windows_of(tokens, context=folder.context_length, most=_CALIBRATION_TOKENS)
+    moments = measure_moments(folder, texts, session=_on_onnxruntime)
+    for bits in (8, 4):
+        nearest = {"bits": bits, "search": False}
+        yield f"int{bits}, `--nearest --separate-head`", {**nearest, "shared_head": False}
+        yield f"int{bits}, `--nearest`", nearest
+        yield f"int{bits}, `--calibration none`", {"bits": bits}
+        if bits == 4:
+            yield "int4, `--int8-share 0`", {"bits": 4, "moments": moments, "share": 0}
+        yield f"int{bits}", {"bits": bits, "moments": moments}
+
+
+def _on_onnxruntime(path: Path, wanted: Sequence[str]) -> Any:
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    names = {value.name for value in session.get_inputs()}
+    return lambda feeds: session.run(list(wanted), {name: feeds[name] for name in names})
+
+
+def english(text: Path | None) -> str:
+    """20 KB of English."""
+    if text is not None:
+        return text.read_text(encoding="utf-8")
+    pages = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
+    paragraphs = [part for page in pages for part in page.read_text(encoding="utf-8").split("\n\n")]
+    prose = [part for part in paragraphs if part[:1].isalpha() and len(part) > _PARAGRAPH]
+    return "\n\n".join(prose)[:_BYTES]
 
 
 def held_out(tokenizer: Any) -> list[list[int]]:
@@ -76,17 +119,25 @@ def main() -> None:
     parser.add_argument("--backend", default="ort")
     parser.add_argument("--documents", type=int, default=0, help="use only so many (0: all)")
     parser.add_argument("--markdown", action="store_true")
+    parser.add_argument("--folder", type=Path, help="a float model folder (default: the embedded model)")
+    parser.add_argument("--text", type=Path, help="with --folder, the text to score (default: pages of docs/)")
     arguments = parser.parse_args()
-    source = open_folder(default_folder())
-    documents = held_out(source.tokenizer)[: arguments.documents or None]
-    texts = windows_of(source.tokenizer.encode(default_text()), context=source.context_length, most=2048)
-    ranges = calibrate(load_model(source.path), texts)
+    source = open_folder(arguments.folder or default_folder())
+    ranges: list[CacheRange] | None = None
+    if arguments.folder is None:
+        documents = held_out(source.tokenizer)[: arguments.documents or None]
+        texts = windows_of(source.tokenizer.encode(default_text()), context=source.context_length, most=2048)
+        ranges = calibrate(load_model(source.path), texts)
+        all_forms, first = forms(), "as it is: int8, symmetric, blocks of 32"
+    else:
+        documents = [source.tokenizer.encode(english(arguments.text))]
+        all_forms, first = real_forms(source), "as it is"
     if arguments.markdown:
         tokens = sum(map(len, documents))
         print(f"{len(documents)} documents, {tokens} tokens, backend {arguments.backend}\n")
         print("| Form | Perplexity | Change | Model, MB | Cache, bytes per token |\n|---|---:|---:|---:|---:|")
     before = 0.0
-    for name, choices in [("as it is: int8, symmetric, blocks of 32", {}), *forms()]:
+    for name, choices in [(first, {}), *all_forms]:
         with tempfile.TemporaryDirectory() as place:
             path, nbytes = source.path, sum(file.stat().st_size for file in source.files)
             if choices:

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from os import PathLike
-from typing import Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias
 from weakref import WeakSet
 
 from genai_iface.capabilities import Capability
@@ -40,6 +40,9 @@ from genai_iface.protocols import Backend, Model, Prompt, Tokenizer
 from genai_iface.registry import load_backend
 from genai_iface.results import Chunk, GenerationResult, Score
 
+if TYPE_CHECKING:
+    from genai_iface.integrations.transformers import Exported
+
 __all__ = ["TextGenerationPipeline"]
 
 Configs: TypeAlias = GenerationConfig | Sequence[GenerationConfig] | None
@@ -53,10 +56,13 @@ class TextGenerationPipeline:
     the capability "threads".
 
     Args:
-        folder: The model folder; None for the model that comes with the package.
+        folder: A folder that holds a model, a ``.onnx`` file, or an id ``ORG/NAME[:VARIANT]`` of the Hugging Face Hub,
+            which is downloaded if it is not in the local cache; None for the model that comes with the package.
         backend: A registered name, or a backend object.
         device: An identifier from the backend's ``devices()``; None for its default.
         options: The backend's own settings by name.
+        variant: Which of several models to take, as ``genai-iface inspect`` names them; None for the fullest precision.
+        revision: A branch, tag or commit of the repository.
         prefill_chunk_size: Most prompt tokens per sequence in one step. ``cancel`` and ``max_time``
             are noticed between steps.
         on_prefill: Told after each step of a prompt how many tokens are done, and of how many.
@@ -76,15 +82,18 @@ class TextGenerationPipeline:
         backend: str | Backend = "numpy",
         device: str | None = None,
         options: Mapping[str, Any] | None = None,
+        variant: str | None = None,
+        revision: str | None = None,
         prefill_chunk_size: int = DEFAULT_PREFILL_CHUNK_SIZE,
         on_prefill: PrefillHook | None = None,
         memory_limit: int | None = None,
     ) -> None:
         # Reading a folder needs libraries that importing the interface must not load.
         from genai_iface.folder import open_folder, open_texts  # noqa: PLC0415
+        from genai_iface.folder.resolve import as_path  # noqa: PLC0415
         from genai_iface.models import default_folder  # noqa: PLC0415
 
-        path = default_folder() if folder is None else folder
+        path = default_folder() if folder is None else as_path(folder, variant=variant, revision=revision)
         settings = StepSettings(prefill_chunk_size=prefill_chunk_size, on_prefill=on_prefill, memory_limit=memory_limit)
         chosen = load_backend(backend) if isinstance(backend, str) else backend
         if Capability.GENERATOR in chosen.info().capabilities:
@@ -94,7 +103,7 @@ class TextGenerationPipeline:
             self._on_close = tokenizer.close
             return
         opened = open_folder(path)
-        model = chosen.load(path, device=device, options=options)
+        model = chosen.load(opened.source, device=device, options=options)
         tokenizer = opened.tokenizer
         self._set_up(ModelEngines(model, tokenizer, settings), tokenizer, opened.generation_config, settings)
         self._on_close = tokenizer.close
@@ -118,6 +127,54 @@ class TextGenerationPipeline:
         pipeline = cls.__new__(cls)
         engines = ModelEngines(model, tokenizer, settings)
         pipeline._set_up(engines, tokenizer, generation_config or GenerationConfig(), settings)
+        return pipeline
+
+    @classmethod
+    def from_exported(
+        cls,
+        exported: str | PathLike[str] | Exported,
+        *,
+        tokenizer: str | PathLike[str] | Exported | None = None,
+        backend: str | Backend = "numpy",
+        device: str | None = None,
+        options: Mapping[str, Any] | None = None,
+        prefill_chunk_size: int = DEFAULT_PREFILL_CHUNK_SIZE,
+        on_prefill: PrefillHook | None = None,
+        memory_limit: int | None = None,
+    ) -> Self:
+        """Makes a pipeline from what Transformers' ``OnnxExporter`` exported for generation.
+
+        Args:
+            exported: An ``ExportedModel``, or the folder that it was saved to.
+            tokenizer: Where the tokenizer is if it was not saved there too: a folder, or a fast tokenizer of
+                Transformers.
+            backend: As for the class.
+            device: As for the class.
+            options: As for the class.
+            prefill_chunk_size: As for the class; 1 where the graph takes one token (no ``multi_token_decode``).
+            on_prefill: As for the class.
+            memory_limit: As for the class.
+
+        Raises:
+            GenAIError: As for the class, or the export is for another runtime, or is not one decoder of text.
+        """
+        from genai_iface.integrations.transformers import open_export  # noqa: PLC0415 - reads graphs
+
+        with ExitStack() as stack:
+            opened = stack.enter_context(open_export(exported, tokenizer=tokenizer))
+            pipeline = cls(
+                opened.folder,
+                backend=opened.on(backend),
+                device=device,
+                options=options,
+                prefill_chunk_size=1 if opened.one_token else prefill_chunk_size,
+                on_prefill=on_prefill,
+                memory_limit=memory_limit,
+            )
+            # The weights are read from files that go with the pipeline.
+            if pipeline._on_close is not None:
+                stack.callback(pipeline._on_close)
+            pipeline._on_close = stack.pop_all().close
         return pipeline
 
     def _set_up(

@@ -77,20 +77,28 @@ def load_model(
     backend: str | Backend = "numpy",
     device: str | None = None,
     options: Mapping[str, Any] | None = None,
+    variant: str | None = None,
+    revision: str | None = None,
 ) -> Model[Any]:
-    """Loads a model folder on a backend.
+    """Loads a model on a backend.
 
     Args:
-        folder: The folder that holds ``model.onnx``.
+        folder: A folder that holds a model, a ``.onnx`` file, or an id ``ORG/NAME[:VARIANT]`` of the Hugging Face Hub,
+            which is downloaded if it is not in the local cache. A ``Path`` is never taken for an id.
         backend: A registered name, or a backend object.
         device: An identifier from the backend's ``devices()``; None for its default.
         options: The backend's own settings by name.
+        variant: Which of several models to take, as ``genai-iface inspect`` names them; None for the fullest precision.
+        revision: A branch, tag or commit of the repository.
 
     Raises:
-        GenAIError: As ``load_backend`` and ``Backend.load``.
+        GenAIError: As ``load_backend`` and ``Backend.load``; or there is no such model.
     """
+    # Finding models needs libraries that importing the interface must not load.
+    from genai_iface.folder.resolve import as_path  # noqa: PLC0415
+
     chosen = load_backend(backend) if isinstance(backend, str) else backend
-    return chosen.load(folder, device=device, options=options)
+    return chosen.load(as_path(folder, variant=variant, revision=revision), device=device, options=options)
 
 
 def _entry_points() -> tuple[EntryPoint, ...]:

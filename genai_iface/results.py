@@ -61,11 +61,13 @@ class PerfMetrics:
         prefill_seconds: Time of the prompt's steps.
         decode_seconds: Time of the steps after each sequence's first token.
         num_decode_tokens: Tokens that those steps generated, over all sequences.
-        num_decode_steps: The number of these steps.
+        num_decode_steps: The number of these steps: runs of the model, whatever they gave.
         time_to_first_token: From the call to the first generated token (TTFT); 0 if there is none.
         cache_bytes: Bytes that the cache held at the end.
         num_drafted_tokens: Drafts of speculative decoding that the model has checked.
         num_accepted_tokens: Those that became part of the output.
+        num_decode_rounds: How often decoding chose tokens, one for each sequence that went on; as many as steps, but
+            with speculation one step may serve several rounds.
     """
 
     num_prompt_tokens: int = 0
@@ -79,6 +81,7 @@ class PerfMetrics:
     cache_bytes: int = 0
     num_drafted_tokens: int = 0
     num_accepted_tokens: int = 0
+    num_decode_rounds: int = 0
 
     @property
     def acceptance_rate(self) -> float:
@@ -88,7 +91,7 @@ class PerfMetrics:
     @property
     def time_per_output_token(self) -> float:
         """Mean seconds between two tokens of a sequence (TPOT); 0 if there are none."""
-        return self.decode_seconds / self.num_decode_steps if self.num_decode_steps else 0.0
+        return self.decode_seconds / self.num_decode_rounds if self.num_decode_rounds else 0.0
 
     @property
     def decode_tokens_per_second(self) -> float:

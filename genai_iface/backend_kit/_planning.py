@@ -59,6 +59,7 @@ class RunRules:
         max_positions: Where the model's positions end, if padding must not stand beyond; None if it may.
         only_empty_rows: A run of several rows with several tokens each needs rows that are all empty.
         only_last_logits: The graph gives the logits of the last column only.
+        one_token: The graph takes one token of each row in a run.
         always_all_rows: Every run is for all rows, idle ones included, as a captured graph needs it.
     """
 
@@ -67,6 +68,7 @@ class RunRules:
     max_positions: int | None = None
     only_empty_rows: bool = False
     only_last_logits: bool = False
+    one_token: bool = False
     always_all_rows: bool = False
 
 
@@ -110,7 +112,7 @@ def plan_in_place(
 
 
 def plan_concat(
-    step: Step, lengths: _Int64, /, *, only_last_logits: bool = False
+    step: Step, lengths: _Int64, /, *, only_last_logits: bool = False, one_token: bool = False
 ) -> Iterator[GraphRun[slice | _Int64]]:
     """Plans a step on past tensors that grow: these have one length for all rows of a run, and nothing is padded.
 
@@ -118,6 +120,7 @@ def plan_concat(
         step: The checked step.
         lengths: int64 (B,), the rows' lengths before it.
         only_last_logits: The graph gives the logits of the last column only.
+        one_token: The graph takes one token of each row in a run.
 
     Yields:
         Runs of rows with equal lengths and equal counts.
@@ -126,7 +129,7 @@ def plan_concat(
     for row, key in enumerate(zip(lengths.tolist(), step.counts.tolist(), strict=True)):
         if key[1]:
             together.setdefault(key, []).append(row)
-    one_by_one = only_last_logits and step.logits == "all"
+    one_by_one = one_token or (only_last_logits and step.logits == "all")
     for (length, count), rows in together.items():
         are_neighbours = rows[-1] - rows[0] + 1 == len(rows)
         index = slice(rows[0], rows[-1] + 1) if are_neighbours else np.array(rows)
@@ -213,7 +216,7 @@ def _fits_one_run(step: Step, lengths: _Int64, group: RowGroup, rules: RunRules)
     is_padded = step.is_ragged and bool((counts != width).any())
     if is_padded and (rules.only_last_logits or (rules.max_positions is not None and end > rules.max_positions)):
         return False
-    if width > 1 and rules.only_last_logits and step.logits == "all":
+    if width > 1 and (rules.one_token or (rules.only_last_logits and step.logits == "all")):
         return False
     if width > 1 and rules.only_empty_rows and len(lengths) > 1 and lengths.any():
         return False
@@ -230,7 +233,7 @@ def _row_runs(step: Step, lengths: _Int64, counts: _Int64, offset: int, rules: R
         offset: The first of these rows.
         rules: What a run takes.
     """
-    one_by_one = rules.only_last_logits and step.logits == "all"
+    one_by_one = rules.one_token or (rules.only_last_logits and step.logits == "all")
     for begin, stop in _joined_rows(counts.tolist()):
         rows = slice(offset + begin, offset + stop)
         count = int(counts[begin])

@@ -44,6 +44,7 @@ class GraphInputs:
         return RunRules(
             window=self._smallest_window,
             max_positions=None if moves_padding else self._context_length,
+            one_token=self._signature.one_token,
         )
 
     def valid_lengths(self, run: GraphRun[Any], /) -> _Int64:

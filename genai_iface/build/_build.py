@@ -7,40 +7,55 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from tempfile import TemporaryDirectory
+from typing import Any, Literal, TypeAlias
 
 import onnx_ir as ir
 
 from genai_iface._tolerance import LOGIT_TOLERANCES
-from genai_iface.build._checkpoint import Checkpoint, open_checkpoint
 from genai_iface.build._expressible import check_expressible
 from genai_iface.build._folder_files import write_folder_files
 from genai_iface.build._model_file import mark_model, save_model
+from genai_iface.build._own_integers import OwnIntegers
 from genai_iface.build._verify import Comparison, Reference, compare, torch_reference
+from genai_iface.build.checkpoint import (
+    Checkpoint,
+    LoadedNetwork,
+    load_network,
+    open_checkpoint,
+    quiet_transformers,
+)
 from genai_iface.build.methods.convert import export_and_convert
 from genai_iface.build.methods.export import export_standard
 from genai_iface.build.methods.mobius import build_with_mobius
+from genai_iface.build.methods.names import name_weights
 from genai_iface.build.methods.rotary_context import longest_exact_context
+from genai_iface.build.methods.transformers_export import export_with_transformers
 from genai_iface.errors import BackendNotFoundError, GenAIError, InvalidInputError, UnsupportedModelError
+from genai_iface.folder import find_inside, open_root
+from genai_iface.graph import derive_signature
 from genai_iface.registry import load_model
+from genai_iface.transform import CacheShapes
 from genai_iface.transform._model_writer import new_folder
 from genai_iface.transform.quantize._weights import QuantizeWeights
 from genai_iface.types import CacheLayout, DType
 
 __all__ = ["METHODS", "Attempt", "BuildOptions", "BuildResult", "Method", "build"]
 
-Method: TypeAlias = Literal["export", "mobius", "convert"]
+Method: TypeAlias = Literal["export", "mobius", "convert", "transformers"]
 """How a checkpoint becomes a graph."""
 
-METHODS: tuple[Method, ...] = get_args(Method)
-"""In the order in which "auto" takes them."""
+METHODS: tuple[Method, ...] = ("export", "mobius", "convert")
+"""What "auto" takes, in this order. "transformers" is a plain export too, and no way where "convert" is none."""
 
 _BITS: dict[str, Literal[4, 8]] = {"int4": 4, "int8": 8}
 _STEPS = 32
+_EXACT = {"session_options": {"session.qdq_matmulnbits_accuracy_level": "1"}}
 _SHORTEST_PROMPT, _LONGEST_PROMPT = 16, 160
 # Differences that are as large to this part come from one cause.
 _SAME = 1e-2
@@ -61,6 +76,9 @@ class BuildOptions:
         block_size: Rows of a matrix that share a scale.
         unverified: Keep a result that differs from torch; it is marked in the file.
         verify_on: Name of the backend that runs the result to compare it with torch.
+        adapters: Folders of adapters (LoRA and its kin) to merge, in this order; needs the extra "lora".
+        tokenizer: Folder to take the tokenizer's files from instead of the checkpoint.
+        dequantize: Floats from a quantized checkpoint, where its own integers would be kept.
     """
 
     via: Method | Literal["auto"] = "auto"
@@ -71,6 +89,9 @@ class BuildOptions:
     block_size: int = 32
     unverified: bool = False
     verify_on: str = "numpy"
+    adapters: tuple[str | PathLike[str], ...] = ()
+    tokenizer: str | PathLike[str] | None = None
+    dequantize: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +120,8 @@ class BuildResult:
         files: Names of the files beside model.onnx.
         reference: What torch computes, to compare other backends with.
         quantized: How far the quantized model is from torch; None if nothing was quantized.
+        own_integers: How far the model is from torch since it has the integers of a quantized checkpoint; None if
+            the checkpoint has floats.
         notes: What else there is to know.
     """
 
@@ -108,6 +131,7 @@ class BuildResult:
     files: tuple[str, ...]
     reference: Reference = field(repr=False)
     quantized: Comparison | None = None
+    own_integers: Comparison | None = None
     notes: tuple[str, ...] = field(default=())
 
     @property
@@ -126,7 +150,8 @@ def build(
     """Builds a model folder from a checkpoint.
 
     Args:
-        source: A Hugging Face checkpoint folder, or a GGUF file.
+        source: A Hugging Face checkpoint folder, the folder of an adapter whose base is on this machine, or a GGUF
+            file.
         out: The folder to make; it must not exist, or be empty. It appears whole or not at all.
         options: Method, type, layout, context length and quantization; the defaults if None.
         progress: Called with what is being done.
@@ -140,23 +165,29 @@ def build(
         # Refuses a block size before anything is built.
         QuantizeWeights(_BITS[options.quantize], block_size=options.block_size)
     target = Path(os.path.realpath(out))
-    with new_folder(target) as work:
-        checkpoint = open_checkpoint(source)
+    with new_folder(target) as work, quiet_transformers(), warnings.catch_warnings():
+        # What Transformers means to change some day is no news for who builds a model.
+        warnings.simplefilter("ignore", FutureWarning)
+        checkpoint = open_checkpoint(source, options.adapters)
+        tokenizer = _tokenizer(checkpoint, options)
         progress(f"loading {checkpoint.name}")
-        network = checkpoint.load(options.dtype)
+        loaded = load_network(checkpoint, options.dtype)
+        network, notes = loaded.network, list(loaded.notes)
         check_expressible(network)
         context = _context(network, options)
         progress("decoding with torch, to compare with")
         reference = _reference(network, context)
-        files = write_folder_files(checkpoint, network, work, context=context)
-        job = _Job(checkpoint, network, reference, options, context, work, progress)
+        files = write_folder_files(checkpoint, network, work, context=context, tokenizer=tokenizer)
+        job = _Job(checkpoint, loaded, reference, options, context, work, progress)
         attempts, model = job.first_good()
         chosen = attempts[-1]
         verified = chosen.comparison is not None and chosen.comparison.agrees(options.dtype)
-        quantized = job.quantize(model) if options.quantize is not None else None
+        own_integers = job.own_integers(model, notes) if _has_integers(loaded, options) else None
+        quantized = job.quantize(model, notes) if options.quantize is not None else None
         mark_model(work, chosen.method, chosen.comparison, verified=verified, quantized=quantized)
-    notes = () if "tokenizer.json" in files else ("the checkpoint has no tokenizer.json; the model takes ids only",)
-    return BuildResult(target, attempts, verified, tuple(files), reference, quantized, notes)
+    if "tokenizer.json" not in files:
+        notes.append("the checkpoint has no tokenizer.json; the model takes ids only")
+    return BuildResult(target, attempts, verified, tuple(files), reference, quantized, own_integers, tuple(notes))
 
 
 class _Job:
@@ -165,7 +196,7 @@ class _Job:
     def __init__(
         self,
         checkpoint: Checkpoint,
-        network: Any,
+        loaded: LoadedNetwork,
         reference: Reference,
         options: BuildOptions,
         context: int | None,
@@ -173,7 +204,8 @@ class _Job:
         progress: Callable[[str], None],
     ) -> None:
         self._checkpoint = checkpoint
-        self._network = network
+        self._loaded = loaded
+        self._network = loaded.network
         self._reference = reference
         self._options = options
         self._context = context
@@ -223,7 +255,7 @@ class _Job:
             f"No method leads from {self._checkpoint.name!r} to a standard model ({reasons})", remedy=remedy
         )
 
-    def quantize(self, model: ir.Model) -> Comparison:
+    def quantize(self, model: ir.Model, notes: list[str]) -> Comparison:
         """Quantizes the weights and measures the difference again.
 
         Raises:
@@ -233,14 +265,70 @@ class _Job:
         if kind is None:
             raise ValueError("nothing to quantize to")
         self._progress(f"quantizing to {kind}")
-        rewrite = QuantizeWeights(_BITS[kind], block_size=self._options.block_size)
+        done = self._nearest(model, notes) if kind == "int8" and not self._options.dequantize else 0
+        rewrite = QuantizeWeights(_BITS[kind], block_size=self._options.block_size, search=True)
         rewrite(model)
-        if not rewrite.note.applied:
+        if not rewrite.note.applied and not done:
             raise UnsupportedModelError(
                 f"No matrix can be quantized: {rewrite.note.reason}", remedy="Choose another --block-size."
             )
         save_model(model, self._folder)
         return self._compared()
+
+    def _nearest(self, model: ir.Model, notes: list[str]) -> int:
+        """Bytes for matrices that are quantized in a way that no integers give exactly."""
+        quantization = self._loaded.quantization
+        if quantization is None or not quantization.approximate:
+            return 0
+        rewrite = OwnIntegers(quantization.approximate, self._options.dtype)
+        rewrite(model)
+        notes.append(
+            f"{rewrite.note.count} matrices whose blocks have offsets as the nearest bytes: root mean square error "
+            f"{rewrite.error:.2%} of the weights"
+        )
+        return rewrite.note.count
+
+    def own_integers(self, model: ir.Model, notes: list[str]) -> Comparison:
+        """Puts the integers of the checkpoint in the place of its dequantized weights, and compares with torch again.
+
+        Raises:
+            UnsupportedModelError: The result differs more than the float model may.
+        """
+        quantization = self._loaded.quantization
+        if quantization is None:
+            raise ValueError("the checkpoint has no integers")
+        self._progress(f"taking the integers of {quantization.method}")
+        rewrite = OwnIntegers(quantization.matrices, self._options.dtype)
+        rewrite(model)
+        notes.append(f"{rewrite.note.count} of {len(quantization.matrices)} matrices have the checkpoint's integers")
+        if quantization.approximate and self._options.quantize is None:
+            notes.append(
+                f"{len(quantization.approximate)} matrices have offsets that no zero point gives, and stay floats; "
+                "--quantize int8 takes the nearest bytes"
+            )
+        if rewrite.kept:
+            notes.append(f"dequantized, for no product reads them as they are: {_some(rewrite.kept)}")
+        save_model(model, self._folder)
+        comparison = self._compared(exact=True)
+        if not comparison.agrees(self._options.dtype) and not self._options.unverified:
+            raise UnsupportedModelError(
+                f"With the integers of {quantization.method!r} the model differs from torch: {comparison}",
+                remedy="This is a fault of the conversion; please report it. --unverified keeps the result.",
+            )
+        return comparison
+
+    def _with_mobius(self) -> ir.Model:
+        """mobius-onnx reads files: what was merged or dequantized is saved for it first."""
+        options = self._options
+        settings: dict[str, Any] = {"dtype": options.dtype, "layout": options.layout, "context": self._context}
+        if self._loaded.quantization is None and not self._checkpoint.adapters:
+            return build_with_mobius(self._checkpoint, **settings)
+        with TemporaryDirectory(prefix=f"{self._folder.name}.", dir=self._folder.parent) as plain:
+            with quiet_transformers():
+                self._network.save_pretrained(plain)
+            model = build_with_mobius(Checkpoint(Path(plain)), **settings)
+            ir.external_data.load_to_model(model)
+        return model
 
     def _take(self, method: Method) -> tuple[ir.Model, Comparison]:
         options = self._options
@@ -248,21 +336,56 @@ class _Job:
         if method == "export":
             model = export_standard(self._network, layout=options.layout, context=self._context)
         elif method == "mobius":
-            model = build_with_mobius(
-                self._checkpoint, dtype=options.dtype, layout=options.layout, context=self._context
-            )
+            model = self._with_mobius()
+        elif method == "transformers":
+            model = export_with_transformers(self._network, layout=options.layout, context=self._context)
         else:
             model = export_and_convert(self._network, layout=options.layout, context=self._context)
+        # Exporters ask any tensor for a size, a cache too, which runtimes want to have for its operators alone.
+        CacheShapes(derive_signature(model))(model)
+        name_weights(model, self._network)
         save_model(model, self._folder)
         self._progress(f"comparing the result of {method} with torch")
         return model, self._compared()
 
-    def _compared(self) -> Comparison:
-        model = load_model(self._folder, backend=self._options.verify_on)
+    def _compared(self, *, exact: bool = False) -> Comparison:
+        """Against torch; with ``exact`` ONNX Runtime does not round what is multiplied with integers."""
+        options = _EXACT if exact and self._options.verify_on == "ort" else None
+        model = load_model(self._folder, backend=self._options.verify_on, options=options)
         try:
             return compare(model, self._reference)
         finally:
             model.close()
+
+
+def _has_integers(loaded: LoadedNetwork, options: BuildOptions) -> bool:
+    return loaded.quantization is not None and not options.dequantize
+
+
+def _tokenizer(checkpoint: Checkpoint, options: BuildOptions) -> Path | None:
+    """The folder of another tokenizer. Without one, a GGUF file has to say how its own splits text.
+
+    Raises:
+        InvalidInputError: The folder holds no tokenizer.
+        UnsupportedModelError: The file's way is not known.
+    """
+    if options.tokenizer is not None:
+        folder = open_root(options.tokenizer)
+        if find_inside(folder, "tokenizer.json") is None:
+            raise InvalidInputError(
+                f"There is no tokenizer.json in {str(options.tokenizer)!r}",
+                remedy="Give the folder of the model's own tokenizer.",
+            )
+        return folder
+    if checkpoint.gguf is not None:
+        from genai_iface.build.gguf import split_rule
+
+        split_rule(checkpoint.folder / checkpoint.gguf)
+    return None
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _is_same(one: Comparison, other: Comparison | None) -> bool:

@@ -7,25 +7,32 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from genai_iface.errors import InvalidInputError
 
 __all__ = [
+    "SOURCE",
     "add_model_arguments",
+    "add_source_options",
     "add_template_argument",
     "chat_template_of",
-    "folder_or_default",
     "parse_options",
     "positive",
+    "source_of",
 ]
+
+SOURCE = "a folder that holds a model, a .onnx file, or an id ORG/NAME[:VARIANT] of the Hugging Face Hub"
+"""What a command takes as a model, for its help."""
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, /) -> None:
-    """Adds what says which model to run, and where: --model, --backend, --device, --option."""
+    """Adds what says which model to run, and where: --model and its variant, --backend, --device, --option."""
     where = parser.add_argument_group("model")
-    where.add_argument("--model", metavar="FOLDER", help="the model folder")
+    where.add_argument("--model", metavar="SOURCE", help=f"{SOURCE} (default: the embedded model)")
+    add_source_options(where)
     where.add_argument("--backend", default="numpy", metavar="NAME", help="a registered backend (default: numpy)")
     where.add_argument("--device", metavar="D", help='one of the devices of "genai-iface devices"')
     where.add_argument(
@@ -60,11 +67,31 @@ def chat_template_of(arguments: argparse.Namespace, /) -> str | None:
         ) from error
 
 
-def folder_or_default(folder: str | None, /) -> Path:
-    """The folder that was given, or that of the embedded model."""
+def add_source_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup, /) -> None:
+    """Adds what tells several models of one source apart: --variant, --revision."""
+    parser.add_argument(
+        "--variant",
+        metavar="NAME",
+        help="one of several models, as inspect lists them (default: the fullest precision)",
+    )
+    parser.add_argument("--revision", metavar="REV", help="a branch, tag or commit of a repository of the hub")
+
+
+def source_of(arguments: argparse.Namespace, source: str | None, /) -> str | PathLike[str]:
+    """The path of the model that was named; it is downloaded if need be. The embedded model's if none was named.
+
+    Raises:
+        GenAIError: There is no such model.
+    """
     from genai_iface.models import default_folder  # noqa: PLC0415
 
-    return default_folder() if folder is None else Path(folder)
+    if source is None and (arguments.variant or arguments.revision):
+        raise InvalidInputError("--variant and --revision need a model", remedy="Name one.")
+    if source is None:
+        return default_folder()
+    from genai_iface.folder.resolve import as_path  # noqa: PLC0415 - onnx loads slowly, --help must not
+
+    return as_path(source, variant=arguments.variant, revision=arguments.revision)
 
 
 def positive(text: str, /) -> int:

@@ -14,7 +14,15 @@ from typing import Any
 from genai_iface._json_object import MAX_CONFIG_BYTES, parse_object
 from genai_iface.errors import InvalidInputError
 
-__all__ = ["MAX_TOKENIZER_BYTES", "find_inside", "list_inside", "open_root", "read_inside", "read_json"]
+__all__ = [
+    "MAX_TOKENIZER_BYTES",
+    "find_inside",
+    "hub_repository",
+    "list_inside",
+    "open_root",
+    "read_inside",
+    "read_json",
+]
 
 MAX_TOKENIZER_BYTES = 256 * 2**20
 """No tokenizer.json may be larger."""
@@ -47,8 +55,22 @@ def open_root(path: str | PathLike[str]) -> Path:
     return root
 
 
+def hub_repository(root: Path) -> Path | None:
+    """The folder ``models--ORG--NAME`` that a snapshot of the Hugging Face cache belongs to, None for any other folder.
+
+    Args:
+        root: A folder, as ``open_root`` returned it.
+    """
+    for folder in (root, *root.parents):
+        if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
+            return folder.parent.parent
+    return None
+
+
 def find_inside(root: Path, name: str) -> Path | None:
     """The real path of a file of the folder, None if there is no such file.
+
+    In a snapshot of the Hugging Face cache a file may be a link to ``blobs/`` of the same repository.
 
     Args:
         root: The folder, as ``open_root`` returned it.
@@ -73,11 +95,17 @@ def find_inside(root: Path, name: str) -> Path | None:
             f"{name!r} in the model folder {str(root)!r} cannot be opened: {_reason(error)}",
             remedy="Check the file and its permissions.",
         ) from error
-    if not real.is_relative_to(root):
+    if not real.is_relative_to(root) and not _is_blob(real, root):
         raise InvalidInputError(f"{name!r} is a link that leaves the model folder {str(root)!r}", remedy=_INSIDE)
     if not stat.S_ISREG(information.st_mode):
         raise InvalidInputError(f"{name!r} in {str(root)!r} is not a regular file", remedy="Put a regular file there.")
     return real
+
+
+def _is_blob(real: Path, root: Path) -> bool:
+    """Whether a link of a cache snapshot leads to where the cache keeps the files of that repository."""
+    repository = hub_repository(root)
+    return repository is not None and real.parent == repository / "blobs"
 
 
 def read_inside(root: Path, name: str, *, limit: int) -> bytes | None:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import onnx_ir as ir
@@ -14,7 +14,7 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from genai_iface.errors import InvalidInputError
 from genai_iface.folder._files import find_inside
 
-__all__ = ["check_tensors"]
+__all__ = ["check_tensors", "external_names", "relocate"]
 
 _REMEDY = "Copy or export the model again; the file is incomplete or was changed."
 # NumPy has no more axes.
@@ -41,7 +41,7 @@ _INT32_TYPES = frozenset(
 )
 
 
-def check_tensors(model: ModelProto, root: Path) -> tuple[Path, ...]:
+def check_tensors(model: ModelProto, root: Path) -> dict[str, Path]:
     """Checks every tensor of a model.
 
     Args:
@@ -49,7 +49,7 @@ def check_tensors(model: ModelProto, root: Path) -> tuple[Path, ...]:
         root: The folder that external data must stay in.
 
     Returns:
-        The real paths of the external data files, sorted.
+        The real paths of the external data files by the names that the model has for them.
 
     Raises:
         InvalidInputError: A tensor is incomplete, or its external data is missing, too short or
@@ -73,7 +73,28 @@ def check_tensors(model: ModelProto, root: Path) -> tuple[Path, ...]:
             _check_external(tensor, root, files)
         else:
             _check_inline(tensor)
-    return tuple(sorted({path for path, _ in files.values()}))
+    return {location: path for location, (path, _) in files.items()}
+
+
+def external_names(model: ModelProto) -> list[str]:
+    """The files of external data as the model names them, unchecked."""
+    entries = (entry for tensor in _tensors(model) for entry in tensor.external_data if entry.key == "location")
+    return list(dict.fromkeys(entry.value for entry in entries))
+
+
+def relocate(model: ModelProto, files: Mapping[str, Path], base: Path) -> None:
+    """Names the external data by real paths, relative to a folder above them all.
+
+    Args:
+        model: The model that ``check_tensors`` has checked.
+        files: What it returned.
+        base: The folder.
+    """
+    for tensor in _tensors(model):
+        if tensor.data_location == TensorProto.EXTERNAL:
+            for entry in tensor.external_data:
+                if entry.key == "location":
+                    entry.value = files[entry.value].relative_to(base).as_posix()
 
 
 def _tensors(model: ModelProto) -> Iterator[TensorProto]:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -15,11 +15,14 @@ from typing import Any
 import onnx
 import onnx_ir as ir
 
-from genai_iface.config import GenerationConfig, stored_end_tokens
+from genai_iface.config import GenerationConfig
 from genai_iface.errors import InvalidInputError
 from genai_iface.folder._collector import collector_paused
-from genai_iface.folder._files import find_inside, open_root, read_json
-from genai_iface.folder._load import read_model
+from genai_iface.folder._files import open_root
+from genai_iface.folder._load import ReadModel, read_model
+from genai_iface.folder.adjust import adjust_graph
+from genai_iface.folder.resolve import Located, locate
+from genai_iface.folder.resolve._side_files import SideFiles
 from genai_iface.folder.tokenizer import FolderTokenizer
 from genai_iface.graph.derive import derive_signature
 from genai_iface.graph.signature import GraphSignature
@@ -38,31 +41,41 @@ _CONTEXT_FIELDS = (
 )
 
 
-def open_folder(path: str | PathLike[str], /) -> ModelFolder:
-    """Checks a model folder and derives the signature of its graph.
+def open_folder(
+    source: str | PathLike[str], /, *, variant: str | None = None, revision: str | None = None
+) -> ModelFolder:
+    """Finds a model, checks its files and derives the signature of its graph.
 
     Args:
-        path: A folder in Hugging Face's form with a ``model.onnx`` in it.
+        source: A folder, a ``.onnx`` file, or an id ``ORG/NAME[:VARIANT]`` of the Hugging Face Hub, which is downloaded
+            if it is not in the local cache. A ``Path`` is never taken for an id.
+        variant: Which of several models to take, as ``genai-iface inspect`` names them; None for the fullest precision.
+        revision: A branch, tag or commit of the repository.
 
     Raises:
-        InvalidInputError: A file is missing, broken, or leads out of the folder.
-        UnsupportedModelError: The graph follows no known pattern.
+        InvalidInputError: There is no such model, a file is missing, broken, or leads out of the folder.
+        UnsupportedModelError: The graph follows no known pattern, or is in a form that is not read.
     """
-    root = open_root(path)
+    located = locate(source, variant=variant, revision=revision)
+    side = SideFiles(located.levels)
     with collector_paused():
-        model, files = read_model(root)
-        signature = derive_signature(model)
-    config = read_json(root, "config.json") or {}
-    folder = ModelFolder(root, signature, config, files)
+        read = read_model(located.folder, located.file)
+        changes = adjust_graph(read.model, side)
+        signature = derive_signature(read.model)
+    folder = ModelFolder(located, signature, side, read, changes)
     folder.check()
     return folder
 
 
-def open_texts(path: str | PathLike[str], /) -> tuple[FolderTokenizer, GenerationConfig]:
+def open_texts(
+    source: str | PathLike[str], /, *, variant: str | None = None, revision: str | None = None
+) -> tuple[FolderTokenizer, GenerationConfig]:
     """Opens what a folder says about texts, for a runtime that reads the model itself, in whatever form it has.
 
     Args:
-        path: A folder with a ``tokenizer.json`` in it.
+        source: A folder with a ``tokenizer.json`` in it, or what ``open_folder`` takes.
+        variant: As for ``open_folder``.
+        revision: As for ``open_folder``.
 
     Returns:
         The tokenizer, and the folder's generation config as ``ModelFolder.generation_config`` gives it.
@@ -70,32 +83,77 @@ def open_texts(path: str | PathLike[str], /) -> tuple[FolderTokenizer, Generatio
     Raises:
         InvalidInputError: A file is missing or broken, or leads out of the folder.
     """
-    root = open_root(path)
-    tokenizer = FolderTokenizer(root)
-    return tokenizer, _generation_config(root, read_json(root, "config.json") or {}, lambda: tokenizer)
+    is_plain = variant is None and revision is None and Path(source).is_dir()
+    side = SideFiles((open_root(source),) if is_plain else locate(source, variant=variant, revision=revision).levels)
+    tokenizer = FolderTokenizer(side.home_of("tokenizer.json"))
+    return tokenizer, side.generation_config(lambda: tokenizer)
 
 
 class ModelFolder:
-    """A model folder that was checked. Read-only; the tokenizer and the weights are read on first use.
+    """A model that was found and checked. Read-only; the tokenizer and the weights are read on first use.
 
-    Attributes:
-        path: The folder's real path.
+    Args:
+        located: Where its files are.
         signature: How to drive the graph.
-        config: config.json, empty if there is none.
+        side: What stands beside the graph.
+        read: The graph as it was read.
+        changes: What was changed in it.
     """
 
     def __init__(
-        self, path: Path, signature: GraphSignature, config: Mapping[str, Any], files: tuple[Path, ...]
+        self,
+        located: Located,
+        signature: GraphSignature,
+        side: SideFiles,
+        read: ReadModel,
+        changes: tuple[str, ...],
     ) -> None:
-        self._path = path
+        self._located = located
         self._signature = signature
-        self._config = MappingProxyType(dict(config))
-        self._files = files
+        self._side = side
+        self._files = dict(read.files)
+        self._weights = read.weights
+        self._changes = changes
 
     @property
     def path(self) -> Path:
-        """The folder's real path."""
-        return self._path
+        """The real path of the folder that holds the graph."""
+        return self._located.folder
+
+    @property
+    def model_path(self) -> Path:
+        """The file of the graph in that folder; in a cache it may be a link."""
+        return self._located.folder / self._located.file
+
+    @property
+    def source(self) -> Path:
+        """What names this model and no other for ``Backend.load`` and ``open_folder``: the folder, or the file."""
+        return self._located.path
+
+    @property
+    def levels(self) -> tuple[Path, ...]:
+        """The folders in which the other files are looked for, the nearest first; ``path`` is the first."""
+        return self._located.levels
+
+    @property
+    def weights_folder(self) -> Path:
+        """The folder that the names of external data in ``load_ir`` are relative to."""
+        return self._weights
+
+    @property
+    def is_as_on_disk(self) -> bool:
+        """Whether ``load_ir`` gives what ``model_path`` holds; else a runtime must take the graph from there."""
+        return not self._changes and self._weights == self._located.folder
+
+    @property
+    def changes(self) -> tuple[str, ...]:
+        """What ``load_ir`` changes in the graph of the file, exactly and each time in the same way; one line each."""
+        return self._changes
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What was decided and changed when the model was opened, and why; one line each."""
+        return (*self._located.notes, *self._changes, *self._side.notes)
 
     @property
     def signature(self) -> GraphSignature:
@@ -104,13 +162,26 @@ class ModelFolder:
 
     @property
     def config(self) -> Mapping[str, Any]:
-        """config.json, empty if there is none."""
-        return self._config
+        """config.json, or what genai_config.json says in its place; empty if there is neither."""
+        return MappingProxyType(dict(self._side.config))
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """model.onnx and the files of its external data."""
-        return self._files
+        """The model's file and the files of its external data."""
+        return tuple(dict.fromkeys(self._files.values()))
+
+    @property
+    def file_names(self) -> tuple[str, ...]:
+        """What ``files`` are called in the folder of the graph, in their order but for files of several names."""
+        return tuple(self._files)
+
+    def find(self, name: str) -> Path | None:
+        """The real path of a file beside the model, in the nearest of ``levels`` that has it; None if none has.
+
+        Raises:
+            InvalidInputError: It leaves its folder, or is not a regular file.
+        """
+        return self._side.find(name)
 
     @cached_property
     def context_length(self) -> int | None:
@@ -129,12 +200,12 @@ class ModelFolder:
 
     @cached_property
     def generation_config(self) -> GenerationConfig:
-        """generation_config.json; its end-of-sequence token else from config.json, else from the tokenizer.
+        """generation_config.json; its end-of-sequence token else from genai_config.json, config.json or the tokenizer.
 
         Raises:
             InvalidInputError: The file is broken or holds an illegal value.
         """
-        return _generation_config(self._path, self._config, lambda: self.tokenizer)
+        return self._side.generation_config(lambda: self.tokenizer)
 
     @cached_property
     def tokenizer(self) -> FolderTokenizer:
@@ -146,16 +217,16 @@ class ModelFolder:
         Raises:
             InvalidInputError: tokenizer.json is missing or broken.
         """
-        return FolderTokenizer(self._path, num_ids=self._signature.vocab_size)
+        return FolderTokenizer(self._side.home_of("tokenizer.json"), num_ids=self._signature.vocab_size)
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 over model.onnx and its external data, in hexadecimal; the key of saved caches."""
+        """SHA-256 over the model's file and its external data, in hexadecimal; the key of saved caches."""
         total = hashlib.sha256()
-        for path in self._files:
+        for name, path in self._files.items():
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256")
-            total.update(f"{path.relative_to(self._path).as_posix()}\0{digest.hexdigest()}\n".encode())
+            total.update(f"{name}\0{digest.hexdigest()}\n".encode())
         return total.hexdigest()
 
     def load_ir(self, *, inline: bool = True) -> ir.Model:
@@ -170,7 +241,9 @@ class ModelFolder:
         Raises:
             InvalidInputError: The file was changed or broken since the folder was opened.
         """
-        return read_model(self._path, inline=inline)[0]
+        read = read_model(self.path, self._located.file, inline=inline)
+        adjust_graph(read.model, self._side)
+        return read.model
 
     def load_onnx(self) -> onnx.ModelProto:
         """The graph with all weights inside, local functions inlined.
@@ -191,23 +264,25 @@ class ModelFolder:
         vocabulary = self._config_integer("vocab_size")
         if vocabulary is not None and vocabulary > self._signature.vocab_size:
             raise InvalidInputError(
-                f"config.json says vocab_size={vocabulary}, but the logits {self._signature.logits!r} have only "
-                f"{self._signature.vocab_size} columns",
+                f"{self._side.config_name} says vocab_size={vocabulary}, but the logits {self._signature.logits!r} "
+                f"have only {self._signature.vocab_size} columns",
                 remedy="Take config.json from the checkpoint that the model was exported from.",
             )
         _ = self.context_length
 
     def _config_integer(self, name: str) -> int | None:
         """A positive integer of config.json or of its text_config, None where it is not set."""
-        text = self._config.get("text_config")
-        value = self._config.get(name)
+        config = self._side.config
+        text = config.get("text_config")
+        value = config.get(name)
         if value is None and isinstance(text, Mapping):
             value = text.get(name)
         if value is None:
             return None
         if isinstance(value, bool) or not isinstance(value, int) or value < 1:
             raise InvalidInputError(
-                f"config.json in {str(self._path)!r} has {name}={repr(value)[:80]}, expected a positive integer",
+                f"{self._side.config_name} of {str(self.path)!r} has {name}={repr(value)[:80]}, "
+                "expected a positive integer",
                 remedy="Repair that field or remove it.",
             )
         # Some checkpoints say "no limit" by a number without meaning.
@@ -215,17 +290,4 @@ class ModelFolder:
 
     def __repr__(self) -> str:
         cache = self._signature.cache
-        return f"ModelFolder({str(self._path)!r}, {cache.style} cache, {len(cache.layers)} layers)"
-
-
-def _generation_config(
-    root: Path, config: Mapping[str, Any], tokenizer: Callable[[], FolderTokenizer]
-) -> GenerationConfig:
-    path = find_inside(root, "generation_config.json")
-    given = GenerationConfig() if path is None else GenerationConfig.from_file(path)
-    if given.eos_token_id is not None:
-        return given
-    ends = stored_end_tokens(config.get("eos_token_id"))
-    if ends is None and find_inside(root, "tokenizer.json") is not None:
-        ends = tokenizer().eos_token_id
-    return given if ends is None else given.replace(eos_token_id=ends)
+        return f"ModelFolder({str(self.path)!r}, {cache.style} cache, {len(cache.layers)} layers)"

@@ -29,18 +29,26 @@ class Stopwatch:
         self._num_generated = 0
         self._num_decoded = 0
         self._num_decode_steps = 0
+        self._num_decode_rounds = 0
 
     @property
     def elapsed(self) -> float:
         """Seconds since the call began."""
         return time.perf_counter() - self._started
 
-    def add(self, seconds: float, num_tokens: int) -> None:
-        """Records one call that took so long and gave so many tokens."""
+    def add(self, seconds: float, num_tokens: int, *, has_run: bool = True) -> None:
+        """Records one call.
+
+        Args:
+            seconds: How long it took.
+            num_tokens: How many tokens it gave.
+            has_run: Whether the model ran; tokens that were drafted before need no step of their own.
+        """
         if self._num_generated:
             self._decode_seconds += seconds
             self._num_decoded += num_tokens
-            self._num_decode_steps += bool(num_tokens)
+            self._num_decode_steps += has_run and bool(num_tokens)
+            self._num_decode_rounds += bool(num_tokens)
         else:
             self._prefill_seconds += seconds
             if num_tokens:
@@ -67,6 +75,7 @@ class Stopwatch:
             decode_seconds=self._decode_seconds,
             num_decode_tokens=self._num_decoded,
             num_decode_steps=self._num_decode_steps,
+            num_decode_rounds=self._num_decode_rounds,
             time_to_first_token=self._first_token_seconds,
             cache_bytes=cache_bytes,
         )

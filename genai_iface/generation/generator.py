@@ -219,6 +219,10 @@ class ModelGenerator(Generic[CacheT]):
             # Making the caches is not part of the prompt's time.
             self._begin()
         started = time.perf_counter()
+        # What was drafted and accepted has its logits already.
+        has_run = self._speculator is None or all(
+            sequence.logits is None for sequence in self._sequences if sequence.finish_reason is None
+        )
         if not self._run_pending():
             self._stopwatch.add(time.perf_counter() - started, 0)
             return
@@ -228,7 +232,7 @@ class ModelGenerator(Generic[CacheT]):
                 self._choose(index)
         self._override = None
         num_tokens = sum(token is not None for token in self._next_tokens)
-        self._stopwatch.add(time.perf_counter() - started, num_tokens)
+        self._stopwatch.add(time.perf_counter() - started, num_tokens, has_run=has_run)
         self._end_if_interrupted()
 
     def step(self) -> list[Chunk]:

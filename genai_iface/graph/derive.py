@@ -11,6 +11,7 @@ import onnx_ir as ir
 from genai_iface.graph._attention import OPERATORS
 from genai_iface.graph._caches import derive_cache
 from genai_iface.graph._consumers import consumers, table_rows
+from genai_iface.graph._logits import check_vocabulary, find_logits, vocab_size_of
 from genai_iface.graph._roles import derive_roles
 from genai_iface.graph._walk import (
     SAME_ELEMENTS,
@@ -21,7 +22,6 @@ from genai_iface.graph._walk import (
     input_at,
     is_op,
     op,
-    rank,
     static_dim,
     trace_back,
     unsupported,
@@ -30,8 +30,6 @@ from genai_iface.graph.signature import CacheTensor, Evidence, GraphSignature, I
 
 __all__ = ["derive_signature"]
 
-# Rows of logits are made in this size; vocabularies end far below it.
-_MOST_TOKENS = 2**24
 _WITH_LENGTHS = frozenset({"TensorScatter", "Attention", "com.microsoft.GroupQueryAttention"})
 _TO_A_BUFFER = SAME_ELEMENTS | {"DequantizeLinear", "Expand"}
 
@@ -51,12 +49,13 @@ def derive_signature(model: ir.Model) -> GraphSignature:
     if not opset:
         raise unsupported("The model imports no version of the default operator domain")
     cache = derive_cache(graph)
-    logits = _find_logits(graph, {tensor.present for tensor in cache.tensors})
-    vocab_size, vocab_reason = _vocab_size(logits)
+    logits = find_logits(graph, {tensor.present for tensor in cache.tensors})
+    vocab_size, vocab_reason = vocab_size_of(logits)
     ancestors = _ancestors(logits)
     pasts = {tensor.past for tensor in cache.tensors}
     others = [value for value in graph.inputs if value.name not in pasts and not value.is_initializer()]
     roles = derive_roles(others, vocab_size, ancestors)
+    check_vocabulary(logits, vocab_size, *_token_table(roles.inputs["input_ids"]))
     _check_lengths(graph, cache.tensors, roles.inputs)
     rows = [*roles.position_rows, *_rotary_rows(graph), *_counted_rows(graph, pasts)]
     evidence = (
@@ -76,51 +75,18 @@ def derive_signature(model: ir.Model) -> GraphSignature:
         max_positions=min((count for count in rows if count > 0), default=None),
         opset=opset,
         evidence=evidence,
+        one_token=static_dim(inputs["input_ids"], 1) == 1,
     )
 
 
-def _find_logits(graph: ir.Graph, presents: set[str]) -> ir.Value:
-    """The output that is not a cache, of a float type and rank 3."""
-    others = [value for value in graph.outputs if value.name not in presents]
-    likely = [value for value in others if "float" in dtype_name(value) and rank(value) in (3, None)]
-    if len(likely) > 1:
-        likely = [value for value in likely if value.name == "logits"] or likely
-    if len(likely) != 1:
-        few = [f"{value.name!r} ({dtype_name(value)}, rank {rank(value)})" for value in others[:20]]
-        names = ", ".join(few) or "none"
-        raise unsupported(
-            f"{len(likely)} outputs could be the logits, expected one float output of rank 3 (B, S, V) besides the "
-            f"cache; the other outputs are: {names}",
-            "Name the right one 'logits', or export the model with its language-model head.",
-        )
-    if likely[0].producer() is None:
-        raise unsupported(f"No node computes the output {likely[0].name!r}, expected logits there")
-    return likely[0]
-
-
-def _vocab_size(logits: ir.Value) -> tuple[int, str]:
-    """V and where it was read."""
-    size = static_dim(logits, -1)
-    if size is not None and size > _MOST_TOKENS:
-        raise unsupported(f"The logits {logits.name!r} have {size} columns, at most {_MOST_TOKENS} are read")
-    if size is not None and size > 0:
-        return size, f"its last axis has the fixed size {size}"
-    # Scaling, softcap and casts may follow the product with the weight.
-    around = ("Identity", "Cast", "Mul", "Div", "Add", "Tanh", "Reshape")
-    node = None if (head := trace_back(logits, around)) is None else head.producer()
-    if node is not None:
-        shape = constant_shape(input_at(node, 1)) if is_op(node, "MatMul", "Gemm") else None
-        if shape and len(shape) == 2:
-            size = shape[0] if is_op(node, "Gemm") and attribute(node, "transB", 0) else shape[1]
-        elif is_op(node, "com.microsoft.MatMulNBits"):
-            size = attribute(node, "N", 0)
-        if size and 0 < size <= _MOST_TOKENS:
-            return size, f"the weight of the {describe(node)} has {size} columns"
-    raise unsupported(
-        f"The vocabulary's size is not in the graph: the last axis of {logits.name!r} is symbolic and no weight of a "
-        "MatMul leads to it",
-        "Export the model with a fixed last axis of the logits.",
-    )
+def _token_table(ids: ir.Value) -> tuple[int | None, int | None]:
+    """Rows and width of the table that the token ids select from, None where the graph does not say."""
+    for at in consumers(ids):
+        if at.sink == "lookup" and at.rows is not None and is_op(at.node, "Gather"):
+            shape = constant_shape(input_at(at.node, 0))
+            if shape is not None and len(shape) == 2:
+                return at.rows, shape[1 - attribute(at.node, "axis", 0) % 2]
+    return None, None
 
 
 def _ancestors(value: ir.Value) -> set[ir.Node]:

@@ -83,6 +83,8 @@ class GraphSignature:
         max_positions: Positions that the graph's own position tables hold, or None.
         opset: Version of the default operator domain.
         evidence: Why each role was given.
+        one_token: A run takes one token of each row: the graph fixes the width of input_ids to 1, as decoders without a
+            prompt's form do.
     """
 
     inputs: Mapping[InputRole, str]
@@ -95,3 +97,4 @@ class GraphSignature:
     max_positions: int | None
     opset: int
     evidence: tuple[Evidence, ...] = field(default=(), repr=False)
+    one_token: bool = False

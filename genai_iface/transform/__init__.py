@@ -10,23 +10,25 @@ from genai_iface.transform.rewrite import GRAPH_ERRORS, Note, Rewrite
 from genai_iface.transform.select_logits import LOGITS_POSITIONS, SelectLogits
 
 if TYPE_CHECKING:
-    from genai_iface.transform.bnsh_cache import BnshCache
+    from genai_iface.transform.cache.bnsh_cache import BnshCache
+    from genai_iface.transform.cache.cache_shapes import CacheShapes
+    from genai_iface.transform.cache.symbolic_capacity import SymbolicCapacity
     from genai_iface.transform.contrib.standardize import Standardized, standardize
     from genai_iface.transform.gather_quantized import GatherQuantized
     from genai_iface.transform.pack_projections import PackProjections
     from genai_iface.transform.separate_dequantization import SeparateDequantization
     from genai_iface.transform.standard import StandardResult, apply_standard
-    from genai_iface.transform.symbolic_capacity import SymbolicCapacity
 
 # Loaded when they are used: a backend takes one or two of them, and few graphs have contrib operators.
 _MODULES = {
-    "BnshCache": "bnsh_cache",
+    "BnshCache": "cache.bnsh_cache",
+    "CacheShapes": "cache.cache_shapes",
     "GatherQuantized": "gather_quantized",
     "PackProjections": "pack_projections",
     "SeparateDequantization": "separate_dequantization",
     "StandardResult": "standard",
     "Standardized": "contrib.standardize",
-    "SymbolicCapacity": "symbolic_capacity",
+    "SymbolicCapacity": "cache.symbolic_capacity",
     "apply_standard": "standard",
     "standardize": "contrib.standardize",
 }
@@ -35,6 +37,7 @@ __all__ = [
     "GRAPH_ERRORS",
     "LOGITS_POSITIONS",
     "BnshCache",
+    "CacheShapes",
     "GatherElements",
     "GatherQuantized",
     "Note",

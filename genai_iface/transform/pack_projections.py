@@ -61,7 +61,8 @@ class PackProjections(Rewrite):
             projection = _projection(node)
             if projection is None:
                 continue
-            key = (id(node.inputs[0]), projection.matrix.kind, projection.bias is None)
+            # Attention takes queries, keys and values in one tensor if there is nothing else in it.
+            key = (id(node.inputs[0]), projection.matrix.kind, projection.bias is None, _has_heads(projection.output))
             groups.setdefault(key, []).append(projection)
         packed = [group for group in groups.values() if len(group) >= self._smallest(group[0])]
         for group in packed:
@@ -92,6 +93,11 @@ def _projection(node: ir.Node) -> _Projection | None:
         if tensor is not None and list(tensor.shape) == [matrix.shape[1]]:
             return _Projection(node, matrix, other, after.outputs[0])
     return _Projection(node, matrix, None, node.outputs[0])
+
+
+def _has_heads(output: ir.Value) -> bool:
+    """Whether a product is split into heads, or goes into attention as it is."""
+    return any(is_op(node, "Reshape", "Attention", "RotaryEmbedding", "TensorScatter") for node, _ in output.uses())
 
 
 def _pack(edit: Editor, group: list[_Projection]) -> None:

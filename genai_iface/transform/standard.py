@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from genai_iface.graph._edit import drop_identities, infer_shapes
 from genai_iface.graph.signature import GraphSignature
+from genai_iface.transform.cache.cache_shapes import CacheShapes
 from genai_iface.transform.gather_quantized import GatherQuantized
 from genai_iface.transform.pack_projections import PackProjections
 from genai_iface.transform.rewrite import Note, Rewrite
@@ -46,7 +47,7 @@ def apply_standard(model: ir.Model, signature: GraphSignature, *, pack: bool = T
     drop_identities(model)
     infer_shapes(model)
     select = SelectLogits(signature)
-    passes: list[Rewrite] = [GatherQuantized(), SeparateDequantization(), select]
+    passes: list[Rewrite] = [CacheShapes(signature), GatherQuantized(), SeparateDequantization(), select]
     if pack:
         # Measured: float32 gate and up in one product are slower than in two.
         passes.append(PackProjections(smallest_plain=3))

@@ -37,7 +37,11 @@ def test_bench_prints_medians(folder: Path, capsys: pytest.CaptureFixture[str]) 
 def test_bench_compares(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--prompt-tokens", "4", "--new-tokens", "3", "--repeats", "1", "--compare", "ort"]
     assert main(["bench", str(folder), *arguments]) == 0
-    assert "numpy / ort" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "numpy / ort" in printed
+    # What was done at load stands below the figures, large pages too.
+    assert "ort: group-query-attention: applied (2 layers" in printed
+    assert "ort: huge pages: " in printed
 
 
 def test_bench_refuses_nothing_to_do(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

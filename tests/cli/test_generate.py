@@ -27,7 +27,9 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
     """Puts a fake model behind the command; lists how it was loaded."""
     calls: Loads = []
 
-    def load(folder: Any, *, backend: Any, device: Any, options: Any, on_prefill: Any) -> TextGenerationPipeline:
+    def load(
+        folder: Any, *, backend: Any, device: Any, options: Any, on_prefill: Any, **others: Any
+    ) -> TextGenerationPipeline:
         model = FakeModel(258, script=speaks(TEXT))
         calls.append({"folder": folder, "backend": backend, "device": device, "options": options, "model": model})
         return TextGenerationPipeline.from_parts(model, ByteTokenizer(), on_prefill=on_prefill, prefill_chunk_size=8)

@@ -28,6 +28,7 @@ def test_weights_and_cache_with_perplexity(folder: Path, tmp_path: Path, capsys:
     text.write_text(TEXT)
     out = tmp_path / "low"
     choices = ["--weights", "int4", "--int8", "lm_head", "--exclude", "0.*", "--kv-cache", "int8", "--eval", str(text)]
+    choices += ["--int8-share", "0"]
     assert main(["quantize", str(folder), str(out), *choices]) == 0
     weights, cache, size, perplexity, place = capsys.readouterr().out.splitlines()
     assert weights.startswith("quantize-weights: 7 matrices to int4 and 1 matrix to int8 in blocks of 32")
@@ -121,3 +122,31 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
         main(["quantize", "--help"])
     assert caught.value.code == 0
     assert "genai-iface quantize ./my-model ./my-model-int4 --weights int4" in capsys.readouterr().out
+
+
+def test_report(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = tmp_path / "text.txt"
+    text.write_text(TEXT)
+    base = ["quantize", str(folder), "--weights", "int4", "--report", "--eval", str(text)]
+    lost = {}
+    for name, extra in {
+        "calibrated": ["--calibration", str(text), "--calibration-tokens", "64", "--int8-share", "0"],
+        "searched": ["--calibration", "none"],
+        "nearest": ["--nearest"],
+    }.items():
+        assert main([*base[:2], str(tmp_path / name), *base[2:], *extra]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        head, *rows = lines[: next(index for index, line in enumerate(lines) if line.startswith("quantize-weights"))]
+        assert head.split() == ["matrix", "bits", "block", "root", "mean", "square", "error"]
+        lost[name] = {row.split()[0]: float(row.split()[-1].rstrip("%")) for row in rows}
+        assert any(line.startswith(f"perplexity of {text} on numpy: ") for line in lines)
+    assert lost["nearest"].keys() == lost["searched"].keys() == lost["calibrated"].keys()
+    assert all(lost["searched"][name] <= lost["nearest"][name] for name in lost["nearest"])
+    # Single elements lose more, so that products lose less.
+    assert lost["calibrated"]["1.down.weight"] > lost["searched"]["1.down.weight"]
+
+
+def test_a_share_is_a_part(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main(["quantize", str(folder), str(tmp_path / "out"), "--weights", "int4", "--int8-share", "25"])
+    assert caught.value.code == 2

@@ -314,7 +314,7 @@ def test_broken_folders(folder: Path, change: Callable[[Path], None], message: s
     assert caught.value.remedy
 
 
-@pytest.mark.parametrize("name", ["nothing", "model/model.onnx", "null\0byte"])
+@pytest.mark.parametrize("name", ["nothing", "model/config.json", "null\0byte"])
 def test_no_folder(folder: Path, name: str) -> None:
     with pytest.raises(InvalidInputError, match=r"cannot be opened|is not a folder") as caught:
         open_folder(f"{folder.parent}/{name}")

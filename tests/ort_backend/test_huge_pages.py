@@ -42,6 +42,7 @@ def advised(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[list[tu
     size.write_text(f"{PAGE}\n")
     monkeypatch.setattr(huge_pages, "_MAPS", maps)
     monkeypatch.setattr(huge_pages, "_PAGE_SIZE", size)
+    monkeypatch.setattr(huge_pages, "_PAGEMAP", tmp_path / "pagemap")
     monkeypatch.setattr(huge_pages, "_advise", lambda *span: not asked.append(span))
     yield asked
 
@@ -80,8 +81,49 @@ def test_an_old_kernel_is_asked_to_do_it_later(
 def test_nothing_is_done_unasked_or_for_little(advised: list[tuple[int, int, int]], tmp_path: Path) -> None:
     assert load(tmp_path, is_wanted=False) == ""
     (tmp_path / "smaps").write_text(BEFORE)
-    assert load(tmp_path, text=SMAPS.replace("7f0004000000", "7f0000400000").replace("65536", "4096")) == ""
+    note = load(tmp_path, text=SMAPS.replace("7f0004000000", "7f0000400000").replace("65536", "4096"))
+    assert note.startswith("huge pages: none, for less than 32 MiB of new memory")
     assert advised == []
+
+
+def test_a_system_without_them_says_so(advised: list[tuple[int, int, int]], tmp_path: Path) -> None:
+    (tmp_path / "hpage_pmd_size").unlink()
+    assert load(tmp_path) == "huge pages: the system has none"
+    assert (load(tmp_path, is_wanted=False), advised) == ("", [])
+
+
+def write_page_map(tmp_path: Path, used: list[tuple[int, int]]) -> None:
+    """Entries of 8 bytes for each small page; the highest bit says that it is in memory."""
+    with (tmp_path / "pagemap").open("wb") as file:
+        file.truncate((0x7F0034000000 >> 12) * 8)
+        for begin, end in used:
+            file.seek((begin >> 12) * 8)
+            file.write(np.full((end - begin) >> 12, 1 << 63, np.uint64).tobytes())
+
+
+def test_of_a_region_that_is_used_in_parts_the_used_pages_are_moved(
+    advised: list[tuple[int, int, int]], tmp_path: Path
+) -> None:
+    half = SMAPS.replace("Rss:               65536 kB\n7f0010000000", "Rss:               36000 kB\n7f0010000000")
+    old = BEFORE + "7f0000000000-7f0004000000 rw-p 00000000 00:00 0\nRss:               2048 kB\n"
+    (tmp_path / "smaps").write_text(old)
+    write_page_map(tmp_path, [(0x7F0000000000, 0x7F0000200000)])
+    with HugePages(True) as pages:
+        (tmp_path / "smaps").write_text(half)
+        # What was there before stays; a large page of which a tenth is missing is still moved.
+        write_page_map(tmp_path, [(0x7F0000000000, 0x7F0002000000), (0x7F0003000000, 0x7F00033D0000)])
+    assert [span[:2] for span in advised] == [(0x7F0000200000, 0x7F0002000000), (0x7F0003000000, 0x7F0003400000)]
+    assert pages.note.startswith("huge pages: 34 MiB")
+
+
+def test_where_the_kernel_has_too_few_the_note_says_it(
+    advised: list[tuple[int, int, int]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(huge_pages, "_advise", lambda begin, *_: begin == 0x7F0000000000)
+    write_page_map(tmp_path, [(0x7F0000000000, 0x7F0001000000), (0x7F0001800000, 0x7F0003000000)])
+    assert load(tmp_path).endswith(
+        "16 MiB of packed weights lie in pages of 2 MiB; for 24 MiB the kernel has none left"
+    )
 
 
 def test_after_an_error_nothing_is_done(advised: list[tuple[int, int, int]], tmp_path: Path) -> None:
@@ -99,8 +141,6 @@ def test_on_this_system_memory_keeps_its_content() -> None:
     with HugePages(True) as pages:
         # Below 4 MiB NumPy does not ask for large pages itself.
         parts += [random.integers(0, 255, 3 << 20, np.uint8) for _ in range(24)]
-    if not pages.note:
-        pytest.skip("the arrays lie in memory that this process had before")
-    assert pages.note.startswith("huge pages")
+    assert pages.note.startswith("huge pages: ")
     again = np.random.default_rng(0)
     assert all(np.array_equal(part, again.integers(0, 255, 3 << 20, np.uint8)) for part in parts)

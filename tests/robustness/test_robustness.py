@@ -185,15 +185,15 @@ def test_checkpoints_and_gguf_files(tmp_path: Path) -> None:
 @pytest.mark.parity
 @pytest.mark.parametrize("field", ["head_dim", "vocab_size", "intermediate_size", "num_hidden_layers", "hidden_size"])
 def test_a_configuration_larger_than_its_weights(tmp_path: Path, field: str) -> None:
-    from genai_iface.build._checkpoint import open_checkpoint
+    from genai_iface.build.checkpoint import load_network, open_checkpoint
     from tests.parity.checkpoints import make_checkpoint
 
     make_checkpoint("llama", tmp_path / "checkpoint")
     path = tmp_path / "checkpoint" / "config.json"
-    assert open_checkpoint(path.parent).load("float32") is not None
+    assert load_network(open_checkpoint(path.parent), "float32") is not None
     path.write_text(json.dumps({**json.loads(path.read_text()), field: 8_000_000}))
     with pytest.raises(InvalidInputError, match=f"{field}=8000000"):
-        open_checkpoint(path.parent).load("float32")
+        load_network(open_checkpoint(path.parent), "float32")
 
 
 @pytest.mark.parity
@@ -201,7 +201,7 @@ def test_a_configuration_larger_than_its_weights(tmp_path: Path, field: str) -> 
 def test_a_gguf_file_with_more_layers_than_tensors(tmp_path: Path) -> None:
     """Transformers took a minute for 256 layers that are not there."""
     pytest.importorskip("gguf")
-    from genai_iface.build._checkpoint import open_checkpoint
+    from genai_iface.build.checkpoint import load_network, open_checkpoint
     from tools.robustness.checkpoints import write_checkpoints
     from tools.robustness.mutate_gguf import fields_of
 
@@ -211,4 +211,4 @@ def test_a_gguf_file_with_more_layers_than_tensors(tmp_path: Path) -> None:
     content[field.start : field.start + 4] = (256).to_bytes(4, "little")
     path.write_bytes(content)
     with pytest.raises(InvalidInputError, match=r"256 layers \(block_count\) and 12 tensors"):
-        open_checkpoint(path).load("float32")
+        load_network(open_checkpoint(path), "float32")

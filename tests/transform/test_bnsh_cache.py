@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 
 from genai_iface.graph import derive_signature
-from genai_iface.transform.bnsh_cache import BnshCache
+from genai_iface.transform.cache.bnsh_cache import BnshCache
 from tests.models import ModelOptions, build_model
 from tests.transform.convert.drive import Drive, load, on_ort, on_reference, same_steps
 

@@ -64,6 +64,22 @@ def test_pickles_are_not_read(folder: Path) -> None:
         load_model(folder, backend="transformers")
 
 
+def test_an_adapter_beside_the_weights_is_not_passed_over(folder: Path) -> None:
+    (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA"}))
+    with pytest.raises(UnsupportedModelError, match="An adapter") as caught:
+        load_model(folder, backend="transformers")
+    assert "genai-iface build" in caught.value.remedy
+
+
+def test_a_quantized_checkpoint_ends_in_one_line(folder: Path) -> None:
+    path = folder / "config.json"
+    settings = {"quant_method": "gptq", "bits": 4, "group_size": 32}
+    path.write_text(json.dumps({**json.loads(path.read_text()), "quantization_config": settings}))
+    with pytest.raises(UnsupportedModelError, match="needs more packages") as caught:
+        load_model(folder, backend="transformers")
+    assert "\n" not in str(caught.value)
+
+
 def test_other_models_are_refused(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps({"model_type": "vit"}))
     with pytest.raises(UnsupportedModelError):

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,9 @@ from genai_iface.build._verify import compare
 from genai_iface.errors import GenAIError
 from genai_iface.types import DType
 
-__all__ = ["Outcome", "run_case"]
+__all__ = ["REWRITES", "Outcome", "lowered_by_ort", "run_case"]
+
+REWRITES = ("group-query-attention", "skip-norm")
 
 _COUNTED = ("Attention", "TensorScatter", "RMSNormalization", "LayerNormalization", "RotaryEmbedding")
 
@@ -38,6 +41,7 @@ class Outcome:
         ort_problem: Why ONNX Runtime did not agree; empty if it did.
         nodes: Nodes of the graph.
         operators: How many of some operators.
+        lowered: What the ONNX Runtime backend's own rewrites did at load, by their name, or why they did nothing.
     """
 
     family: str
@@ -51,6 +55,7 @@ class Outcome:
     ort_problem: str = ""
     nodes: int = 0
     operators: dict[str, int] = field(default_factory=dict)
+    lowered: dict[str, str] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -75,9 +80,10 @@ def run_case(family: str, method: Method, dtype: DType, work: Path) -> Outcome:
     if compared is None:
         raise RuntimeError("a verified build has a comparison")
     difference, equal = {"numpy": compared.difference}, {"numpy": compared.equal_tokens}
-    problem = ""
+    problem, lowered = "", dict[str, str]()
     try:
         model = load_model(out, backend="ort")
+        lowered = _of_interest(getattr(model, "notes", ()))
         try:
             on_ort = compare(model, result.reference)
         finally:
@@ -101,4 +107,19 @@ def run_case(family: str, method: Method, dtype: DType, work: Path) -> Outcome:
         problem,
         len(graph.node),
         {name: counts[name] for name in _COUNTED},
+        lowered,
     )
+
+
+def lowered_by_ort(folder: Path) -> dict[str, str]:
+    """What the ONNX Runtime backend's own rewrites did to a folder's graph at load."""
+    model = load_model(folder, backend="ort")
+    try:
+        return _of_interest(getattr(model, "notes", ()))
+    finally:
+        model.close()
+
+
+def _of_interest(notes: Sequence[str]) -> dict[str, str]:
+    parts = (note.partition(": ") for note in notes)
+    return {name: said for name, _, said in parts if name in REWRITES}

@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeAlias
 
 from genai_iface.build._build import METHODS
 from genai_iface.build._families import FAMILIES
-from tools.build_report.case import Outcome
+from tools.build_report.case import REWRITES, Outcome
 
 __all__ = ["page"]
+
+_Case: TypeAlias = tuple[str, str, str]
 
 _HEAD = """\
 <!--
@@ -35,9 +38,15 @@ more than rounding (phimoe, granitemoe: torch in float16 differs from torch in f
 """
 
 
-def page(versions: Mapping[str, str], outcomes: Sequence[Outcome]) -> str:
-    """The page's text."""
-    by_case = {(outcome.family, outcome.method, outcome.dtype): outcome for outcome in outcomes}
+def page(versions: Mapping[str, str], outcomes: Sequence[Outcome], lowering: Mapping[str, str]) -> str:
+    """The page's text.
+
+    Args:
+        versions: Of the packages that the models were built and compared with.
+        outcomes: The cases.
+        lowering: Of the packages with which the models were built whose lowering was looked at.
+    """
+    by_case: dict[_Case, Outcome] = {(one.family, one.method, one.dtype): one for one in outcomes}
     families = [name for name in FAMILIES if any(outcome.family == name for outcome in outcomes)]
     built = [name for name in families if any(o.verified for o in outcomes if o.family == name)]
     half = [o.family for o in outcomes if o.verified and o.dtype == "float16"]
@@ -49,26 +58,29 @@ def page(versions: Mapping[str, str], outcomes: Sequence[Outcome]) -> str:
         f"by the first method, {len(half)}. Of the {len(verified)} verified models {len(on_ort)} agree with torch on "
         "ONNX Runtime too.",
         "",
-        "| Family | " + " | ".join(METHODS) + " | export, float16 | what is special |",
-        "|---|" + "---|" * (len(METHODS) + 2),
+        "| Family | " + " | ".join(METHODS) + " | export, float16 | lowered | what is special |",
+        "|---|" + "---|" * (len(METHODS) + 3),
     ]
     for name in families:
         cells = [_cell(by_case.get((name, method, "float32"))) for method in METHODS]
         cells.append(_cell(by_case.get((name, "export", "float16"))))
+        cells.append(_short(_first(name, by_case)))
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {'; '.join(FAMILIES[name].notes)} |")
     lines += ["", "A dash: no verified result. An asterisk: ONNX Runtime does not agree, see below.", ""]
+    lines += ["*lowered*: whether the ONNX Runtime backend computes attention by its own kernel; more below.", ""]
     lines += ["## What the graphs hold", ""]
     lines += ["Nodes, and standard operators among them, of the float32 model by the first method that verifies.", ""]
     lines += ["| Family | method | nodes | Attention | RMSNormalization | LayerNormalization | RotaryEmbedding |"]
     lines += ["|---|---|---|---|---|---|---|"]
     for name in families:
-        first = next((o for method in METHODS if (o := by_case.get((name, method, "float32"))) and o.verified), None)
+        first = _first(name, by_case)
         if first is not None:
             counts = first.operators
             lines.append(
                 f"| {name} | {first.method} | {first.nodes} | {counts['Attention']} | {counts['RMSNormalization']} | "
                 f"{counts['LayerNormalization']} | {counts['RotaryEmbedding']} |"
             )
+    lines += _lowering(families, by_case, lowering)
     lines += ["", "## Why not", ""]
     said: set[tuple[str, str]] = set()
     for outcome in outcomes:
@@ -77,6 +89,48 @@ def page(versions: Mapping[str, str], outcomes: Sequence[Outcome]) -> str:
             said.add((outcome.family, text))
             lines.append(f"- {outcome.family}, {outcome.method}, {outcome.dtype}: {_plain(text)}")
     return "\n".join(lines) + "\n"
+
+
+_LOWERING = """
+## What ONNX Runtime runs
+
+Of the same models, what the ONNX Runtime backend [lowered](../lowering.md) at load: attention with its cache writes to
+GroupQueryAttention (how many layers have the rotation inside, take queries, keys and values as one product gives them,
+have a window or a soft cap), and sums with the norm after them. Where attention stays as it is on disk, the reason.
+ONNX Runtime fuses a sum and a LayerNormalization by itself. Built and loaded with {versions}.
+
+| Family | attention | sums and norms |
+|---|---|---|"""
+
+
+def _lowering(families: Sequence[str], by_case: Mapping[_Case, Outcome], versions: Mapping[str, str]) -> list[str]:
+    named = ", ".join(f"{name} {versions[name]}" for name in ("transformers", "torch", "onnxruntime"))
+    lines = _LOWERING.format(versions=named).splitlines()
+    for name in families:
+        first = _first(name, by_case)
+        if first is not None and first.lowered:
+            lines.append(
+                f"| {name} | " + " | ".join(_said(first.lowered.get(rewrite, "")) for rewrite in REWRITES) + " |"
+            )
+    return lines
+
+
+def _first(name: str, by_case: Mapping[_Case, Outcome]) -> Outcome | None:
+    """The float32 model of the first method that verifies."""
+    found = (by_case.get((name, method, "float32")) for method in METHODS)
+    return next((outcome for outcome in found if outcome is not None and outcome.verified), None)
+
+
+def _short(outcome: Outcome | None) -> str:
+    if outcome is None or not outcome.lowered:
+        return "-"
+    return "yes" if outcome.lowered[REWRITES[0]].startswith("applied") else "no"
+
+
+def _said(note: str) -> str:
+    """What a note says was done, or "no" and why."""
+    applied, _, reason = note.partition(" (")
+    return _plain(reason.removesuffix(")") if applied == "applied" else f"no: {reason.removesuffix(')')}")
 
 
 def _cell(outcome: Outcome | None) -> str:

@@ -42,7 +42,7 @@ def run_checkpoint_case(sources: dict[str, Path], work: Path, seed: int, number:
 
 def run_checkpoint_changes(sources: dict[str, Path], work: Path, random: Random) -> tuple[str, str, list[Escape]]:
     """Runs a case whose every choice some generator makes; arguments and result as for ``run_case``."""
-    from genai_iface.build._checkpoint import open_checkpoint  # noqa: PLC0415 - loads torch
+    from genai_iface.build.checkpoint import load_network, open_checkpoint  # noqa: PLC0415 - loads torch
 
     kind = random.choice(sorted(sources))
     folder = work / "case"
@@ -65,7 +65,7 @@ def run_checkpoint_changes(sources: dict[str, Path], work: Path, random: Random)
     try:
         checkpoint = open_checkpoint(place)
         reached = "opened"
-        checkpoint.load("float32")
+        load_network(checkpoint, "float32")
         reached = "loaded"
     except GenAIError:
         pass

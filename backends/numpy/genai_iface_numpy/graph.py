@@ -33,6 +33,7 @@ class LoadedGraph:
     Attributes:
         signature: What drives it; another one than the folder's if its operators were contrib ones.
         specs: The buffers that it takes, in the order of the signature's cache tensors.
+        last_only: The graph gives the logits of the last column only.
 
     Raises:
         UnsupportedModelError: A contrib operator has no standard form.
@@ -44,6 +45,8 @@ class LoadedGraph:
         try:
             graph, self.signature = _standard(graph, folder.signature)
             self.specs = buffer_specs(self.signature)
+            logits = next(value for value in graph.graph.outputs if value.name == self.signature.logits)
+            self.last_only = logits.shape is not None and logits.shape[1] == 1
             self._outputs = [self.signature.logits, *(tensor.present for tensor in self.signature.cache_tensors)]
             select = SelectLogits(self.signature)
             select(graph)
@@ -52,9 +55,11 @@ class LoadedGraph:
             raise
         except GRAPH_ERRORS as error:
             raise BackendError(
-                f"onnx.reference cannot load {folder.path}: {type(error).__name__}: {str(error)[:300]}", remedy=_REMEDY
+                f"onnx.reference cannot load {folder.source}: {type(error).__name__}: {str(error)[:300]}",
+                remedy=_REMEDY,
             ) from error
         self._selects_logits = select.note.applied
+        self.last_only = self.last_only and not self._selects_logits
 
     def run(
         self,
@@ -85,7 +90,8 @@ class LoadedGraph:
         try:
             logits, *present = self._evaluator.run(feeds, self._outputs)
             if not self._selects_logits:
-                logits = np.take_along_axis(logits, asked[:, :, None], axis=1)
+                columns = np.zeros_like(asked) if self.last_only else asked
+                logits = np.take_along_axis(logits, columns[:, :, None], axis=1)
             self._check_shapes(logits, (*asked.shape, self.signature.vocab_size), past, present)
         except GRAPH_ERRORS as error:
             raise BackendError(

@@ -71,6 +71,7 @@ class NumpyModel:
         self._specs, self._folder, self._device = graph.specs, folder, device
         self._spec = replace(folder.spec, cache=graph.signature.cache)
         self._inputs = GraphInputs(graph.signature, context_length=self._spec.context_length)
+        self._rules = replace(self._inputs.rules, only_last_logits=graph.last_only)
         self._is_concat = self._spec.cache.style == "concat"
 
     @property
@@ -150,9 +151,10 @@ class NumpyModel:
     def _plan(self, step: Step, cache: NumpyCache) -> Iterable[GraphRun[Any]]:
         lengths = cache.lengths
         if not self._is_concat:
-            return plan_in_place(step, lengths, self._inputs.rules, make_room=cache.make_room)
+            return plan_in_place(step, lengths, self._rules, make_room=cache.make_room)
         cache.make_room(int((lengths + step.counts).max()))
-        return plan_concat(step, lengths)
+        rules = self._rules
+        return plan_concat(step, lengths, only_last_logits=rules.only_last_logits, one_token=rules.one_token)
 
     def _execute(
         self, graph: LoadedGraph, step: Step, run: GraphRun[Any], cache: NumpyCache

@@ -91,12 +91,12 @@ def open_session(folder: ModelFolder, options: LoadOptions, device: Device) -> S
             runtime = _created(prepared, folder, settings, options, device)
     except OSError as error:
         raise BackendError(
-            f"The rewritten graph of {folder.path} cannot be written to disk: {error}",
+            f"The rewritten graph of {folder.source} cannot be written to disk: {error}",
             remedy='Point TMPDIR to a larger disk, or load with options={"optimize": "none"}.',
         ) from error
     except ORT_ERRORS as error:
         raise BackendError(
-            f"ONNX Runtime {onnxruntime.__version__} cannot load {folder.path}: {_first_line(error)}",
+            f"ONNX Runtime {onnxruntime.__version__} cannot load {folder.source}: {_first_line(error)}",
             remedy='Try options={"optimize": "none"}, another dtype, or the numpy backend.',
         ) from error
     # Graphs are full of reference cycles, and what is left of the rewriting keeps the file's weights mapped.
@@ -166,7 +166,7 @@ def _created(
         with tempfile.TemporaryDirectory(prefix="genai-iface-", ignore_cleanup_errors=True) as place:
             path = write_graph(prepared.model, Path(place))
             return onnxruntime.InferenceSession(path, settings, providers=providers)
-    settings.add_session_config_entry(_FOLDER_ENTRY, str(folder.path))
+    settings.add_session_config_entry(_FOLDER_ENTRY, str(folder.weights_folder))
     return onnxruntime.InferenceSession(_serialized(prepared.model), settings, providers=providers)
 
 

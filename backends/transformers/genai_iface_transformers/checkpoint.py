@@ -52,6 +52,12 @@ def load_checkpoint(folder: str | PathLike[str]) -> Any:
                 trust_remote_code=False,
                 output_loading_info=True,
             )
+    except ImportError as error:
+        # Each method of quantization wants its own package, if not a GPU.
+        raise UnsupportedModelError(
+            f"Transformers needs more packages for {str(root)!r}: {' '.join(str(error).split())[:200]}",
+            remedy="Install what it names, or build the checkpoint with genai-iface build and use another backend.",
+        ) from error
     except (OSError, RuntimeError, KeyError, SafetensorError) as error:
         raise InvalidInputError(
             f"The checkpoint in {str(root)!r} cannot be loaded: {str(error)[:200]}", remedy="Download it again."
@@ -89,6 +95,11 @@ def _quiet() -> Iterator[None]:
 def _check_files(root: Path) -> None:
     if find_inside(root, "config.json") is None:
         raise InvalidInputError(f"There is no config.json in {str(root)!r}", remedy="Give a Hugging Face folder.")
+    if find_inside(root, "adapter_config.json") is not None:
+        raise UnsupportedModelError(
+            f"An adapter (adapter_config.json) lies beside the checkpoint in {str(root)!r}, and is not merged here",
+            remedy="Merge it with genai-iface build, or remove its files to run the base alone.",
+        )
     weights = sorted(path.name for path in root.glob("*.safetensors"))
     if not weights:
         raise InvalidInputError(

@@ -15,8 +15,8 @@ import onnx_ir as ir
 import torch
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from genai_iface.build._checkpoint import quiet_transformers
 from genai_iface.build._network_cache import cache_keyword, cache_of
+from genai_iface.build.checkpoint import quiet_transformers
 from genai_iface.build.methods.export import traced
 from genai_iface.build.methods.fuse_standard import fuse_standard
 from genai_iface.build.methods.rotary_context import fixed_rotary
@@ -28,7 +28,7 @@ from genai_iface.transform.convert.scatter_cache import to_scatter
 from genai_iface.transform.fuse.rotary_tables import RotaryTables
 from genai_iface.types import CacheLayout
 
-__all__ = ["export_and_convert"]
+__all__ = ["export_and_convert", "exportable_attention", "scattered"]
 
 _PLAIN_OPSET = 23  # the first with Attention, and the last at which exporters are well tried
 _BATCH, _SEQUENCE, _PAST = 2, 3, 4
@@ -49,10 +49,19 @@ def export_and_convert(network: Any, *, layout: CacheLayout = "bnsh", context: i
         raise UnsupportedModelError(
             'The method "convert" gives the layout bnsh only', remedy="Leave --layout out, or take --via mobius."
         )
-    with quiet_transformers(), _attention(network), fixed_rotary(network, context):
+    with quiet_transformers(), exportable_attention(network), fixed_rotary(network, context):
         shapes = _layer_shapes(network)
         model = traced(_PlainStep(network), *_arguments(shapes, network.dtype), opset=_PLAIN_OPSET)
     _name(model, len(shapes))
+    return scattered(model, network, context)
+
+
+def scattered(model: ir.Model, network: Any, context: int | None) -> ir.Model:
+    """A past/present graph of a network with TensorScatter, its norms and rotations fused.
+
+    Raises:
+        UnsupportedModelError: Its cache cannot be rewritten.
+    """
     converted = to_scatter(model, numbers=window_sizes(network.config.to_dict())).model
     fuse_standard(converted)
     rows = context or getattr(network.config.get_text_config(), "max_position_embeddings", None)
@@ -90,7 +99,7 @@ class _PlainStep(torch.nn.Module):
 
 
 @contextmanager
-def _attention(network: Any) -> Iterator[None]:
+def exportable_attention(network: Any) -> Iterator[None]:
     """With scaled_dot_product_attention, which exports as Attention; plain arithmetic where there is no such form."""
     before = network.config._attn_implementation
     try:

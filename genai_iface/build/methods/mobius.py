@@ -15,12 +15,12 @@ from typing import Any
 
 import onnx_ir as ir
 
-from genai_iface.build._checkpoint import Checkpoint, quiet_transformers
+from genai_iface.build.checkpoint import Checkpoint, quiet_transformers
 from genai_iface.errors import UnsupportedModelError
 from genai_iface.graph import derive_signature
-from genai_iface.transform.bnsh_cache import BnshCache
+from genai_iface.transform.cache.bnsh_cache import BnshCache
+from genai_iface.transform.cache.symbolic_capacity import SymbolicCapacity
 from genai_iface.transform.rewrite import Rewrite
-from genai_iface.transform.symbolic_capacity import SymbolicCapacity
 from genai_iface.types import CacheLayout, DType
 
 __all__ = ["build_with_mobius"]

@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from genai_iface.cli.arguments import folder_or_default, parse_options, positive
+from genai_iface.cli.arguments import SOURCE, add_source_options, parse_options, positive, source_of
 from genai_iface.cli.progress import Progress
+from genai_iface.cli.text import printable
 from genai_iface.config import GenerationConfig
 from genai_iface.generation.generator import ModelGenerator
 from genai_iface.protocols import Model
@@ -32,7 +33,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "medians. With --compare, two backends take turns, so that a change of the machine's speed meets both.",
         epilog="example: genai-iface bench my-model --backend ort --compare numpy --prompt-tokens 512",
     )
-    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="the model folder (default: the embedded model)")
+    parser.add_argument("source", nargs="?", metavar="SOURCE", help=f"{SOURCE} (default: the embedded model)")
+    add_source_options(parser)
     parser.add_argument("--backend", default="numpy", metavar="NAME", help="the backend to measure (default: numpy)")
     parser.add_argument("--compare", metavar="NAME", help="another backend to measure in the same run")
     parser.add_argument("--device", metavar="D", help="device of the measured backend")
@@ -49,7 +51,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
-    folder = folder_or_default(arguments.folder)
+    folder = source_of(arguments, arguments.source)
     progress = Progress()
     with progress.loading():
         models: dict[str, Model[Any]] = {
@@ -59,6 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
         }
         if arguments.compare is not None:
             models[arguments.compare] = load_model(folder, backend=arguments.compare)
+    notes = {name: [str(note) for note in getattr(model, "notes", ())] for name, model in models.items()}
     try:
         results = measure(
             models,
@@ -71,9 +74,14 @@ def run(arguments: argparse.Namespace) -> int:
         for model in models.values():
             model.close()
     if arguments.json:
-        print(json.dumps({"folder": str(folder), "settings": _settings(arguments), "backends": results}))
+        described = {"folder": str(folder), "settings": _settings(arguments), "backends": results, "load_notes": notes}
+        print(json.dumps(described))
     else:
         _print_table(results)
+        # What was done to the graph explains the figures; without it "slow" has no reason.
+        for name, lines in notes.items():
+            for line in lines:
+                print(f"{name}: {printable(line)}")
     return 0
 
 

@@ -23,8 +23,10 @@ _NEEDED = ("torch", "transformers", "onnxscript")
 _EXAMPLE = """\
 example:
   genai-iface build ./checkpoint ./my-model
+  genai-iface build ORG/NAME ./my-model --revision main
   genai-iface build ./checkpoint ./my-model-int4 --quantize int4 --block-size 32
   genai-iface build ./model.gguf ./my-model --via mobius --dtype float16
+  genai-iface build ./base ./my-model --adapter ./lora
 """
 
 
@@ -39,14 +41,27 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", metavar="SOURCE", help="a Hugging Face checkpoint folder, or a GGUF file")
+    parser.add_argument(
+        "source",
+        metavar="SOURCE",
+        help="a Hugging Face checkpoint folder, an adapter's, a GGUF file, or an id ORG/NAME of the hub",
+    )
+    parser.add_argument("--revision", metavar="REV", help="a branch, tag or commit of that repository")
     parser.add_argument("out", metavar="OUT", help="the folder to make; it must not exist, or be empty")
     parser.add_argument(
+        "--adapter",
+        action="append",
+        default=[],
+        metavar="DIR",
+        help="an adapter (LoRA and its kin) to merge into the weights, with the extra 'lora'; repeat it for more",
+    )
+    parser.add_argument(
         "--via",
-        choices=("auto", "export", "mobius", "convert"),
+        choices=("auto", "export", "mobius", "convert", "transformers"),
         default="auto",
         help="the method: torch's exporter with the standard operators hooked in, mobius-onnx, or a plain export that "
-        "is converted; auto takes them in this order until a result agrees with torch (default: auto)",
+        "is converted; auto takes these in this order until a result agrees with torch; or the export of Transformers' "
+        "own exporter, converted (default: auto)",
     )
     parser.add_argument(
         "--dtype",
@@ -57,6 +72,14 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--quantize", choices=("int8", "int4"), help="quantize weight matrices in blocks")
     parser.add_argument(
         "--block-size", type=positive, default=32, metavar="N", help="rows that share a scale (default: 32)"
+    )
+    parser.add_argument(
+        "--dequantize",
+        action="store_true",
+        help="floats from a checkpoint that is quantized (GGUF, GPTQ, AWQ), instead of its own integers",
+    )
+    parser.add_argument(
+        "--tokenizer", metavar="FOLDER", help="take tokenizer.json and its kin from here instead of the checkpoint"
     )
     parser.add_argument(
         "--layout",
@@ -95,6 +118,7 @@ def run(arguments: argparse.Namespace) -> int:
             f"Building needs {', '.join(missing)}, which is not installed", remedy="pip install 'genai-iface[build]'"
         )
     from genai_iface.build._build import BuildOptions, build  # noqa: PLC0415 - loads torch
+    from genai_iface.folder.resolve import as_checkpoint  # noqa: PLC0415
 
     options = BuildOptions(
         via=arguments.via,
@@ -105,10 +129,18 @@ def run(arguments: argparse.Namespace) -> int:
         block_size=arguments.block_size,
         unverified=arguments.unverified,
         verify_on=arguments.verify_on,
+        tokenizer=arguments.tokenizer,
+        dequantize=arguments.dequantize,
+        adapters=tuple(arguments.adapter),
     )
     progress = Progress()
     try:
-        result = build(arguments.source, arguments.out, options, progress=progress.working)
+        result = build(
+            as_checkpoint(arguments.source, revision=arguments.revision),
+            arguments.out,
+            options,
+            progress=progress.working,
+        )
     finally:
         progress.stop()
     _print(result)
@@ -124,6 +156,8 @@ def _print(result: BuildResult) -> None:
         print(f"verified against torch: {chosen.comparison}")
     else:
         print(f"NOT verified, and marked so: {chosen.problem}", file=sys.stderr)
+    if result.own_integers is not None:
+        print(f"with the checkpoint's integers: {result.own_integers}")
     if result.quantized is not None:
         print(f"after quantization: {result.quantized}")
     for note in result.notes:

@@ -75,6 +75,8 @@ def run(arguments: argparse.Namespace) -> int:
             backend=arguments.backend,
             device=arguments.device,
             options=parse_options(arguments.option),
+            variant=arguments.variant,
+            revision=arguments.revision,
             on_prefill=progress.prefill,
         )
     names = ("max_new_tokens", "temperature", "top_p", "seed", "stop_strings")

@@ -8,7 +8,7 @@ import argparse
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from genai_iface.cli.arguments import positive
+from genai_iface.cli.arguments import SOURCE, add_source_options, positive, source_of
 from genai_iface.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -34,8 +34,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("model", metavar="MODEL", help="a folder with model.onnx or onnx/model.onnx, or that file")
+    parser.add_argument("source", metavar="SOURCE", help=SOURCE)
     parser.add_argument("out", metavar="OUT", help="the folder to write; it must not exist yet")
+    add_source_options(parser)
     parser.add_argument(
         "--to",
         choices=("scatter", "standard", "concat", "scatter-nd"),
@@ -68,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
     progress = Progress()
     try:
         done = convert_folder(
-            arguments.model,
+            source_of(arguments, arguments.source),
             arguments.out,
             to=arguments.to,
             capacity=arguments.capacity,

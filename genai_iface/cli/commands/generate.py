@@ -95,6 +95,8 @@ def run(arguments: argparse.Namespace) -> int:
             backend=arguments.backend,
             device=arguments.device,
             options=options,
+            variant=arguments.variant,
+            revision=arguments.revision,
             on_prefill=progress.prefill,
         )
     with pipeline:

@@ -1,15 +1,17 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""``genai-iface inspect FOLDER``: what was derived from a model folder, and why."""
+"""``genai-iface inspect SOURCE``: which models there are, what was derived from one, and why."""
 
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
-from genai_iface.cli.arguments import parse_options
+from genai_iface.cli.arguments import SOURCE, add_source_options, parse_options
+from genai_iface.cli.text import printable
 from genai_iface.errors import GenAIError
 from genai_iface.registry import load_model
 
@@ -25,6 +27,8 @@ _USUAL: tuple[list[str], ...] = ([], ["default"])
 _EXAMPLE = """\
 example:
   genai-iface inspect ./my-model
+  genai-iface inspect ORG/NAME                  # its variants; nothing large is downloaded
+  genai-iface inspect ORG/NAME --variant q4f16
   genai-iface inspect ./my-model --json | jq .cache.style
 """
 
@@ -33,12 +37,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     """Adds the subcommand and returns its parser."""
     parser = commands.add_parser(
         "inspect",
-        help="show what a model folder's graph says about itself",
-        description="Opens a model folder, derives the signature of its graph, and prints it with the reasons.",
+        help="list the models of a source, show what a graph says about itself",
+        description="Lists the models of a folder or repository with size, dtype and cache style; opens one, derives "
+        "the signature of its graph, and prints it with the reasons. Of a repository of the hub it only lists, unless "
+        "a variant is named.",
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", metavar="FOLDER", help="a folder with model.onnx in it")
+    parser.add_argument("source", metavar="SOURCE", help=SOURCE)
+    add_source_options(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
     parser.add_argument("--backend", metavar="NAME", help="also load it there and show what was done to the graph")
     parser.add_argument(
@@ -54,25 +61,59 @@ def run(arguments: argparse.Namespace) -> int:
         GenAIError: The folder is broken, or its graph is not understood.
     """
     from genai_iface.folder import open_folder  # noqa: PLC0415 - onnx loads slowly, --help must not
+    from genai_iface.folder.resolve import is_id  # noqa: PLC0415
 
-    folder = open_folder(arguments.folder)
+    source, variant, revision = arguments.source, arguments.variant, arguments.revision
+    # To look into a repository must not mean to download its largest model.
+    lists_only = variant is None and is_id(source) and ":" not in source
+    variants = _variants(source, revision) if variant is None else []
+    if lists_only:
+        print(json.dumps({"variants": variants}, indent=2)) if arguments.json else _print_variants(variants)
+        return 0
+    folder = open_folder(source, variant=variant, revision=revision)
     notes = None
     if arguments.backend is not None:
         notes = _load_notes(folder, arguments.backend, parse_options(arguments.option))
     if arguments.json:
-        described = describe(folder) | ({} if notes is None else {"load_notes": notes})
+        described = describe(folder) | ({"variants": variants} if len(variants) > 1 else {})
+        described |= {} if notes is None else {"load_notes": notes}
         print(json.dumps(described, indent=2, ensure_ascii=False))
         return 0
+    if len(variants) > 1:
+        _print_variants(variants)
+        print()
     _print_tables(folder)
+    if folder.notes:
+        print("\nopened:")
+        print("\n".join(f"  {printable(note)}" for note in folder.notes))
     if notes is not None:
         print(f"\nloaded by {arguments.backend}:")
-        print("\n".join(f"  {_printable(note)}" for note in notes) or "  the graph runs as it is")
+        print("\n".join(f"  {printable(note)}" for note in notes) or "  the graph runs as it is")
     return 0
+
+
+def _variants(source: str, revision: str | None) -> list[dict[str, Any]]:
+    """All models of a source, as ``--json`` prints them; without a look into them where there is only one."""
+    from genai_iface.folder.resolve import describe_models  # noqa: PLC0415
+
+    return [dataclasses.asdict(model) for model in describe_models(source, revision=revision)]
+
+
+def _print_variants(variants: list[dict[str, Any]]) -> None:
+    rows = [("variant", "size", "dtype", "cache", "file")]
+    for item in variants:
+        size = f"{item['size'] / 2**20:.1f} MiB"
+        cache = item["problem"] or item["cache"] or "unknown until it is downloaded"
+        rows.append((item["name"], size, item["dtype"] or "unknown", cache, item["file"]))
+    widths = [max(len(printable(row[column])) for row in rows) for column in range(4)]
+    for row in rows:
+        cells = [printable(cell).ljust(width) for cell, width in zip(row, (*widths, 0), strict=True)]
+        print("  ".join(cells).rstrip())
 
 
 def _load_notes(folder: ModelFolder, backend: str, options: dict[str, Any]) -> list[str]:
     """What a backend did to the graph at load; empty if it says nothing of that kind."""
-    model = load_model(folder.path, backend=backend, options=options)
+    model = load_model(folder.source, backend=backend, options=options)
     try:
         return [str(note) for note in getattr(model, "notes", ())]
     finally:
@@ -84,6 +125,8 @@ def describe(folder: ModelFolder) -> dict[str, Any]:
     signature, cache = folder.signature, folder.signature.cache
     return {
         "path": str(folder.path),
+        "file": folder.model_path.name,
+        "notes": list(folder.notes),
         "opset": signature.opset,
         "inputs": {
             role: {"name": name, "dtype": signature.input_dtypes[role]} for role, name in signature.inputs.items()
@@ -142,7 +185,7 @@ def _print_tables(folder: ModelFolder) -> None:
     def show(made: Table, rows: list[tuple[object, ...]]) -> None:
         # Names come from a file: as Text they cannot be taken for markup.
         for row in rows:
-            made.add_row(*(Text(_printable(str(cell))) for cell in row))
+            made.add_row(*(Text(printable(str(cell))) for cell in row))
         console.print(made)
         console.print()
 
@@ -151,7 +194,7 @@ def _print_tables(folder: ModelFolder) -> None:
     words = tokenizer.get("error") or (f"{tokenizer['vocab_size']} ids, {_templates_in_words(tokenizer)}")
     capacity = "grows" if cache.style == "concat" else cache.fixed_capacity or "free"
     rows: list[tuple[object, ...]] = [
-        ("folder", folder.path),
+        ("model", folder.model_path),
         ("opset", signature.opset),
         (
             "cache",
@@ -196,8 +239,3 @@ def _layer_rows(layers: tuple[LayerCacheSpec, ...]) -> list[tuple[object, ...]]:
         sizes = (layer.num_kv_heads, layer.key_head_dim, layer.value_head_dim)
         rows.append((span, *sizes, layer.dtype, layer.mode, layer.capacity or "free"))
     return rows
-
-
-def _printable(text: str) -> str:
-    """Without control characters, which a terminal would obey."""
-    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)

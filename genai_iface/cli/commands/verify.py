@@ -7,14 +7,14 @@ from __future__ import annotations
 import argparse
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genai_iface._tolerance import LOGIT_TOLERANCES, ROUNDED_ACTIVATIONS_TOLERANCE, relative_difference
-from genai_iface.cli.arguments import folder_or_default, parse_options, positive
+from genai_iface.cli.arguments import SOURCE, add_source_options, parse_options, positive, source_of
 from genai_iface.cli.progress import Progress
 from genai_iface.protocols import Model
 from genai_iface.registry import load_model
@@ -66,7 +66,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "reference chooses. Compares the logits of every step and tells a near tie from a real difference.",
         epilog="example: genai-iface verify my-model --backend ort --against numpy --steps 32",
     )
-    parser.add_argument("folder", nargs="?", metavar="FOLDER", help="the model folder (default: the embedded model)")
+    parser.add_argument("source", nargs="?", metavar="SOURCE", help=f"{SOURCE} (default: the embedded model)")
+    add_source_options(parser)
     parser.add_argument("--backend", required=True, metavar="NAME", help="the backend to judge")
     parser.add_argument("--against", default="numpy", metavar="NAME", help="the reference (default: numpy)")
     parser.add_argument("--device", metavar="D", help="device of the judged backend")
@@ -87,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     Returns:
         0 if all differences are within the tolerance and tokens differ at near ties only, otherwise 1.
     """
-    folder = folder_or_default(arguments.folder)
+    folder = source_of(arguments, arguments.source)
     with Progress().loading():
         reference = load_model(folder, backend=arguments.against)
         candidate = load_model(
@@ -179,7 +180,7 @@ def compare(
     return found
 
 
-def _rounds_activations(folder: Path, arguments: argparse.Namespace) -> bool:
+def _rounds_activations(folder: str | PathLike[str], arguments: argparse.Namespace) -> bool:
     """Whether one of the two backends multiplies quantized weights with rounded activations."""
     if "ort" not in (arguments.backend, arguments.against):
         return False
@@ -188,11 +189,13 @@ def _rounds_activations(folder: Path, arguments: argparse.Namespace) -> bool:
     return not is_exact and _has_small_weights(folder)
 
 
-def _has_small_weights(folder: Path) -> bool:
+def _has_small_weights(folder: str | PathLike[str]) -> bool:
     """Whether products have quantized weights."""
     import onnx  # noqa: PLC0415 - other commands should start without it
 
-    model = onnx.load(folder / "model.onnx", load_external_data=False)
+    from genai_iface.folder import open_folder  # noqa: PLC0415
+
+    model = onnx.load(open_folder(folder).model_path, load_external_data=False)
     return any(node.op_type in ("DequantizeLinear", "MatMulNBits") for node in model.graph.node)
 
 

@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnx.shape_inference import InferenceError
 
 from genai_iface.graph._edit import constant_tensor, copy_type
-from genai_iface.graph._walk import is_op, op
+from genai_iface.graph._walk import is_op, op, static_dim
 from genai_iface.transform._weights import sizes
 
 __all__ = ["GROUPED", "type_outputs"]
@@ -21,8 +21,8 @@ GROUPED = "com.microsoft.GroupQueryAttention"
 def type_outputs(node: ir.Node, opset: int) -> None:
     """Fills in what a node of the default domain, or a GroupQueryAttention, says about its outputs."""
     unknown = [output for output in node.outputs if output.dtype is None or output.shape is None]
-    if op(node) == GROUPED and node.outputs[0].dtype is None and node.inputs[0] is not None:
-        copy_type(node.inputs[0], node.outputs[0])
+    if op(node) == GROUPED:
+        _of_attention(node)
     if is_op(node, "If"):
         _from_branches(node, opset)
     if not unknown or node.domain not in ("", "ai.onnx") or _has_graph(node):
@@ -34,13 +34,36 @@ def type_outputs(node: ir.Node, opset: int) -> None:
         return
     found = _inferred(node, opset)
     for output in unknown:
-        given = found.get(str(output.name))
-        if given is None or not given.HasField("tensor_type"):
-            continue
-        if output.dtype is None and given.tensor_type.elem_type:
-            output.dtype = ir.DataType(given.tensor_type.elem_type)
-        if output.shape is None and given.tensor_type.HasField("shape"):
-            output.shape = ir.serde.deserialize_type_proto_for_shape(given)
+        _fill(output, found.get(str(output.name)))
+    if is_op(node, "Reshape"):
+        _as_long_as_target(node)
+
+
+def _fill(output: ir.Value, given: onnx.TypeProto | None) -> None:
+    """Element type and shape of a value, as far as they are given and not known."""
+    if given is None or not given.HasField("tensor_type"):
+        return
+    if output.dtype is None and given.tensor_type.elem_type:
+        output.dtype = ir.DataType(given.tensor_type.elem_type)
+    if output.shape is None and given.tensor_type.HasField("shape"):
+        output.shape = ir.serde.deserialize_type_proto_for_shape(given)
+
+
+def _of_attention(node: ir.Node) -> None:
+    """The result of GroupQueryAttention: (B, S, heads * size), of the type of its queries."""
+    result, query = node.outputs[0], node.inputs[0]
+    if result.dtype is None and query is not None:
+        copy_type(query, result)
+    if result.shape is None:
+        result.shape = ir.Shape([None, None, None])
+
+
+def _as_long_as_target(node: ir.Node) -> None:
+    """As many axes as the target of a Reshape has numbers, whatever they are."""
+    target = node.inputs[1]
+    length = None if target is None else static_dim(target, 0)
+    if node.outputs[0].shape is None and length is not None:
+        node.outputs[0].shape = ir.Shape([None] * length)
 
 
 def _inferred(node: ir.Node, opset: int) -> dict[str, onnx.TypeProto]:

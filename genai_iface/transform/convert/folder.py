@@ -12,7 +12,6 @@ from typing import Literal
 
 from genai_iface.errors import GenAIError, InvalidInputError
 from genai_iface.folder import ModelFolder, open_folder
-from genai_iface.folder._files import read_json
 from genai_iface.graph._walk import attribute, is_op
 from genai_iface.registry import load_model
 from genai_iface.transform._model_writer import copy_companions, new_folder, save_checked
@@ -32,7 +31,6 @@ __all__ = ["Target", "convert_folder"]
 Target = Literal["scatter", "standard", "concat", "scatter-nd"]
 """How the converted graph keeps its cache."""
 
-_MODEL = "model.onnx"
 _SCATTERS = ("scatter", "standard")
 # These may round activations to 8 bits (accuracy_level 4): the last bit of a float then moves logits by percents.
 _ROUNDING = ("com.microsoft.MatMulNBits", "com.microsoft.QMoE")
@@ -53,7 +51,7 @@ def convert_folder(
     """Converts a model and writes it with the other files of its folder.
 
     Args:
-        source: A folder with ``model.onnx`` or ``onnx/model.onnx`` in it, or that file.
+        source: What ``open_folder`` takes.
         out: The new folder; it must not exist, or be empty.
         to: The way to keep the cache; "standard" is "scatter" with contrib operators written in standard ones.
         capacity: Positions of the cache for "scatter" and "standard", None to leave them to the runtime.
@@ -77,20 +75,20 @@ def convert_folder(
             f'primitive=True does not go with to="{to}", which needs Attention of opset 24',
             remedy="Leave one of them.",
         )
-    folder, companions = _find_model(Path(source))
+    folder = open_folder(source)
     with new_folder(Path(out)) as made:
-        numbers = window_sizes(read_json(companions, "config.json") or {})
+        numbers = window_sizes(folder.config)
         done = _rewritten(folder, numbers, to, capacity, lambda count, total: say("reading the layers", count, total))
         if primitive:
             PrimitiveOperators()(done.model)
             done = replace(done, nodes_after=len(done.model.graph))
         say("writing", 0, 1)
-        for root in dict.fromkeys((companions, folder.path)):
-            copy_companions(root, made)
+        for level in reversed(folder.levels):
+            copy_companions(level, made)
         save_checked(done.model, made, external=len(folder.files) > 1)
         if verify:
             say("comparing logits", 0, 1)
-            done = _verified(done, folder.path, made)
+            done = _verified(done, folder.source, made)
         say("done", 1, 1)
     return done
 
@@ -137,23 +135,3 @@ def _run_one_token(source: Path, backend: str) -> None:
         model.forward([[0]], model.create_cache(capacity=1))
     finally:
         model.close()
-
-
-def _find_model(source: Path) -> tuple[ModelFolder, Path]:
-    """The folder of the graph, and that of the files beside it, which published models often keep one level up.
-
-    Raises:
-        InvalidInputError: There is no ``model.onnx``.
-    """
-    if source.is_file():
-        if source.name != _MODEL:
-            raise InvalidInputError(
-                f"{str(source)!r} is not named {_MODEL}", remedy=f"Copy it to a folder of its own as {_MODEL}."
-            )
-        source = source.parent
-    if not (source / _MODEL).exists() and (source / "onnx" / _MODEL).exists():
-        source = source / "onnx"
-    folder = open_folder(source)
-    above = folder.path.parent
-    is_below = folder.path.name == "onnx" and (above / "config.json").exists()
-    return folder, above if is_below else folder.path

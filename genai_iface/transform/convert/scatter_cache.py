@@ -12,6 +12,7 @@ from genai_iface.graph._edit import copy_type, drop_identities, infer_shapes, re
 from genai_iface.graph._walk import unsupported
 from genai_iface.graph.derive import derive_signature
 from genai_iface.graph.signature import GraphSignature
+from genai_iface.transform._empty_rows import drop_empty_rows
 from genai_iface.transform._graph_probe import GraphProbe
 from genai_iface.transform._raise_opset import check_age, raise_opset
 from genai_iface.transform.contrib.operators import ATTENTION_OPERATORS, StandardOperators
@@ -67,6 +68,8 @@ def to_scatter(
         notes = replace_shared_cache(model, signature, capacity, progress)
         return finished(model, notes, nodes_before, source)
     probe = GraphProbe(model, signature)
+    if drop_empty_rows(model, probe):
+        probe = GraphProbe(model, signature)
     layers = read_cache_layers(model, signature, probe, numbers, progress)
     _ToScatter(model, signature, find_step_values(probe), capacity).run(layers)
     raise_opset(model, _OPSET)

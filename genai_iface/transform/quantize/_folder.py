@@ -6,26 +6,32 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import onnx
 import onnx_ir as ir
+from numpy.typing import NDArray
 from onnx_ir.serde import SerdeError
 
 from genai_iface.errors import GenAIError, InvalidInputError, OutputError
 from genai_iface.folder import ModelFolder, open_folder
 from genai_iface.folder._files import find_inside
 from genai_iface.folder._load import MODEL_FILE
-from genai_iface.transform._model_writer import new_folder
+from genai_iface.transform._model_writer import copy_companions, new_folder
 from genai_iface.transform.quantize._cache import CacheRange, KVScales, QuantizeCache
+from genai_iface.transform.quantize._source import MatrixReport
 from genai_iface.transform.quantize._weights import QuantizeWeights
 from genai_iface.transform.rewrite import Note, Rewrite
 
-__all__ = ["QuantizeReport", "check_target", "quantize_folder"]
+__all__ = ["SHARE", "QuantizeReport", "check_target", "quantize_folder"]
+
+SHARE = 0.25
+"""Of the weights that would get 4 bits, what gets 8 for its sensitivity where a calibration has measured that."""
 
 _DATA_FILE = "model.onnx.data"
 # Shape inference reads what lies in the file, so small constants stay there.
@@ -44,12 +50,14 @@ class QuantizeReport:
         notes: What each rewrite did and what it left.
         nbytes_before: Bytes of the model's files, weights included.
         nbytes_after: Bytes of the new model's files, weights included.
+        matrices: What rounding cost each matrix.
     """
 
     path: Path
     notes: tuple[Note, ...]
     nbytes_before: int
     nbytes_after: int
+    matrices: tuple[MatrixReport, ...] = ()
 
 
 def quantize_folder(
@@ -64,6 +72,10 @@ def quantize_folder(
     eight_bits: Sequence[str] = (),
     embedding: bool = True,
     requantize: bool = False,
+    search: bool = True,
+    moments: Mapping[str, NDArray[np.float32]] | None = None,
+    share: float = SHARE,
+    shared_head: bool = True,
     cache_ranges: Sequence[CacheRange] | None = None,
     kv_scales: KVScales = "auto",
     progress: Callable[[int, int], None] | None = None,
@@ -83,6 +95,11 @@ def quantize_folder(
         eight_bits: Patterns for what gets 8 bits where ``bits`` is 4.
         embedding: Quantize the token table too, to 8 bits.
         requantize: Round again what is quantized already.
+        search: Scales by search; otherwise the largest element of a block gives its scale.
+        moments: From ``measure_moments`` of the source: rounding errors are made up for, and the most sensitive
+            matrices get 8 bits.
+        share: Of the weights of products that would get 4 bits, what may get 8 for its sensitivity.
+        shared_head: A token table that is the LM head too gets 8 bits, and both share them.
         cache_ranges: From ``calibrate``: the cache becomes int8. None leaves it.
         kv_scales: The scales of an int8 cache, as ``QuantizeCache`` takes them.
         progress: Called with (tensors written, all tensors).
@@ -106,6 +123,10 @@ def quantize_folder(
                 embedding=embedding,
                 requantize=requantize,
                 signature=folder.signature,
+                search=search,
+                moments=moments,
+                share=share,
+                shared_head=shared_head,
             )
         )
     if cache_ranges is not None:
@@ -134,7 +155,8 @@ def quantize_folder(
         raise OutputError(
             f"The quantized model cannot be written to {str(place)!r}: {error}", remedy=_WRITE_REMEDY
         ) from error
-    return QuantizeReport(place, notes, sum(file.stat().st_size for file in folder.files), nbytes)
+    matrices = [line for rewrite in rewrites if isinstance(rewrite, QuantizeWeights) for line in rewrite.matrices]
+    return QuantizeReport(place, notes, sum(file.stat().st_size for file in folder.files), nbytes, tuple(matrices))
 
 
 def check_target(target: str | PathLike[str], source: Path, /) -> Path:
@@ -181,10 +203,13 @@ def _write(model: ir.Model, place: Path, *, is_external: bool, progress: Callabl
 
 def _copy_others(folder: ModelFolder, place: Path) -> None:
     """Copies tokenizer, template, configuration and texts; links that leave the folder are left out."""
-    mine = {file.name for file in folder.files}
+    mine = set(folder.file_names)
+    for level in reversed(folder.levels[1:]):
+        copy_companions(level, place)
     for entry in sorted(folder.path.rglob("*")):
         name = entry.relative_to(folder.path).as_posix()
-        if entry.name in mine or entry.suffix.lower() in _OTHER_WEIGHTS or any(p[0] == "." for p in name.split("/")):
+        is_hidden = any(part[0] == "." for part in name.split("/"))
+        if name in mine or is_hidden or entry.suffix.lower() in _OTHER_WEIGHTS or ".onnx" in entry.name.lower():
             continue
         try:
             real = find_inside(folder.path, name)

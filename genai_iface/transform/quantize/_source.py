@@ -17,11 +17,15 @@ from genai_iface.graph._edit import constant_tensor, is_transpose
 from genai_iface.graph._walk import input_at, is_op
 from genai_iface.transform._weights import matrix_of, sizes
 from genai_iface.transform.quantize._blocks import QuantizedBlocks, dequantize_blocks, quantize_blocks
+from genai_iface.transform.quantize._compensate import compensated_blocks
+from genai_iface.transform.quantize._search import search_blocks
 
-__all__ = ["FloatMatrix", "Job", "MatrixSource", "Rounding", "source_of"]
+__all__ = ["FloatMatrix", "Job", "MatrixReport", "MatrixSource", "Rounding", "round_slice", "source_of"]
 
 # Bytes of a weight that are in memory as floats at once.
 _SLICE_BYTES = 16 << 20
+# The same where all rows of a column are needed at once.
+_WHOLE_BYTES = 256 << 20
 
 Part = Literal["integers", "scales", "zero_points"]
 _TYPES: dict[tuple[int, bool], tuple[Any, ir.DataType]] = {
@@ -58,7 +62,7 @@ class FloatMatrix:
 
     def __init__(self, tensor: ir.TensorProtocol, *, is_transposed: bool, name: str | None = None) -> None:
         self.tensor = tensor
-        self._is_transposed = is_transposed
+        self.is_transposed = is_transposed
         first, second = sizes(tensor)
         self.rows, self.columns = (second, first) if is_transposed else (first, second)
         self.name = str(name or tensor.name)
@@ -68,13 +72,13 @@ class FloatMatrix:
         """One slice after the other."""
         count, width = sizes(self.tensor)
         # Pairs of columns stay together, for four-bit numbers share a byte.
-        unit = 2 if self._is_transposed else block_size
+        unit = 2 if self.is_transposed else block_size
         step = max(unit, _SLICE_BYTES // (4 * width) // unit * unit)
         whole = None if isinstance(self.tensor, ir.ExternalTensor) else self.tensor.numpy()
         for start in range(0, count, step):
             stop = min(start + step, count)
             part = self._read(start, stop) if whole is None else whole[start:stop]
-            if self._is_transposed:
+            if self.is_transposed:
                 yield slice(0, self.rows), slice(start, stop), part.T
             else:
                 yield slice(start, stop), slice(0, self.columns), part
@@ -163,6 +167,8 @@ class Job:
         block: Rows of K with one scale.
         symmetric: Without zero points.
         flip: The parts are wanted as (N, K), with blocks along the last axis.
+        search: Scales by search instead of from the largest element.
+        moments: X'X (K, K) of what the matrix is multiplied with: errors are made up for. None if it is not known.
     """
 
     source: MatrixSource
@@ -170,6 +176,8 @@ class Job:
     block: int
     symmetric: bool
     flip: bool = False
+    search: bool = False
+    moments: NDArray[np.float32] | None = None
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -186,10 +194,32 @@ class Job:
         return (self.source.columns, rows) if self.flip else (rows, self.source.columns)
 
 
-class Rounding:
-    """Rounds matrices when their parts are asked for, and holds the parts of the last one only."""
+@dataclass(frozen=True, slots=True)
+class MatrixReport:
+    """What rounding cost a matrix.
 
-    def __init__(self) -> None:
+    Attributes:
+        name: Of the weight.
+        bits: 4 or 8.
+        block: Rows with one scale.
+        error: Root mean square of what its elements lost, as a part of that of the elements.
+    """
+
+    name: str
+    bits: int
+    block: int
+    error: float
+
+
+class Rounding:
+    """Rounds matrices when their parts are asked for, and holds the parts of the last one only.
+
+    Args:
+        reports: Gets a line for each matrix.
+    """
+
+    def __init__(self, reports: list[MatrixReport]) -> None:
+        self._reports = reports
         self._job: Job | None = None
         self._parts: dict[Part, ir.TensorProtocol] = {}
 
@@ -201,20 +231,54 @@ class Rounding:
         if self._job is not job or part not in self._parts:
             self._parts.clear()
             self._job = job
-            self._parts = _rounded(job)
+            self._parts, error = _rounded(job)
+            self._reports.append(MatrixReport(job.source.name, job.bits, job.block, error))
         return self._parts.pop(part)
 
 
-def _rounded(job: Job) -> dict[Part, ir.TensorProtocol]:
+def _rounded(job: Job) -> tuple[dict[Part, ir.TensorProtocol], float]:
+    """The parts of a matrix, and what it lost."""
+    lost, size = 0.0, 0.0
     found: dict[Part, _Assembly] = {part: _Assembly(job, part) for part in job.parts}
-    for rows, columns, content in job.source.slices(job.block):
-        pieces = quantize_blocks(
-            content, bits=job.bits, block_size=job.block, symmetric=job.symmetric, name=job.source.name
-        )
+    for rows, columns, content in _contents(job):
+        pieces = round_slice(job, rows, content)
+        rounded = dequantize_blocks(pieces)
+        rounded -= content.astype(np.float32, copy=False)
+        lost += float(np.vdot(rounded, rounded))
+        wide = np.ascontiguousarray(content, np.float32)
+        size += float(np.vdot(wide, wide))
         blocks = slice(rows.start // job.block, rows.stop // job.block)
         for part, assembly in found.items():
             assembly.put(rows if part == "integers" else blocks, columns, getattr(pieces, part))
-    return {part: assembly.tensor() for part, assembly in found.items()}
+    return {part: assembly.tensor() for part, assembly in found.items()}, (lost / size) ** 0.5 if size else 0.0
+
+
+def _contents(job: Job) -> Iterator[tuple[slice, slice, NDArray[Any]]]:
+    """The slices of a matrix; some columns with all of their rows where rows make up for each other."""
+    if job.moments is None:
+        yield from job.source.slices(job.block)
+        return
+    source = job.source
+    step = max(2, _WHOLE_BYTES // (4 * source.rows) // 2 * 2)
+    if source.columns > step and isinstance(source, FloatMatrix) and source.is_transposed:
+        yield from source.slices(job.block)
+        return
+    whole = np.empty((source.rows, source.columns), source.dtype.numpy())
+    for rows, columns, content in source.slices(job.block):
+        whole[rows, columns] = content
+    yield slice(0, source.rows), slice(0, source.columns), whole
+
+
+def round_slice(job: Job, rows: slice, content: NDArray[Any]) -> QuantizedBlocks:
+    """Rounds some rows of a matrix, or some columns with all rows, as the job says."""
+    settings: dict[str, Any] = {"bits": job.bits, "block_size": job.block, "name": job.source.name}
+    if not job.search or not job.symmetric:
+        return quantize_blocks(content, symmetric=job.symmetric, **settings)
+    if job.moments is None:
+        return search_blocks(content, **settings)
+    if rows != slice(0, job.source.rows):
+        raise ValueError("moments are of all rows")
+    return compensated_blocks(content, job.moments, **settings)
 
 
 class _Assembly:

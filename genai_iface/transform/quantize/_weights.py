@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""Weight matrices as blocked integers: DequantizeLinear before the MatMul, round to nearest.
+"""Weight matrices as blocked integers: DequantizeLinear before the MatMul.
 
 Not exact, and so none of the load-time rewrites: it makes a new model. The form, (K, N) integers
 with blocks along K, is what ONNX Runtime turns into its fused low-bit product.
@@ -8,18 +8,21 @@ with blocks along K, is what ONNX Runtime turns into its fused low-bit product.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Literal
 
+import numpy as np
 import onnx_ir as ir
+from numpy.typing import NDArray
 
 from genai_iface.errors import InvalidInputError
 from genai_iface.graph._edit import Editor, constant_tensor, copy_type, replace_value
 from genai_iface.graph._walk import SAME_ELEMENTS, attribute, input_at, is_op, rank, trace_back
 from genai_iface.graph.signature import GraphSignature
 from genai_iface.transform._weights import sizes
-from genai_iface.transform.quantize._source import FloatMatrix, Job, Rounding, source_of
+from genai_iface.transform.quantize._sensitivity import Candidate, most_sensitive
+from genai_iface.transform.quantize._source import FloatMatrix, Job, MatrixReport, MatrixSource, Rounding, source_of
 from genai_iface.transform.rewrite import Note, Rewrite
 
 __all__ = ["EMBEDDING", "LM_HEAD", "QuantizeWeights"]
@@ -55,11 +58,17 @@ class QuantizeWeights(Rewrite):
         eight_bits: Patterns of the same kind for what gets 8 bits where ``bits`` is 4.
         embedding: Quantize the token table too, to 8 bits. Needs ``signature``.
         requantize: Round again what is quantized already; otherwise it stays as it is.
+        search: Scales by search; otherwise the largest element of a block gives its scale.
+        moments: From ``measure_moments``: rounding errors of a matrix are made up for, and the most sensitive
+            matrices get 8 bits. Needs ``search``, and symmetric integers.
+        share: Of the weights of products that would get 4 bits, what may get 8 for its sensitivity.
+        shared_head: A token table that is the LM head too gets 8 bits, and lookups and products share them.
         signature: Says which input holds token ids and which output the logits; without it the output
             has to be called "logits".
 
     Attributes:
         kept: Names of matrices that stayed as they were, by reason.
+        matrices: What rounding cost each matrix; filled when the model is saved.
 
     Raises:
         InvalidInputError: An argument is out of range.
@@ -78,6 +87,10 @@ class QuantizeWeights(Rewrite):
         embedding: bool = False,
         requantize: bool = False,
         signature: GraphSignature | None = None,
+        search: bool = False,
+        moments: Mapping[str, NDArray[np.float32]] | None = None,
+        share: float = 0.0,
+        shared_head: bool = False,
     ) -> None:
         super().__init__()
         if bits not in (4, 8):
@@ -94,7 +107,12 @@ class QuantizeWeights(Rewrite):
         self._embedding = embedding
         self._requantize = requantize
         self._signature = signature
+        self._search = search
+        self._moments = dict(moments or {}) if search and symmetric else {}
+        self._share = share
+        self._shared_head = shared_head and embedding
         self.kept: dict[str, list[str]] = {}
+        self.matrices: list[MatrixReport] = []
 
     def rewrite(self, model: ir.Model) -> Note:
         """Quantizes in place; weights are read only when the model is saved.
@@ -108,9 +126,11 @@ class QuantizeWeights(Rewrite):
                 f"The model is of opset {opset}, blocked DequantizeLinear came with {_MIN_OPSET}",
                 remedy="Bring it to opset 24 first: genai-iface convert.",
             )
-        self.kept = {}
-        work = _Work(model.graph)
+        self.kept, self.matrices = {}, []
+        work = _Work(model.graph, self.matrices)
         nodes = list(model.graph)
+        tables = (constant_tensor(node.inputs[0]) for node in nodes if is_op(node, "Gather"))
+        self._tables = frozenset(id(table) for table in tables if table is not None and len(table.shape) == 2)
         # Products first: a token table may share the integers of the LM head.
         self._products(work, nodes, self._head(model.graph))
         self._lookups(work, nodes)
@@ -120,13 +140,32 @@ class QuantizeWeights(Rewrite):
         return self.said(work.count, self._reason(work))
 
     def _products(self, work: _Work, nodes: Sequence[ir.Node], head: ir.Node | None) -> None:
+        sensitive = self._sensitive(nodes, head)
         for node in nodes:
             if is_op(node, "MatMul"):
-                self._product(work, node, is_head=node is head)
+                self._product(work, node, is_head=node is head, is_sensitive=node in sensitive)
             elif is_op(node, "Gemm") and constant_tensor(input_at(node, 1)) is not None:
                 self._keep("runtimes fuse no Gemm", str(node.name))
             elif is_op(node, "com.microsoft.MatMulNBits"):
                 self._keep(_DONE, str(node.name))
+
+    def _sensitive(self, nodes: Sequence[ir.Node], head: ir.Node | None) -> frozenset[ir.Node]:
+        """Products whose matrices get 8 bits because 4 cost most there."""
+        if self._bits == 8 or not self._moments or self._share <= 0:
+            return frozenset()
+        found: list[ir.Node] = []
+        candidates: list[Candidate] = []
+        for node in nodes:
+            matrix = source_of(input_at(node, 1)) if is_op(node, "MatMul") else None
+            given = input_at(node, 0)
+            if matrix is None or given is None or node is head:
+                continue
+            block = _block_for(matrix.rows, self._block_size)
+            names = [matrix.name, str(node.name)]
+            if block is not None and not _matches(names, [*self._exclude, *self._eight_bits]):
+                found.append(node)
+                candidates.append(Candidate(matrix, block, str(given.name)))
+        return frozenset(found[place] for place in most_sensitive(candidates, self._moments, self._share))
 
     def _lookups(self, work: _Work, nodes: Sequence[ir.Node]) -> None:
         for node in nodes:
@@ -146,11 +185,14 @@ class QuantizeWeights(Rewrite):
 
     def _reason(self, work: _Work) -> str:
         kind = "" if self._symmetric else "u"
+        how = "errors made up for" if self._moments else "scales by search"
         made = [
             f"{count} {'matrix' if count == 1 else 'matrices'} to {kind}int{bits}"
             for bits, count in sorted(work.by_bits.items())
         ]
         reason = f"{' and '.join(made) or 'no matrices'} in blocks of {self._block_size}"
+        if self._search:
+            reason += f", {how}"
         if work.tables:
             reason += "; the token table to 8 bits"
         if work.smaller:
@@ -159,7 +201,7 @@ class QuantizeWeights(Rewrite):
             reason += f"; kept {_some(names)}: {why}"
         return reason
 
-    def _product(self, work: _Work, node: ir.Node, *, is_head: bool) -> None:
+    def _product(self, work: _Work, node: ir.Node, *, is_head: bool, is_sensitive: bool) -> None:
         matrix = source_of(input_at(node, 1))
         if matrix is None:
             matrix = source_of(input_at(node, 1), quantized=True)
@@ -179,8 +221,16 @@ class QuantizeWeights(Rewrite):
             return
         if block != self._block_size:
             work.smaller.append(matrix.name)
-        bits = 8 if _matches(names, self._eight_bits) else self._bits
-        job = Job(matrix, bits, block, self._symmetric)
+        is_shared = is_head and self._shared_head and self._is_table(matrix)
+        bits = 8 if is_shared or is_sensitive or _matches(names, self._eight_bits) else self._bits
+        job = Job(
+            matrix,
+            bits,
+            block,
+            self._symmetric,
+            search=self._search,
+            moments=None if is_head else self._moments.get(str(node.inputs[0].name if node.inputs[0] else None)),
+        )
         parts = work.parts(job)
         (value,) = work.edit.before(node, "DequantizeLinear", parts, {"axis": 0, "block_size": block})
         value.dtype, value.shape = matrix.dtype, ir.Shape((matrix.rows, matrix.columns))
@@ -188,6 +238,10 @@ class QuantizeWeights(Rewrite):
         work.by_bits[bits] = work.by_bits.get(bits, 0) + 1
         if bits == 8:
             work.shared[id(matrix.tensor), matrix.rows] = parts, block
+
+    def _is_table(self, matrix: MatrixSource) -> bool:
+        """Whether token ids look rows of the same constant up."""
+        return id(matrix.tensor) in self._tables
 
     def _lookup(self, work: _Work, node: ir.Node) -> None:
         """The token table: its rows are gathered before they are dequantized."""
@@ -221,7 +275,7 @@ class QuantizeWeights(Rewrite):
             copy_type(node.outputs[0], value)
             (value,) = work.edit.before(node, "Transpose", [value], {"perm": [*range(1, axes + 1), 0]})
         else:
-            parts = work.parts(Job(matrix, 8, block, symmetric=True, flip=True))
+            parts = work.parts(Job(matrix, 8, block, symmetric=True, flip=True, search=self._search))
             rows = [work.edit.before(node, "Gather", [part, ids], {"axis": 0})[0] for part in parts]
             (value,) = work.edit.before(node, "DequantizeLinear", rows, {"axis": -1, "block_size": block})
         copy_type(node.outputs[0], value)
@@ -252,14 +306,14 @@ class _Work:
         shared: Parts and block size of 8-bit matrices by (constant, K).
     """
 
-    def __init__(self, graph: ir.Graph) -> None:
+    def __init__(self, graph: ir.Graph, matrices: list[MatrixReport]) -> None:
         self.edit = Editor(graph, "quantized")
         self.names: list[str] = []
         self.by_bits: dict[int, int] = {}
         self.tables = 0
         self.smaller: list[str] = []
         self.shared: dict[tuple[int, object], tuple[list[ir.Value], int]] = {}
-        self._rounding = Rounding()
+        self._rounding = Rounding(matrices)
 
     @property
     def count(self) -> int:

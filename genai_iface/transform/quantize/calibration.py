@@ -4,7 +4,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -16,16 +18,31 @@ from genai_iface.errors import InvalidInputError, UnsupportedCapabilityError
 from genai_iface.protocols import Model
 from genai_iface.transform.quantize._cache import CacheRange
 
-__all__ = ["calibrate", "default_text", "random_tokens", "windows_of"]
+__all__ = ["calibrate", "default_text", "english_text", "random_tokens", "windows_of"]
 
 # English that every installation has: the documentation of these operators.
 _OPERATORS = ("TensorScatter", "Attention", "RotaryEmbedding", "RMSNormalization", "LSTM", "Resize", "Loop", "Scan")
 _WINDOW = 512
+_PARAGRAPH, _STRIDE = 200, 16
 
 
 def default_text() -> str:
     """The documentation of a few ONNX operators, from the installed package."""
     return "\n\n".join(str(onnx.defs.get_schema(name).doc).strip() for name in _OPERATORS)
+
+
+def english_text() -> str:
+    """English prose that every installation has: the language reference that Python's own help shows.
+
+    Where a distribution leaves that out, it is ``default_text``.
+    """
+    if find_spec("pydoc_data") is None:
+        return default_text()
+    topics: dict[str, str] = importlib.import_module("pydoc_data.topics").topics
+    paragraphs = [part.strip() for name in sorted(topics) for part in topics[name].split("\n\n")]
+    prose = [" ".join(part.split()) for part in paragraphs if len(part) > _PARAGRAPH and not part.startswith("*")]
+    # Far parts of it side by side, so that few tokens say much.
+    return "\n\n".join(part for start in range(_STRIDE) for part in prose[start::_STRIDE]) or default_text()
 
 
 def random_tokens(vocab_size: int, count: int, /) -> list[int]:

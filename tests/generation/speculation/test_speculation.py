@@ -168,6 +168,11 @@ def test_accepted_drafts_need_no_step_and_are_counted() -> None:
     )
     assert len(model.steps) < num_plain / 2
     metrics = guessed.perf_metrics
+    # Steps are runs of the model; the time between tokens is per token all the same.
+    assert metrics.num_decode_steps == len(model.steps) - 1
+    assert metrics.num_decode_rounds == metrics.num_generated_tokens - 1
+    assert metrics.time_per_output_token == metrics.decode_seconds / metrics.num_decode_rounds
+    assert plain.perf_metrics.num_decode_steps == plain.perf_metrics.num_decode_rounds == num_plain - 1
     assert 0 < metrics.num_accepted_tokens <= metrics.num_drafted_tokens
     assert metrics.acceptance_rate == metrics.num_accepted_tokens / metrics.num_drafted_tokens
     assert metrics.num_generated_tokens == plain.perf_metrics.num_generated_tokens

@@ -174,6 +174,25 @@ def test_identities_before_outputs_do_not_hide_the_cache():
     assert same_steps(wanted, _drive(lowered)) < 2e-5
 
 
+def test_heads_that_no_shape_states_follow_from_the_width():
+    """Exporters compute the target of a Reshape, with -1 for the heads."""
+    proto = build_model(ModelOptions(head_dim=16))
+    graph = proto.graph
+    for name, value in {"any": [-1], "size": [16]}.items():
+        graph.initializer.append(onnx.numpy_helper.from_array(np.array(value, np.int64), name))
+    graph.node.insert(0, onnx.helper.make_node("Shape", ["input_ids"], ["rows"]))
+    graph.node.insert(1, onnx.helper.make_node("Concat", ["rows", "any", "size"], ["target"], axis=0))
+    for node in graph.node:
+        if node.op_type == "Reshape" and node.input[1] in ("ints_0_0_4_16", "ints_0_0_2_16"):
+            node.input[1] = "target"
+    before, signature = load(proto)
+    lowered = lower(*load(proto), level="runtime")
+    wanted = "2 layers, 2 with the rotation inside, 2 from packed projections"
+    assert _notes(lowered)["group-query-attention"].reason == wanted
+    assert not {"Reshape", "Transpose"} & set(count_ops(lowered.model))
+    assert same_steps(Drive(on_reference(before), signature, batch_size=3, capacity=40), _drive(lowered)) < 2e-5
+
+
 # Falling back.
 
 

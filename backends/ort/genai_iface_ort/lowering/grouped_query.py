@@ -5,12 +5,15 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import onnx_ir as ir
 
-from genai_iface.graph import Editor, GraphSignature, copy_type, replace_value
+from genai_iface.graph import Editor, GraphSignature, copy_type, is_op, replace_value
 from genai_iface.transform import Note, Rewrite
-from genai_iface_ort.lowering.layers import Layer, Refused, flat_heads, read_layers
+from genai_iface_ort.lowering.layers import Layer, Refused, read_layers
+from genai_iface_ort.lowering.projections import flat_heads
+from genai_iface_ort.lowering.windows import NO_WINDOW
 
 __all__ = ["QUERY_SEQLENS", "GroupQuery"]
 
@@ -67,11 +70,7 @@ class GroupQuery(Rewrite):
             _replace(edit, graph, layer, (seqlens, total, chunk))
         model.graph.opset_imports.setdefault("com.microsoft", 1)
         self.signature = self._renewed(model, str(seqlens.name), str(total.name))
-        inside = sum(layer.rotary is not None for layer in layers)
-        packed = sum(layer.packed is not None for layer in layers)
-        return self.said(
-            len(layers), f"{len(layers)} layers, {inside} with the rotation inside, {packed} from packed projections"
-        )
+        return self.said(len(layers), _summary(layers))
 
     def _renewed(self, model: ir.Model, seqlens: str, total: str) -> GraphSignature:
         """The signature of the new graph; inputs that nothing reads any more are taken out of the graph."""
@@ -89,6 +88,23 @@ class GroupQuery(Rewrite):
         layers = tuple(dataclasses.replace(layer, capacity=None) for layer in before.cache.layers)
         cache = dataclasses.replace(before.cache, style="shared", layout="bnsh", layers=layers)
         return dataclasses.replace(before, inputs=inputs, input_dtypes=dtypes, cache=cache)
+
+
+def _summary(layers: Sequence[Layer]) -> str:
+    inside = sum(layer.rotary is not None for layer in layers)
+    packed = sum(layer.packed is not None for layer in layers)
+    outside = " and ".join(dict.fromkeys(layer.outside for layer in layers if layer.outside))
+    parts = [
+        f"{len(layers)} layers",
+        f"{inside} with the rotation inside" + (f" (outside: {outside})" if outside else ""),
+        f"{packed} from packed projections",
+    ]
+    for what, count in (
+        ("with a window", sum(layer.window != NO_WINDOW for layer in layers)),
+        ("with a soft cap", sum(layer.softcap != 0 for layer in layers)),
+    ):
+        parts += [f"{count} {what}"] if count else []
+    return ", ".join(parts)
 
 
 def _is_read(value: ir.Value, graph: ir.Graph) -> bool:
@@ -112,7 +128,8 @@ def _replace(edit: Editor, graph: ir.Graph, layer: Layer, lengths: tuple[ir.Valu
     if layer.packed is not None:
         inputs[0] = layer.packed
     else:
-        inputs[:3] = [flat_heads(edit, layer, projection) for projection in (layer.query, layer.key, layer.value)]
+        parts = ((layer.query, layer.num_heads), (layer.key, layer.num_kv_heads), (layer.value, layer.num_kv_heads))
+        inputs[:3] = [flat_heads(edit, node, part, layer.rank, heads * layer.head_dim) for part, heads in parts]
     inputs[3:7] = [layer.past_key, layer.past_value, seqlens, total]
     if layer.rotary is not None:
         inputs[7:9] = [layer.rotary.cos, layer.rotary.sin]
@@ -156,6 +173,10 @@ def _renew_cache(graph: ir.Graph, layer: Layer, key: ir.Value, value: ir.Value) 
         (layer.past_key, layer.present_key, key),
         (layer.past_value, layer.present_value, value),
     ):
+        for reader, _ in past.uses():
+            if is_op(reader, "Shape"):
+                # It asks for the capacity, wherever that was.
+                reader.attributes["start"], reader.attributes["end"] = ir.AttrInt64("start", 2), ir.AttrInt64("end", 3)
         past.shape = ir.Shape(shape)
         new.shape = ir.Shape(shape)
         copy_type(past, new)

@@ -9,12 +9,9 @@ from dataclasses import dataclass
 import onnx_ir as ir
 
 from genai_iface.graph import (
-    Editor,
     GraphSignature,
     attribute,
-    constant_array,
     constant_tensor,
-    copy_type,
     describe,
     input_at,
     is_op,
@@ -24,10 +21,16 @@ from genai_iface.graph import (
     static_dim,
 )
 from genai_iface_ort.lowering.positions import are_positions, are_valid_lengths, are_write_indices
+from genai_iface_ort.lowering.projections import (
+    follows_rotation,
+    packed_source,
+    rotation_of,
+    width_before_heads,
+)
+from genai_iface_ort.lowering.windows import NO_WINDOW, window_of
 
-__all__ = ["Layer", "Refused", "Rotary", "flat_heads", "packed_source", "read_layers"]
+__all__ = ["Layer", "Refused", "Rotary", "read_layers"]
 
-_NO_WINDOW = -1
 _FLOAT = 1
 
 
@@ -65,6 +68,7 @@ class Layer:
         packed: Queries, keys and values in one tensor, None if they are apart.
         merged: The value (B, S, heads * D) after the attention's own rank-4 output, None if there is none.
         rank: Rank of the attention's inputs and result.
+        outside: Why a rotation stays outside; empty if it does not.
     """
 
     attention: ir.Node
@@ -85,6 +89,7 @@ class Layer:
     packed: ir.Value | None
     merged: ir.Value | None
     rank: int
+    outside: str = ""
 
 
 def read_layers(model: ir.Model, signature: GraphSignature) -> list[Layer]:
@@ -119,6 +124,7 @@ class _Reader:
         self._model, self._signature = model, signature
         self._axis = 2 if signature.cache.layout == "bnsh" else 1
         self._shown: dict[tuple[str, int], bool] = {}
+        self._windows: dict[tuple[int, bool], int | None] = {}
 
     def read(self, ends: tuple[ir.Value, ir.Value, ir.Value, ir.Value], kv_heads: int, head_dim: int) -> Layer:
         """Reads the layer of these cache tensors."""
@@ -130,7 +136,7 @@ class _Reader:
         if query is None or key is None or value is None:
             raise Refused(f"an input of the {describe(attention)} is missing")
         axes = rank(query) or (4 if self._axis == 2 else 3)
-        heads = attribute(attention, "q_num_heads", 0) if axes == 3 else self._heads(query, attention)
+        heads = attribute(attention, "q_num_heads", 0) if axes == 3 else self._heads(query, attention, head_dim)
         layer = Layer(
             attention=attention,
             query=query,
@@ -151,15 +157,15 @@ class _Reader:
             merged=_merged(attention, axes, heads * head_dim),
             rank=axes,
         )
-        self._take_in_rotation(layer)
-        layer.packed = packed_source(layer)
+        layer.outside = self._take_in_rotation(layer)
+        layer.packed = packed_source((layer.query, layer.key, layer.value), layer.rank)
         return layer
 
     def _scatter(self, past: ir.Value, present: ir.Value) -> ir.Node:
         node = present.producer()
         if node is None or not is_op(node, "TensorScatter") or node.inputs[0] is not past:
             raise Refused(f"{present.name!r} is not written by a TensorScatter into {past.name!r}")
-        if len(past.uses()) != 1:
+        if any(reader is not node and not self._asks_capacity(reader) for reader, _ in past.uses()):
             raise Refused(f"{past.name!r} has another reader")
         axes = 4 if self._axis == 2 else 3
         if attribute(node, "axis", -2) % axes != self._axis or attribute(node, "mode", "linear") != "linear":
@@ -167,6 +173,11 @@ class _Reader:
         if not self._is("write", input_at(node, 2)):
             raise Refused(f"write_indices of the {describe(node)} are not the graph input")
         return node
+
+    def _asks_capacity(self, node: ir.Node) -> bool:
+        """Whether a node reads nothing of a cache but its number of positions."""
+        wanted = (self._axis, self._axis + 1)
+        return is_op(node, "Shape") and (attribute(node, "start", 0), attribute(node, "end", -1)) == wanted
 
     def _attention(self, key: ir.Value, value: ir.Value) -> ir.Node:
         readers = {node for cache in (key, value) for node, _ in cache.uses()}
@@ -178,10 +189,8 @@ class _Reader:
             or input_at(node, 2) is not value
         ):
             raise Refused(f"{key.name!r} and {value.name!r} are not read by one Attention alone")
-        if attribute(node, "is_causal", 0) != 1:
-            raise Refused(f"the {describe(node)} is not causal")
-        if any(input_at(node, index) is not None for index in (3, 4, 5)):
-            raise Refused(f"the {describe(node)} has a mask or a past of its own")
+        if any(input_at(node, index) is not None for index in (4, 5)):
+            raise Refused(f"the {describe(node)} has a past of its own")
         if any(output_at(node, index) is not None for index in (1, 2, 3)):
             raise Refused(f"the {describe(node)} gives more than its result")
         if attribute(node, "softmax_precision", _FLOAT) != _FLOAT:
@@ -191,29 +200,53 @@ class _Reader:
         return node
 
     def _window(self, attention: ir.Node) -> int:
+        """Keys that a query sees, by the operator's attributes and by its mask."""
         left, right = attribute(attention, "left_window_size", -1), attribute(attention, "right_window_size", -1)
         if right not in (-1, 0):
             raise Refused(f"the {describe(attention)} looks ahead")
-        return left + 1 if left >= 0 else _NO_WINDOW
+        is_causal = attribute(attention, "is_causal", 0) == 1 or right == 0
+        mask = input_at(attention, 3)
+        if mask is None and not is_causal:
+            raise Refused(f"the {describe(attention)} is not causal")
+        windows = [left + 1] if left >= 0 else []
+        if mask is not None:
+            key = (id(mask), is_causal)
+            if key not in self._windows:
+                self._windows[key] = window_of(self._model, self._signature, mask, is_causal=is_causal)
+            shown = self._windows[key]
+            if shown is None:
+                raise Refused(f"the mask of the {describe(attention)} is not shown to be causal or a sliding window")
+            windows += [shown] if shown != NO_WINDOW else []
+        return min(windows, default=NO_WINDOW)
 
-    def _heads(self, query: ir.Value, attention: ir.Node) -> int:
-        """Heads of a rank-4 query."""
-        size = query.shape[1] if query.shape is not None else None
-        if not isinstance(size, int):
+    def _heads(self, query: ir.Value, attention: ir.Node, head_dim: int) -> int:
+        """Heads of a rank-4 query: as its shape says, or as the width of what was split into heads does."""
+        size = static_dim(query, 1)
+        width = None if size is not None else width_before_heads(query)
+        if size is None and (width is None or width % head_dim):
             raise Refused(f"the number of heads of the {describe(attention)} is not known")
-        return size
+        return size if size is not None else (width or 0) // head_dim
 
-    def _take_in_rotation(self, layer: Layer) -> None:
-        query, key = layer.query.producer(), layer.key.producer()
-        if query is None or key is None or not is_op(query, "RotaryEmbedding") or not is_op(key, "RotaryEmbedding"):
-            return
+    def _take_in_rotation(self, layer: Layer) -> str:
+        """Moves the rotation of queries and keys inside; says why where it stays outside, nothing if there is none."""
+        ends = [rotation_of(value, layer.rank) for value in (layer.query, layer.key)]
+        nodes = [node for node, _ in ends]
+        if None in nodes:
+            return (
+                "queries or keys are changed after it" if any(map(follows_rotation, (layer.query, layer.key))) else ""
+            )
+        query, key = (node for node in nodes if node is not None)
         mine, its = self._rotary(query, layer.head_dim), self._rotary(key, layer.head_dim)
-        if mine is None or its is None or mine != its or query.inputs[0] is None or key.inputs[0] is None:
-            return
-        layer.rotary, layer.query, layer.key = mine, query.inputs[0], key.inputs[0]
+        if isinstance(mine, str) or isinstance(its, str):
+            return mine if isinstance(mine, str) else str(its)
+        if mine != its:
+            return "queries and keys are rotated by different tables"
+        layer.rotary = mine
+        layer.query, layer.key = (source for _, source in ends)
+        return ""
 
-    def _rotary(self, node: ir.Node, head_dim: int) -> Rotary | None:
-        """The rotation of a node, None if the operator cannot do it."""
+    def _rotary(self, node: ir.Node, head_dim: int) -> Rotary | str:
+        """The rotation of a node, or why the operator cannot do it."""
         interleaved = bool(attribute(node, "interleaved", 0))
         tables: list[ir.Value] = []
         positions = input_at(node, 3)
@@ -222,19 +255,23 @@ class _Reader:
             if positions is None:
                 lookup = None if table is None else table.producer()
                 if lookup is None or not is_op(lookup, "Gather") or attribute(lookup, "axis", 0) != 0:
-                    return None
+                    return "its angles are computed in the graph"
                 table, where = lookup.inputs[0], lookup.inputs[1]
             else:
                 where = positions
             tensor = constant_tensor(table)
-            if table is None or tensor is None or len(tensor.shape) != 2 or not self._is("positions", where):
-                return None
+            if table is None or tensor is None or len(tensor.shape) != 2:
+                return "its tables are not constant"
+            if not self._is("positions", where):
+                return "its positions are not shown to be write_indices + 0..S-1"
             tables.append(table)
         part = attribute(node, "rotary_embedding_dim", 0)
         widths = {constant.shape[1] for table in tables if (constant := constant_tensor(table)) is not None}
+        if widths != {(part or head_dim) // 2}:
+            return "its tables have another width than what it turns"
         # The kernel rotates 16 numbers at a time; smaller ones are rotated before it.
-        if widths != {(part or head_dim) // 2} or head_dim % 16 or part % 16:
-            return None
+        if head_dim % 16 or part % 16:
+            return f"it turns {part or head_dim} of {head_dim} numbers, the kernel takes multiples of 16"
         return Rotary(tables[0], tables[1], interleaved)
 
     def _is(self, what: str, value: ir.Value | None) -> bool:
@@ -259,48 +296,14 @@ def _merged(attention: ir.Node, axes: int, width: int) -> ir.Value | None:
         return None
     uses = tuple(turn.outputs[0].uses())
     merge = uses[0].node if len(uses) == 1 else None
-    if merge is None or not is_op(merge, "Reshape") or static_dim(merge.outputs[0], 2) != width:
+    if merge is None or not is_op(merge, "Reshape"):
         return None
-    return merge.outputs[0]
+    rows = merge.outputs[0]
+    sizes = {static_dim(rows, 2), *(_rows_of_matrix(node) for node, index in rows.uses() if index == 0)}
+    return rows if sizes - {None} == {width} else None
 
 
-def flat_heads(edit: Editor, layer: Layer, value: ir.Value) -> ir.Value:
-    """(B, heads, S, D) or (B, S, heads * D) as (B, S, heads * D); what was only a change of layout is undone."""
-    if layer.rank == 3:
-        return value
-    place = layer.attention
-    node = value.producer()
-    if is_transpose(node, (0, 2, 1, 3)) and node is not None and node.inputs[0] is not None:
-        rows = node.inputs[0]
-    else:
-        (rows,) = edit.before(place, "Transpose", [value], {"perm": [0, 2, 1, 3]})
-        copy_type(value, rows)
-    split = rows.producer()
-    if split is not None and is_op(split, "Reshape") and split.inputs[0] is not None and rank(split.inputs[0]) == 3:
-        target = constant_array(input_at(split, 1))
-        if target is not None and list(target[:2]) == [0, 0] and len(target) == 4:
-            return split.inputs[0]
-    (flat,) = edit.before(place, "Reshape", [rows, edit.ints(0, 0, -1)])
-    copy_type(value, flat)
-    return flat
-
-
-def packed_source(layer: Layer) -> ir.Value | None:
-    """The tensor whose Split gives queries, keys and values in this order, and nothing else."""
-    parts = [_split_part(layer, value) for value in (layer.query, layer.key, layer.value)]
-    sources = {part.producer() for part in parts if part is not None}
-    node = sources.pop() if len(sources) == 1 else None
-    if node is None or not is_op(node, "Split") or len(node.outputs) != 3:
-        return None
-    return node.inputs[0] if all(part is out for part, out in zip(parts, node.outputs, strict=True)) else None
-
-
-def _split_part(layer: Layer, value: ir.Value) -> ir.Value | None:
-    """Behind the change of layout from (B, S, heads * D)."""
-    if layer.rank == 3:
-        return value
-    node = value.producer()
-    split = node.inputs[0].producer() if is_transpose(node, (0, 2, 1, 3)) and node and node.inputs[0] else None
-    if split is None or not is_op(split, "Reshape"):
-        return None
-    return split.inputs[0] if split.inputs[0] is not None and rank(split.inputs[0]) == 3 else None
+def _rows_of_matrix(node: ir.Node) -> int | None:
+    """The width of what a product takes, as its matrix says."""
+    matrix = input_at(node, 1) if is_op(node, "MatMul") else None
+    return None if matrix is None else static_dim(matrix, 0)

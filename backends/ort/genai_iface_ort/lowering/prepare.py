@@ -60,7 +60,7 @@ def prepare(folder: ModelFolder, options: LoadOptions, device: Device) -> Prepar
             raise
         except GRAPH_ERRORS as error:
             raise UnsupportedModelError(
-                f"The graph of {folder.path} cannot be rewritten: {type(error).__name__}: {str(error)[:200]}",
+                f"The graph of {folder.source} cannot be rewritten: {type(error).__name__}: {str(error)[:200]}",
                 remedy='Check the model with onnx.checker, or load it as it is: options={"optimize": "none"}.',
             ) from error
         if prepared.model is None or root is None:
@@ -82,9 +82,9 @@ def prepare(folder: ModelFolder, options: LoadOptions, device: Device) -> Prepar
 
 
 def _rewrite(folder: ModelFolder, options: LoadOptions, device: Device) -> Prepared:
-    path = folder.path / "model.onnx"
+    path = folder.model_path
     signature, notes = folder.signature, list[str]()
-    model: ir.Model | None = None
+    model: ir.Model | None = None if folder.is_as_on_disk else folder.load_ir()
     on_cpu = device.kind == "cpu"
     if not on_cpu and signature.cache.style == "concat" and any(x.dtype == "bfloat16" for x in signature.cache.layers):
         raise UnsupportedModelError(
@@ -94,7 +94,7 @@ def _rewrite(folder: ModelFolder, options: LoadOptions, device: Device) -> Prepa
     # An int8 cache does not show what the model computes in; its logits do.
     dtypes = {layer.dtype for layer in signature.cache.layers}
     if on_cpu and ("bfloat16" in dtypes or ("int8" in dtypes and signature.logits_dtype == "bfloat16")):
-        model = folder.load_ir()
+        model = folder.load_ir() if model is None else model
         notes.append(upcast_bfloat16(model, signature))
         signature = dataclasses.replace(signature, logits_dtype="float32")
     if on_cpu and signature.cache.fixed_capacity is not None:

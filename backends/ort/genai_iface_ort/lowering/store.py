@@ -24,7 +24,7 @@ from genai_iface_ort.options import LoadOptions
 
 __all__ = ["StoredGraph", "find_stored", "store", "write_graph"]
 
-_FORMAT = 1
+_FORMAT = 2
 # Smaller constants go inline: the runtime's shape inference does not read files.
 _SMALL = 1 << 16
 
@@ -113,6 +113,7 @@ def _directory_of(root: Path, folder: ModelFolder, options: LoadOptions, device:
     parts = [
         _FORMAT,
         folder.fingerprint,
+        list(folder.changes),
         version("genai-iface"),
         onnxruntime.__version__,
         ir.__version__,

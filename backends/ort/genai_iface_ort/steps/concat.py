@@ -57,7 +57,9 @@ class ConcatRunner:
     def run(self, step: Step, cache: OrtConcatCache, /) -> NDArray[np.float32]:
         """Runs a checked step and books it."""
         result = empty_logits(step, self._spec.vocab_size)
-        for run in plan_concat(step, cache.lengths, only_last_logits=self._session.last_only):
+        for run in plan_concat(
+            step, cache.lengths, only_last_logits=self._session.last_only, one_token=self._session.signature.one_token
+        ):
             self._execute(step, run, cache, result)
         # Until here rows may lie in longer tensors than their lengths say, which does no harm.
         cache.rows.advance(step.counts)

@@ -35,6 +35,8 @@ def multi_head_attention(site: Site) -> None:
         mixed = _flat(site, mixed)
     mixed.shape = None
     site.give(mixed)
+    if mixed.shape is None:
+        mixed.shape = ir.Shape([None, None, None])
     for index, present in enumerate(results[1:], start=1):
         if output_at(site.node, index) is not None:
             present.shape = None

@@ -61,7 +61,7 @@ def check_sizes(config: Any, num_bytes: int, name: str) -> None:
     if not isinstance(hidden, int):
         return
     for field in ("hidden_size", *_BESIDE_HIDDEN):
-        value = getattr(text, field, None)
+        value = _size(text, field)
         if not isinstance(value, int) or isinstance(value, bool):
             continue
         # A layer has at least one square matrix of the hidden size.
@@ -72,3 +72,11 @@ def check_sizes(config: Any, num_bytes: int, name: str) -> None:
                 "of weights cannot fill",
                 remedy="Copy the checkpoint again, with all of its files.",
             )
+
+
+def _size(config: Any, field: str) -> Any:
+    try:
+        return getattr(config, field, None)
+    except RuntimeError:
+        # Transformers refuses to give one value for what differs from layer to layer, as Gemma 4's head size.
+        return None

@@ -1,0 +1,99 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The configuration of a checkpoint, and the network class that it asks for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+
+from genai_iface.build.checkpoint.quiet import BROKEN, quiet_transformers, shortened
+from genai_iface.errors import InvalidInputError, UnsupportedModelError
+from genai_iface.folder import read_json, refuse_own_code
+
+if TYPE_CHECKING:
+    from genai_iface.build.checkpoint.source import Checkpoint
+
+__all__ = ["network_class", "read_configuration"]
+
+_TYPE_FIELDS = ("dtype", "torch_dtype")
+
+
+def read_configuration(checkpoint: Checkpoint) -> Any:
+    """The Transformers configuration of a checkpoint.
+
+    Raises:
+        InvalidInputError: config.json or the GGUF file is not understood.
+        UnsupportedModelError: Transformers does not know its model type, or it needs code of its own.
+    """
+    raw: Mapping[str, Any] = {} if checkpoint.gguf is not None else read_json(checkpoint.folder, "config.json") or {}
+    _check_type(raw, checkpoint.name)
+    try:
+        with quiet_transformers():
+            return AutoConfig.from_pretrained(
+                checkpoint.folder, local_files_only=True, trust_remote_code=False, **checkpoint.gguf_option
+            )
+    except BROKEN as error:
+        if checkpoint.gguf is None:
+            refuse_own_code(checkpoint.folder)
+            _refuse_model_type(raw, checkpoint.name, error)
+        raise InvalidInputError(
+            f"The configuration of {checkpoint.name!r} is not understood: {shortened(error)}",
+            remedy="Give a checkpoint whose model type Transformers knows without code of its own.",
+        ) from error
+
+
+def network_class(config: Any, name: str) -> tuple[Any, Any]:
+    """The class of the network with a language-model head, and the configuration that it takes.
+
+    Args:
+        config: The configuration of the checkpoint.
+        name: The checkpoint's, for the message.
+
+    Raises:
+        UnsupportedModelError: There is none.
+    """
+    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise UnsupportedModelError(
+            f"{name!r} is a {config.model_type}, for which Transformers has no causal language model",
+            remedy="Give the checkpoint of a decoder.",
+        )
+    found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+    if isinstance(found, (list, tuple)):
+        named = getattr(config, "architectures", None) or ()
+        found = next((one for one in found if one.__name__ in named), found[0])
+    text = config.sub_configs.get("text_config")
+    if text is not None and getattr(found, "config_class", None) == text:
+        return found, config.get_text_config()
+    return found, config
+
+
+def _check_type(raw: Mapping[str, Any], name: str) -> None:
+    """The type of the weights has to be one of torch's; which one does not matter, for --dtype decides."""
+    for field in _TYPE_FIELDS:
+        value = raw.get(field)
+        if value is None or value == "auto":
+            continue
+        if not isinstance(value, str) or not isinstance(getattr(torch, value, None), torch.dtype):
+            raise InvalidInputError(
+                f"config.json of {name!r} has {field}={str(value)[:40]!r}, which is no type of torch",
+                remedy='Write the type of the weights, such as "bfloat16", or remove the field; --dtype decides.',
+            )
+
+
+def _refuse_model_type(raw: Mapping[str, Any], name: str, error: Exception) -> None:
+    kind = raw.get("model_type")
+    if kind is None or kind == "":
+        raise InvalidInputError(
+            f"config.json of {name!r} has no model_type, so it does not say what kind of network it is",
+            remedy="Take config.json of the checkpoint in Transformers' form.",
+        ) from error
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
+        raise UnsupportedModelError(
+            f"Transformers {transformers.__version__} does not know the model type {str(kind)[:60]!r} of {name!r}",
+            remedy="Take a newer Transformers if the model is newer than this one; else build takes no such network.",
+        ) from error
