@@ -28,6 +28,8 @@ FunctionId = tuple[str, str, str]
 _MAX_NODES = 250_000
 # Each costs as much to read as several nodes.
 _MAX_SUBGRAPHS = 50_000
+# ONNX's inliner takes no more.
+_MAX_FUNCTIONS = 10_000
 _MAX_COPIED_BYTES = 256 * 2**20
 _MAX_CALL_DEPTH = 64
 _SIMPLER = "Export the model without so many nested functions."
@@ -78,6 +80,10 @@ def check_structure(proto: ModelProto) -> None:
         InvalidInputError: The graph is not well formed.
         UnsupportedModelError: It is, and becomes too large once its functions are inlined.
     """
+    if len(proto.functions) > _MAX_FUNCTIONS:
+        raise UnsupportedModelError(
+            f"The model has {len(proto.functions)} local functions, at most {_MAX_FUNCTIONS} are read", remedy=_SIMPLER
+        )
     subgraphs = _count_subgraphs(proto)
     if subgraphs > _MAX_SUBGRAPHS:
         raise UnsupportedModelError(

@@ -21,7 +21,7 @@ from genai_iface._json_object import MAX_CONFIG_BYTES, parse_object
 from genai_iface.folder import open_folder
 from genai_iface.folder._inline import inline_functions
 from genai_iface.folder._structure import check_structure
-from tests.folder.large_graphs import KINDS, OPSETS, nested_functions
+from tests.folder.large_graphs import KINDS, OPSETS, nested_functions, unused_functions
 from tests.models import write_folder
 
 MOST_SECONDS = 10.0
@@ -56,6 +56,15 @@ def test_two_hundred_thousand_nodes(tmp_path: Path, change: Callable[[onnx.Model
         tried.append(seconds_to_open(tmp_path / str(len(tried)), change, 200_000))
     print(f"{change.__name__}: {min(tried):.1f} s of a processor")
     assert min(tried) < MOST_SECONDS, tried
+
+
+def test_functions_are_counted_first(tmp_path: Path) -> None:
+    path = write_folder(tmp_path / "model", layers=1) / "model.onnx"
+    model = onnx.load(path)
+    unused_functions(model, 10_001)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(UnsupportedModelError, match="has 10001 local functions, at most 10000 are read"):
+        open_folder(path.parent)
 
 
 def test_growth_is_judged_before_inlining(tmp_path: Path) -> None:
