@@ -15,7 +15,8 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 
-from genai_iface.errors import BackendError, UnsupportedModelError
+from genai_iface._new_files import writing_to
+from genai_iface.errors import BackendError, OutputError, UnsupportedModelError
 from genai_iface.folder import ModelFolder
 from genai_iface.graph._edit import Editor
 from genai_iface.graph._walk import is_op
@@ -62,6 +63,7 @@ def measure_moments(
     Raises:
         UnsupportedModelError: The graph has other inputs than tokens, positions and caches of keys and values.
         BackendError: What products read is not finite.
+        OutputError: There is no room for temporary files.
     """
     signature = folder.signature
     _check(signature)
@@ -69,7 +71,7 @@ def measure_moments(
     runs = len(groups) * len(sequences)
     found: dict[str, NDArray[np.float32]] = {}
     for index, names in enumerate(groups):
-        with tempfile.TemporaryDirectory(prefix="genai-iface-") as place:
+        with writing_to(_temporary_place()), tempfile.TemporaryDirectory(prefix="genai-iface-") as place:
             run = _prepared(folder, names, Path(place), session)
             for number, tokens in enumerate(sequences, start=1):
                 for name, part in zip(names, run(_feeds(signature, tokens)), strict=True):
@@ -100,6 +102,16 @@ def why_not(folder: ModelFolder, /) -> str | None:
     if free is not None and needed > free:
         return f"running the model takes about {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free"
     return None
+
+
+def _temporary_place() -> Path:
+    try:
+        return Path(tempfile.gettempdir())
+    except FileNotFoundError as error:
+        raise OutputError(
+            f"Temporary files cannot be written: {error.strerror or error}",
+            remedy="Set TMPDIR to a writable folder with room, or quantize with --calibration none.",
+        ) from error
 
 
 def _check(signature: GraphSignature) -> None:
