@@ -122,11 +122,11 @@ def test_a_step_that_fails_in_one_row_leaves_no_trace(folder: Path, monkeypatch:
     model.forward([[1, 2], [3, 4]], cache, logits="none")
     run, calls = model._run, []
 
-    def fails_later(*arguments: Any) -> Any:
+    def fails_later(*arguments: Any, **named: Any) -> Any:
         calls.append(1)
         if len(calls) == 2:
             raise BackendError("broken")
-        return run(*arguments)
+        return run(*arguments, **named)
 
     monkeypatch.setattr(model, "_run", fails_later)
     with pytest.raises(BackendError, match="broken"):
