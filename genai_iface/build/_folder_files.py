@@ -12,17 +12,12 @@ from typing import Any
 
 from genai_iface.build.checkpoint import Checkpoint
 from genai_iface.build.checkpoint.quantization import FIELDS
-from genai_iface.folder._files import find_inside, list_inside
+from genai_iface.folder._files import TEMPLATES_FOLDER, TOKENIZER_FILES, find_inside, list_inside
 
 __all__ = ["write_folder_files"]
 
 _TOKENIZER = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "added_tokens.json",
+    *TOKENIZER_FILES,
     "tokenizer.model",
     "vocab.json",
     "merges.txt",
@@ -30,7 +25,6 @@ _TOKENIZER = (
 _OTHERS = ("generation_config.json", "LICENSE", "LICENSE.txt", "LICENSE.md")
 # Of the machine that loaded the checkpoint.
 _PATHS = ("_name_or_path", "name_or_path")
-_TEMPLATES = "additional_chat_templates"
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
@@ -73,8 +67,8 @@ def write_folder_files(
 
 def _copied(folder: Path, out: Path, names: Sequence[str]) -> list[str]:
     """Copies those files that a folder has, and its further chat templates with the tokenizer."""
-    more = list_inside(folder, _TEMPLATES, ".jinja") if names is _TOKENIZER else []
-    found = {name: find_inside(folder, name) for name in (*names, *(f"{_TEMPLATES}/{name}" for name in more))}
+    more = list_inside(folder, TEMPLATES_FOLDER, ".jinja") if names is _TOKENIZER else []
+    found = {name: find_inside(folder, name) for name in (*names, *(f"{TEMPLATES_FOLDER}/{name}" for name in more))}
     for name, source in found.items():
         if source is not None:
             (out / name).parent.mkdir(exist_ok=True)

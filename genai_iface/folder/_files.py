@@ -16,6 +16,8 @@ from genai_iface.errors import InvalidInputError
 
 __all__ = [
     "MAX_TOKENIZER_BYTES",
+    "TEMPLATES_FOLDER",
+    "TOKENIZER_FILES",
     "find_inside",
     "hub_repository",
     "list_inside",
@@ -23,6 +25,18 @@ __all__ = [
     "read_inside",
     "read_json",
 ]
+
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+)
+"""What a tokenizer and its chat template are read from."""
+TEMPLATES_FOLDER = "additional_chat_templates"
+"""Where chat templates with names of their own lie."""
 
 MAX_TOKENIZER_BYTES = 256 * 2**20
 """No tokenizer.json may be larger."""

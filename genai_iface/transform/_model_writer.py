@@ -15,14 +15,13 @@ import onnx_ir as ir
 
 from genai_iface._new_files import clear_stale, temporary_name, writing_to
 from genai_iface.errors import BackendError, InvalidInputError, OutputError
-from genai_iface.folder._files import find_inside, list_inside
+from genai_iface.folder._files import TEMPLATES_FOLDER, find_inside, list_inside
 
 __all__ = ["copy_companions", "new_folder", "save_checked"]
 
 _COPIED = frozenset({".json", ".jinja", ".txt", ".model", ".md"})
 # It describes the graph that was, for another stack.
 _LEFT_OUT = frozenset({"genai_config.json"})
-_TEMPLATES = "additional_chat_templates"
 _DATA = "model.onnx.data"
 
 
@@ -83,7 +82,7 @@ def copy_companions(root: Path, made: Path) -> list[str]:
         and path.name not in _LEFT_OUT
         and not path.is_dir()
     ]
-    named += [f"{_TEMPLATES}/{name}" for name in list_inside(root, _TEMPLATES, ".jinja")]
+    named += [f"{TEMPLATES_FOLDER}/{name}" for name in list_inside(root, TEMPLATES_FOLDER, ".jinja")]
     copied = []
     for name in named:
         real = find_inside(root, name)

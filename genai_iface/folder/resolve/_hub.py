@@ -30,7 +30,7 @@ from huggingface_hub.hf_api import RepoFile
 from onnx import ModelProto
 
 from genai_iface.errors import InvalidInputError
-from genai_iface.folder._files import open_root, read_json
+from genai_iface.folder._files import TEMPLATES_FOLDER, TOKENIZER_FILES, open_root, read_json
 from genai_iface.folder._tensors import external_names
 from genai_iface.folder.resolve._choose import choose
 from genai_iface.folder.resolve._listing import MAX_DEPTH, Listing, list_folder
@@ -52,14 +52,8 @@ _BESIDE = (
     "manifest.json",
     "component.json",
     "metadata.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
+    *TOKENIZER_FILES,
 )
-_TEMPLATES = "additional_chat_templates"
 _OF_CHECKPOINT = (*_BESIDE, "tokenizer.model", "vocab.json", "merges.txt", "LICENSE", "LICENSE.txt", "LICENSE.md")
 _TRIES = 3
 # A graph whose weights are files of their own is worth a look before a variant is chosen.
@@ -147,7 +141,7 @@ def fetch_checkpoint(repo_id: str, revision: str | None) -> Path:
         remote = _ask(repo_id, revision)
     except _UnreachableError as error:
         return _cached(repo_id, revision, why=str(error))
-    names = [name for name in remote.listing.sizes if "/" not in name or name.startswith(f"{_TEMPLATES}/")]
+    names = [name for name in remote.listing.sizes if "/" not in name or name.startswith(f"{TEMPLATES_FOLDER}/")]
     weights = [name for name in names if name.endswith((".safetensors", ".safetensors.index.json"))]
     if any(name.startswith("model") for name in weights):
         # Some repositories hold the same weights a second time, in their makers' own form.
@@ -320,7 +314,7 @@ def _beside(listing: Listing, variant: Variant) -> list[str]:
     for name in listing.sizes:
         folder, _, file = name.rpartition("/")
         if (folder in folders and file in _BESIDE) or (
-            file.endswith(".jinja") and folder.removesuffix(_TEMPLATES).rstrip("/") in folders
+            file.endswith(".jinja") and folder.removesuffix(TEMPLATES_FOLDER).rstrip("/") in folders
         ):
             found.append(name)
     return found

@@ -18,6 +18,7 @@ import onnx
 
 from genai_iface.errors import InvalidInputError, UnsupportedModelError
 from genai_iface.folder import find_inside, open_root, read_json
+from genai_iface.folder._files import TOKENIZER_FILES
 from genai_iface.integrations.transformers._one_row import OneRowBackend
 from genai_iface.protocols import Backend
 from genai_iface.registry import load_backend
@@ -25,15 +26,7 @@ from genai_iface.registry import load_backend
 __all__ = ["Exported", "OpenedExport", "open_export"]
 
 _MANIFEST, _MODEL, _DECODE = "export.json", "model.onnx", "decode"
-_TOKENIZER_FILES = (
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "chat_template.jinja",
-    "chat_template.json",
-    "generation_config.json",
-)
+_BESIDE = (*TOKENIZER_FILES, "generation_config.json")
 _OTHER_RUNTIMES = {"openvino": "OpenVINO", "executorch": "ExecuTorch", "dynamo": "torch"}
 
 
@@ -158,7 +151,7 @@ def _add_tokenizer(tokenizer: str | PathLike[str] | Exported | None, folder: Pat
         tokenizer.save_pretrained(folder)
         return
     root = open_root(tokenizer)
-    for name in _TOKENIZER_FILES:
+    for name in _BESIDE:
         file = find_inside(root, name)
         if file is not None and not (folder / name).exists():
             shutil.copyfile(file, folder / name)
