@@ -160,7 +160,7 @@ def _ours(network: Any, folder: Path) -> str:
     try:
         reference = torch_reference(network, steps=_STEPS, prompt_tokens=_PROMPT)
         with open_export(folder) as opened:
-            model = load_model(opened.folder, backend="ort")
+            model = load_model(opened.source, backend="ort")
             comparison = compare(model, reference)
             model.close()
     except _BROKEN as error:

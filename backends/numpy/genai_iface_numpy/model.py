@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genai_iface.backend_kit import (
+    NEEDS_ROWS,
     GraphInputs,
     GraphRun,
     RowLengths,
@@ -92,12 +93,15 @@ class NumpyModel:
         style = {Capability.CACHE_CONCAT} if self._is_concat else {Capability.CACHE_SCATTER, Capability.IN_PLACE}
         if self._folder.spec.cache.style == "shared":
             style = {Capability.CACHE_SHARED, Capability.IN_PLACE}
-        return _CAPABILITIES | (style if self._spec.cache.layers else set()) | cache_capabilities(self._spec.cache)
+        found = _CAPABILITIES | (style if self._spec.cache.layers else set()) | cache_capabilities(self._spec.cache)
+        return found - NEEDS_ROWS if self._folder.signature.one_row else found
 
     def create_cache(self, *, batch_size: int = 1, capacity: int | None = None) -> NumpyCache:
         """Makes an empty cache. With a capacity it is reserved at once, without one it grows."""
         check_loaded(self._graph)
-        most = check_batch_and_capacity(batch_size, capacity, capacity_bound(self._spec))
+        most = check_batch_and_capacity(
+            batch_size, capacity, capacity_bound(self._spec), one_row=self._folder.signature.one_row
+        )
         cache = self._spec.cache
         states = make_states(state_shapes(cache), batch_size) if cache.states else None
         windows = [spec.window for spec in self._specs]
