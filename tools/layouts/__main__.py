@@ -20,6 +20,7 @@ from genai_iface import GenAIError
 from genai_iface.folder import open_folder
 from tests.layouts.corpus import LAYOUTS, PROMPT, REFUSED, STEPS
 from tests.layouts.decoder import greedy_tokens
+from tools.layouts.exports import EXPORTS
 from tools.layouts.peers import STACKS
 
 PAGE = Path(__file__).parents[2] / "docs" / "reports" / "layouts.md"
@@ -121,11 +122,19 @@ def main() -> int:
             counts[stack] += text == "right"
         rows.append(f"| {layout.name} | {layout.maker} | {' | '.join(cells)} |")
         print(rows[-1], flush=True)
+    for export in EXPORTS:
+        with tempfile.TemporaryDirectory() as place:
+            wanted = export.write(Path(place), PROMPT, STEPS)
+            cells = [cell(process.run(Path(place)), wanted) for process in processes]
+        for stack, text in zip(stacks, cells, strict=True):
+            counts[stack] += text == "right"
+        rows.append(f"| {export.name} | transformers.exporters, real | {' | '.join(cells)} |")
+        print(rows[-1], flush=True)
     for process in processes:
         process.close()
     titles = [_TITLES[stack] for stack in stacks]
     summary = [
-        f"- {title}: {counts[stack]} of {len(LAYOUTS)} right ({100 * counts[stack] / len(LAYOUTS):.0f} %)"
+        f"- {title}: {counts[stack]} of {len(rows)} right ({100 * counts[stack] / len(rows):.0f} %)"
         for stack, title in zip(stacks, titles, strict=True)
     ]
     table = [f"| layout | written by | {' | '.join(titles)} |", "|---" * (2 + len(stacks)) + "|", *rows]

@@ -48,16 +48,29 @@ def genai(folder: str, prompt: list[int], steps: int) -> list[int]:
 
 
 def exported(folder: str, prompt: list[int], steps: int) -> list[int]:
-    """Greedy tokens of Transformers' ``ExportedModel``, called without a cache."""
+    """Greedy tokens of Transformers' ``ExportedModel``: its graph for the prompt, then that for tokens, with the cache.
+
+    It has no loop of its own; this one is what its documentation shows.
+    """
     import torch  # noqa: PLC0415
     from transformers.exporters.base import ExportedModel  # noqa: PLC0415
 
-    model = ExportedModel.from_pretrained(folder)
-    ids = list(prompt)
-    for _ in range(steps):
-        given = torch.tensor([ids])
-        ids.append(int(model(input_ids=given, attention_mask=torch.ones_like(given)).logits[0, -1].argmax()))
-    return ids[len(prompt) :]
+    runners = ExportedModel.from_pretrained(folder).runners
+    first = runners.get("prefill") or next(iter(runners.values()))
+    further = runners.get("decode", first)
+    ids, made = torch.tensor([prompt]), list[int]()
+    given: dict[str, object] = {"input_ids": ids}
+    while True:
+        runner = further if made else first
+        seen = torch.ones(1, len(prompt) + len(made), dtype=torch.int64)
+        places = torch.arange(seen.shape[1] - given["input_ids"].shape[1], seen.shape[1])[None]
+        known = {**given, "attention_mask": seen, "position_ids": places}
+        output = runner(**{name: value for name, value in known.items() if name in runner.metadata.kwargs})
+        made.append(int(output.logits[0, -1].argmax()))
+        if len(made) == steps:
+            return made
+        cache = "cache" if "cache" in output else "past_key_values"
+        given = {"input_ids": torch.tensor([made[-1:]]), cache: output[cache]}
 
 
 STACKS: dict[str, Callable[[str, list[int], int], list[int]]] = {
