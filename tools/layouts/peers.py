@@ -58,19 +58,18 @@ def exported(folder: str, prompt: list[int], steps: int) -> list[int]:
     runners = ExportedModel.from_pretrained(folder).runners
     first = runners.get("prefill") or next(iter(runners.values()))
     further = runners.get("decode", first)
-    ids, made = torch.tensor([prompt]), list[int]()
-    given: dict[str, object] = {"input_ids": ids}
+    ids, past, made = torch.tensor([prompt]), dict[str, object](), list[int]()
     while True:
         runner = further if made else first
-        seen = torch.ones(1, len(prompt) + len(made), dtype=torch.int64)
-        places = torch.arange(seen.shape[1] - given["input_ids"].shape[1], seen.shape[1])[None]
-        known = {**given, "attention_mask": seen, "position_ids": places}
+        total = len(prompt) + len(made)
+        known = {"input_ids": ids, "attention_mask": torch.ones(1, total, dtype=torch.int64), **past}
+        known["position_ids"] = torch.arange(total - ids.shape[1], total)[None]
         output = runner(**{name: value for name, value in known.items() if name in runner.metadata.kwargs})
         made.append(int(output.logits[0, -1].argmax()))
         if len(made) == steps:
             return made
-        cache = "cache" if "cache" in output else "past_key_values"
-        given = {"input_ids": torch.tensor([made[-1:]]), cache: output[cache]}
+        name = "cache" if "cache" in output else "past_key_values"
+        ids, past = torch.tensor([made[-1:]]), {name: output[name]}
 
 
 STACKS: dict[str, Callable[[str, list[int], int], list[int]]] = {

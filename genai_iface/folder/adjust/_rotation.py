@@ -90,8 +90,10 @@ def _of_tables(cos: ir.Value, sin: ir.Value) -> _Angles | None:
         return None
     turned = parts[0] + 1j * parts[1]
     length = np.abs(turned)
-    # Scalings multiply both by a number.
-    return turned / length if np.isfinite(length).all() and length.all() else None
+    if not (np.isfinite(length).all() and length.all()):
+        return None
+    unit: _Angles = turned / length  # scalings multiply both by a number
+    return unit
 
 
 def _constants_before(cos: ir.Node) -> Iterator[ir.Value]:

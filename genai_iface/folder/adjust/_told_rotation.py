@@ -110,7 +110,8 @@ def _yarn(plain: _Frequencies, told: ToldRotation) -> _Frequencies:
         first, last = math.floor(first), math.ceil(last)
     first, last = max(first, 0), min(last, 2 * count - 1)
     stretched = np.clip((np.arange(count) - first) / max(last - first, 1e-3), 0, 1)
-    return plain * (1 - stretched + stretched / told.number("factor", 1.0))
+    scaled: _Frequencies = plain * (1 - stretched + stretched / told.number("factor", 1.0))
+    return scaled
 
 
 _SCALED: Mapping[str, Callable[[_Frequencies, ToldRotation], _Frequencies]] = {

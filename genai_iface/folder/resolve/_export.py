@@ -50,8 +50,8 @@ def exported_parts(manifest: Mapping[str, Any], models: Sequence[str], place: st
     Raises:
         InvalidInputError: It names a file that is not there.
     """
-    components = manifest.get("components")
-    if manifest.get("export_format") in _OTHER_RUNTIMES or not isinstance(components, Mapping) or not components:
+    form, components = manifest.get("export_format"), manifest.get("components")
+    if not isinstance(form, str) or form in _OTHER_RUNTIMES or not isinstance(components, Mapping) or not components:
         return None
     chosen = next((name for name in _CONTINUES if name in components), None)
     others = tuple(sorted(str(name) for name in components if name not in (*_CONTINUES, _BEGINS)))
