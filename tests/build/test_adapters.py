@@ -209,8 +209,6 @@ def test_a_base_that_cannot_be_had_names_the_adapter_and_the_way_out(
     saved(base, tmp_path / "adapter")
     path = tmp_path / "adapter" / "adapter_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "someone/base"}))
-    with pytest.raises(
-        InvalidInputError, match=r"adapter \(LORA\) of .someone/base., .* HF_HUB_OFFLINE"
-    ) as caught:
+    with pytest.raises(InvalidInputError, match=r"adapter \(LORA\) of .someone/base., .* HF_HUB_OFFLINE") as caught:
         opened(tmp_path / "adapter")
     assert f"genai-iface build BASE OUT --adapter {tmp_path / 'adapter'}" in caught.value.remedy
