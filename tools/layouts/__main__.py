@@ -37,7 +37,9 @@ configurations. Each is given to each stack as it is, without a flag; "right" ar
 in plain NumPy (float64, without a cache). Written by `python -m tools.layouts`.
 
 ONNX Runtime GenAI reads folders with `genai_config.json` only. `ExportedModel` reads folders with `export.json` only,
-and needs what its own exporter records there about the traced network, which these small graphs do not have.
+and needs what its own exporter records there about the traced network, which the graphs made by hand do not have. The
+rows `export-...` are made by that exporter (Transformers' `OnnxExporter`) while this page is written: tiny random
+decoders, their right tokens those of torch. `ExportedModel` has no loop; its graphs are called one after the other.
 
 """
 

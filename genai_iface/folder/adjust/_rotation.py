@@ -88,12 +88,11 @@ def _of_tables(cos: ir.Value, sin: ir.Value) -> _Angles | None:
         parts.append(np.asarray(table[list(_POSITIONS)], np.float64))
     if parts[0].shape != parts[1].shape:
         return None
-    turned = parts[0] + 1j * parts[1]
+    turned = np.asarray(parts[0] + 1j * parts[1], np.complex128)
     length = np.abs(turned)
     if not (np.isfinite(length).all() and length.all()):
         return None
-    unit: _Angles = turned / length  # scalings multiply both by a number
-    return unit
+    return np.asarray(turned / length, np.complex128)  # scalings multiply both by a number
 
 
 def _constants_before(cos: ir.Node) -> Iterator[ir.Value]:

@@ -83,11 +83,11 @@ class _Concrete:
             sizes[tensor.past] = rank4 if cache.layout == "bnsh" else rank3
         inputs, constants = [], {}
         for value in (*graph.inputs, *graph.initializers.values()):
-            tensor, name = value.const_value, str(value.name)
-            if tensor is not None and tensor.size <= _SMALL:
-                constants[name] = numpy_helper.from_array(np.asarray(tensor.numpy()), name)
-            elif tensor is not None:
-                inputs.append(helper.make_tensor_value_info(name, tensor.dtype.value, list(tensor.shape)))
+            weight, name = value.const_value, str(value.name)
+            if weight is not None and weight.size <= _SMALL:
+                constants[name] = numpy_helper.from_array(np.asarray(weight.numpy()), name)
+            elif weight is not None:
+                inputs.append(helper.make_tensor_value_info(name, weight.dtype.value, weight.shape.numpy()))
             else:
                 dtype = TensorProto.UNDEFINED if value.dtype is None else value.dtype.value
                 inputs.append(helper.make_tensor_value_info(name, dtype, sizes.get(name)))
@@ -150,8 +150,8 @@ class _Concrete:
         constants = {key: tensor for key, tensor in self._constants.items() if key in seen}
         model = self._model(nodes, fed, [helper.make_empty_tensor_value_info(name)], constants)
         with np.errstate(all="ignore"):
-            found = ReferenceEvaluator(model).run([name], given)[0]
-        return np.asarray(found, np.float32)
+            found: Any = ReferenceEvaluator(model).run([name], given)
+        return np.asarray(found[0], np.float32)
 
     def _known(self, name: str, maker: NodeProto | None, shapes: Mapping[str, _Shape]) -> NDArray[Any] | None:
         """A value that is not computed: sizes, products, and what a backend feeds. None for what is."""
