@@ -57,11 +57,8 @@ EXPORTS = (
     Export("export-llama", "llama"),
     Export("export-llama-multi", "llama", multi_token_decode=True),
     Export("export-qwen3", "qwen3"),
-    Export("export-qwen3-moe", "qwen3_moe"),
     Export("export-mistral", "mistral"),
     Export("export-gemma3", "gemma3"),
-    Export("export-gemma3-multi", "gemma3", multi_token_decode=True),
-    Export("export-phi3", "phi3"),
     Export("export-gpt2", "gpt2"),
 )
 """What the report adds to the corpus."""
