@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes ``docs/reports/layouts.md``: every folder of the corpus on our backends, ONNX Runtime GenAI and Transformers.
 
-Called as ``python -m tools.layouts``; needs the extra "parity". ``--stacks ort,numpy`` runs these only; ``--only export``
-makes the rows anew whose names begin so, and leaves the others.
+Called as ``python -m tools.layouts``; needs the extra "parity". ``--stacks ort,numpy`` runs these only;
+``--only export-`` makes the rows anew whose names begin so, and leaves the others.
 """
 
 from __future__ import annotations
@@ -158,10 +158,8 @@ def main() -> int:
         f"- {_TITLES[stack]}: {count} of {len(rows)} right ({100 * count / len(rows):.0f} %)"
         for stack, count in zip(stacks, counts, strict=True)
     ]
-    table = [
-        f"| layout | written by | {' | '.join(map(_TITLES.__getitem__, stacks))} |",
-        "|---" * (2 + len(stacks)) + "|",
-    ]
+    titles = " | ".join(_TITLES[stack] for stack in stacks)
+    table = [f"| layout | written by | {titles} |", "|---" * (2 + len(stacks)) + "|"]
     table += [f"| {name} | {makers[name]} | {' | '.join(cells)} |" for name, cells in rows.items()]
     refused = ["## Refused by name", "", "| layout | written by | what is said |", "|---|---|---|", *refused_rows()]
     PAGE.write_text(_HEAD + "\n".join([*summary, "", *table, "", *refused]) + "\n", encoding="utf-8")
