@@ -145,8 +145,8 @@ def main() -> int:
     rows: dict[str, list[str]] = {}
     processes = [Stack(name) for name in stacks]
     for name in makers:
-        if name in kept and not name.startswith(tuple(arguments.only)):
-            rows[name] = kept[name]
+        if arguments.only and not name.startswith(tuple(arguments.only)):
+            rows |= {name: kept[name]} if name in kept else {}
             continue
         with tempfile.TemporaryDirectory() as place:
             rows[name] = run_layout(name, Path(place), processes)
