@@ -85,7 +85,8 @@ def cached_logits(network: Any, prompts: NDArray[np.int64], tokens: NDArray[np.i
             cache = cache_of(output)
             logits.append(output.logits[:, -1].float())
             ids = torch.from_numpy(tokens[:, step : step + 1])
-    return torch.stack(logits).numpy()
+    found: NDArray[np.float32] = torch.stack(logits).numpy()
+    return found
 
 
 def empty_states(network: Any) -> dict[str, NDArray[Any]]:
