@@ -1,11 +1,15 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""What the commands share that generate: arguments, the parameters that were given, the pipeline."""
+"""What the commands share that generate: arguments, the parameters that were given, the pipeline, Ctrl-C."""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any
 
 from genai_iface.cli.arguments import parse_options
@@ -13,7 +17,7 @@ from genai_iface.cli.progress import Progress
 from genai_iface.config import GenerationConfig
 from genai_iface.pipeline import TextGenerationPipeline
 
-__all__ = ["add_generation_arguments", "load_pipeline", "overrides_of"]
+__all__ = ["add_generation_arguments", "cancel_on_interrupt", "load_pipeline", "overrides_of"]
 
 
 def add_generation_arguments(parser: argparse.ArgumentParser, /, *, max_new_tokens: int, of: str = "") -> None:
@@ -66,3 +70,19 @@ def load_pipeline(arguments: argparse.Namespace, progress: Progress, /) -> TextG
             revision=arguments.revision,
             on_prefill=progress.prefill,
         )
+
+
+@contextmanager
+def cancel_on_interrupt(cancel: Callable[[], None]) -> Iterator[None]:
+    """Makes the first Ctrl-C cancel, so that what was generated is kept; the second one interrupts."""
+    previous = signal.getsignal(signal.SIGINT)
+
+    def first(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, previous)
+        cancel()
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)

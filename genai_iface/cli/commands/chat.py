@@ -12,8 +12,12 @@ from contextlib import suppress
 
 from genai_iface._new_files import new_file
 from genai_iface.cli.arguments import add_model_arguments, add_template_argument, chat_template_of
-from genai_iface.cli.generation import add_generation_arguments, load_pipeline, overrides_of
-from genai_iface.cli.interrupt import cancel_on_interrupt
+from genai_iface.cli.generation import (
+    add_generation_arguments,
+    cancel_on_interrupt,
+    load_pipeline,
+    overrides_of,
+)
 from genai_iface.cli.progress import Progress
 from genai_iface.errors import GenAIError, InvalidInputError
 from genai_iface.generation.chat.session import ChatSession

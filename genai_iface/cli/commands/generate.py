@@ -11,8 +11,12 @@ import sys
 from typing import Any
 
 from genai_iface.cli.arguments import add_model_arguments, add_template_argument, chat_template_of, read_text
-from genai_iface.cli.generation import add_generation_arguments, load_pipeline, overrides_of
-from genai_iface.cli.interrupt import cancel_on_interrupt
+from genai_iface.cli.generation import (
+    add_generation_arguments,
+    cancel_on_interrupt,
+    load_pipeline,
+    overrides_of,
+)
 from genai_iface.cli.progress import Progress
 from genai_iface.errors import InvalidInputError
 from genai_iface.protocols import Prompt
