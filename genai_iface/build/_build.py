@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -22,6 +23,7 @@ from genai_iface.build._expressible import check_expressible
 from genai_iface.build._folder_files import write_folder_files
 from genai_iface.build._model_file import mark_model, save_model
 from genai_iface.build._own_integers import OwnIntegers
+from genai_iface.build._stages import Stage, Stages
 from genai_iface.build._verify import Comparison, Reference, compare, torch_reference
 from genai_iface.build.checkpoint import (
     Checkpoint,
@@ -154,7 +156,8 @@ def build(
             file.
         out: The folder to make; it must not exist, or be empty. It appears whole or not at all.
         options: Method, type, layout, context length and quantization; the defaults if None.
-        progress: Called with what is being done.
+        progress: Called with a line that says which stage this is, what is being done, and about how long the rest
+            takes.
 
     Raises:
         InvalidInputError: The source is broken, or the target exists.
@@ -165,20 +168,30 @@ def build(
         # Refuses a block size before anything is built.
         QuantizeWeights(_BITS[options.quantize], block_size=options.block_size)
     target = Path(os.path.realpath(out))
-    with new_folder(target) as work, quiet_transformers(), warnings.catch_warnings():
+    stages = Stages(progress, _plan(options))
+    with (
+        new_folder(target) as work,
+        quiet_transformers(),
+        warnings.catch_warnings(),
+        contextlib.ExitStack() as reading,
+    ):
         # What Transformers means to change some day is no news for who builds a model.
         warnings.simplefilter("ignore", FutureWarning)
         checkpoint = open_checkpoint(source, options.adapters)
+        if checkpoint.gguf is not None:
+            from genai_iface.build.gguf import parsed_once
+
+            reading.enter_context(parsed_once())
         tokenizer = _tokenizer(checkpoint, options)
-        progress(f"loading {checkpoint.name}")
+        stages.begin("load", f"loading {checkpoint.name}")
         loaded = load_network(checkpoint, options.dtype)
         network, notes = loaded.network, list(loaded.notes)
         check_expressible(network)
         context = _context(network, options)
-        progress("decoding with torch, to compare with")
-        reference = _reference(network, context)
+        stages.begin("decode", "decoding with torch, to compare with")
+        reference = _reference(network, context, stages.part)
         files = write_folder_files(checkpoint, network, work, context=context, tokenizer=tokenizer)
-        job = _Job(checkpoint, loaded, reference, options, context, work, progress)
+        job = _Job(checkpoint, loaded, reference, options, context, work, stages)
         attempts, model = job.first_good()
         chosen = attempts[-1]
         verified = chosen.comparison is not None and chosen.comparison.agrees(options.dtype)
@@ -201,7 +214,7 @@ class _Job:
         options: BuildOptions,
         context: int | None,
         folder: Path,
-        progress: Callable[[str], None],
+        stages: Stages,
     ) -> None:
         self._checkpoint = checkpoint
         self._loaded = loaded
@@ -210,7 +223,7 @@ class _Job:
         self._options = options
         self._context = context
         self._folder = folder
-        self._progress = progress
+        self._stages = stages
 
     def first_good(self) -> tuple[tuple[Attempt, ...], ir.Model]:
         """Tries methods until one gives a model that may stay.
@@ -264,7 +277,7 @@ class _Job:
         kind = self._options.quantize
         if kind is None:
             raise ValueError("nothing to quantize to")
-        self._progress(f"quantizing to {kind}")
+        self._stages.begin("quantize", f"quantizing to {kind}")
         done = self._nearest(model, notes) if kind == "int8" and not self._options.dequantize else 0
         rewrite = QuantizeWeights(_BITS[kind], block_size=self._options.block_size, search=True)
         rewrite(model)
@@ -297,7 +310,7 @@ class _Job:
         quantization = self._loaded.quantization
         if quantization is None:
             raise ValueError("the checkpoint has no integers")
-        self._progress(f"taking the integers of {quantization.method}")
+        self._stages.begin("integers", f"taking the integers of {quantization.method}")
         rewrite = OwnIntegers(quantization.matrices, self._options.dtype)
         rewrite(model)
         notes.append(f"{rewrite.note.count} of {len(quantization.matrices)} matrices have the checkpoint's integers")
@@ -332,7 +345,7 @@ class _Job:
 
     def _take(self, method: Method) -> tuple[ir.Model, Comparison]:
         options = self._options
-        self._progress(f"building by way of {method}")
+        self._stages.begin("export", f"building by way of {method}")
         if method == "export":
             model = export_standard(self._network, layout=options.layout, context=self._context)
         elif method == "mobius":
@@ -345,7 +358,7 @@ class _Job:
         CacheShapes(derive_signature(model))(model)
         name_weights(model, self._network)
         save_model(model, self._folder)
-        self._progress(f"comparing the result of {method} with torch")
+        self._stages.begin("compare", f"comparing the result of {method} with torch")
         return model, self._compared()
 
     def _compared(self, *, exact: bool = False) -> Comparison:
@@ -353,9 +366,15 @@ class _Job:
         options = _EXACT if exact and self._options.verify_on == "ort" else None
         model = load_model(self._folder, backend=self._options.verify_on, options=options)
         try:
-            return compare(model, self._reference)
+            return compare(model, self._reference, progress=self._stages.part)
         finally:
             model.close()
+
+
+def _plan(options: BuildOptions) -> list[Stage]:
+    """The stages, if the first method is the right one. Integers of the checkpoint's own are found out later."""
+    plan: list[Stage] = ["load", "decode", "export", "compare"]
+    return plan if options.quantize is None else [*plan, "quantize"]
 
 
 def _has_integers(loaded: LoadedNetwork, options: BuildOptions) -> bool:
@@ -417,7 +436,7 @@ def _context(network: Any, options: BuildOptions) -> int | None:
     return options.context if options.context is not None else exact
 
 
-def _reference(network: Any, context: int | None) -> Reference:
+def _reference(network: Any, context: int | None, progress: Callable[[int, int], None]) -> Reference:
     """Prompts long enough to leave every window, as far as that is affordable."""
     text = network.config.get_text_config()
     windows = [getattr(text, name, None) or 0 for name in ("sliding_window", "attention_chunk_size")]
@@ -425,8 +444,11 @@ def _reference(network: Any, context: int | None) -> Reference:
     exact = longest_exact_context(network.config)
     if exact is not None and context is not None and context > exact:
         return torch_reference(
-            network, steps=min(_STEPS, context - exact - _SHORTEST_PROMPT), prompt_tokens=exact + _SHORTEST_PROMPT
+            network,
+            steps=min(_STEPS, context - exact - _SHORTEST_PROMPT),
+            prompt_tokens=exact + _SHORTEST_PROMPT,
+            progress=progress,
         )
     limit = context or getattr(text, "max_position_embeddings", None) or prompt + _STEPS
     steps = min(_STEPS, limit // 2)
-    return torch_reference(network, steps=steps, prompt_tokens=min(prompt, limit - steps))
+    return torch_reference(network, steps=steps, prompt_tokens=min(prompt, limit - steps), progress=progress)

@@ -16,8 +16,9 @@ from genai_iface.errors import UnsupportedModelError
 __all__ = ["mark_model", "save_model"]
 
 _FILE, _DATA = "model.onnx", "model.onnx.data"
-# A file of one message ends at 2 GiB; well below that weights get a file of their own.
-_MOST_INLINE = 2**30
+# Inside a message weights are in memory several times while it is written, checked and read; from a file of their own
+# they are written one by one, and mapped.
+_MOST_INLINE = 2**26
 _PRODUCER = "genai-iface"
 
 
