@@ -17,16 +17,19 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import itertools
 import json
 import math
 import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 
 from genai_iface import load_model
 from genai_iface.folder import ModelFolder, open_folder
@@ -59,19 +62,21 @@ def forms() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "int4, symmetric, blocks of 32, and cache int8", {"bits": 4, "kv": True, **_AS_MEASURED}
 
 
-def real_forms(folder: ModelFolder) -> Iterator[tuple[str, dict[str, Any]]]:
+def real_forms(folder: ModelFolder) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Names and arguments for a float model: to nearest, by search, and calibrated on the text that is the default."""
-    tokens = folder.tokenizer.encode(english_text())
-    texts = windows_of(tokens, context=folder.context_length, most=_CALIBRATION_TOKENS)
-    moments = measure_moments(folder, texts, session=_on_onnxruntime)
-    for bits in (8, 4):
-        nearest = {"bits": bits, "search": False}
-        yield f"int{bits}, `--nearest --separate-head`", {**nearest, "shared_head": False}
-        yield f"int{bits}, `--nearest`", nearest
-        yield f"int{bits}, `--calibration none`", {"bits": bits}
-        if bits == 4:
-            yield "int4, `--int8-share 0`", {"bits": 4, "moments": moments, "share": 0}
-        yield f"int{bits}", {"bits": bits, "moments": moments}
+
+    @cache
+    def moments() -> Mapping[str, NDArray[np.float32]]:
+        tokens = folder.tokenizer.encode(english_text())
+        texts = windows_of(tokens, context=folder.context_length, most=_CALIBRATION_TOKENS)
+        return measure_moments(folder, texts, session=_on_onnxruntime)
+
+    yield "int4, `--nearest --separate-head`", lambda: {"bits": 4, "search": False, "shared_head": False}
+    yield "int4, `--calibration none`", lambda: {"bits": 4}
+    yield "int4, `--int8-share 0`", lambda: {"bits": 4, "moments": moments(), "share": 0}
+    yield "int4", lambda: {"bits": 4, "moments": moments()}
+    yield "int8, `--nearest`", lambda: {"bits": 8, "search": False}
+    yield "int8", lambda: {"bits": 8, "moments": moments()}
 
 
 def _on_onnxruntime(path: Path, wanted: Sequence[str]) -> Any:
@@ -156,13 +161,13 @@ def main() -> None:
         all_forms, first = forms(), "as it is: int8, symmetric, blocks of 32"
     else:
         documents = [source.tokenizer.encode(english(arguments.text))]
-        all_forms, first = real_forms(source), "as it is"
+        all_forms, first = ((name, make()) for name, make in real_forms(source)), "as it is"
     if arguments.markdown:
         tokens = sum(map(len, documents))
         print(f"{len(documents)} documents, {tokens} tokens, backend {arguments.backend}\n")
         print("| Form | Perplexity | Change | Model, MB | Cache, bytes per token |\n|---|---:|---:|---:|---:|")
     before = 0.0
-    for name, choices in [(first, {}), *all_forms]:
+    for name, choices in itertools.chain([(first, dict[str, Any]())], all_forms):
         row = scored(source, choices, documents, arguments.backend, ranges)
         found, nbytes, per_token = row["perplexity"], row["nbytes"], row["bytes_per_token"]
         before = before or found

@@ -5,8 +5,8 @@
     python -m benchmarks.real_quantization smollm2 gemma3 --work-dir DIR
 
 needs the models of ``tools.real_models``. It measures the forms that ``benchmarks.quantization --folder`` has, keeps
-their rows in docs/reports/quantization.json, where those of other models stay, and writes docs/reports/quantization.md.
-Without a model it writes the page again from the rows that are there.
+their rows in docs/reports/quantization.json, and writes docs/reports/quantization.md. What is there already is measured
+again with ``--again`` only, so an interrupted run goes on. Without a model it writes the page from the rows it has.
 """
 
 from __future__ import annotations
@@ -52,20 +52,17 @@ compare, not what a model loses that never was rounded.
 """
 
 
-def measure(name: str, work_dir: Path) -> dict[str, Any]:
-    """The rows of one model."""
+def measure(name: str, work_dir: Path, rows: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The rows of one model, one more each time; those that are there already are not measured again."""
     folder = open_folder(build_standard(make_checkpoint(name, work_dir), "fp32"))
     documents = [folder.tokenizer.encode(english(None))]
-    rows = []
-    for form, choices in [("float32", {}), *real_forms(folder)]:
-        rows.append({"form": form, **scored(folder, choices, documents, "ort")})
-        print(json.dumps({"model": name, **rows[-1]}), flush=True)
-    return {
-        "file": MODELS[name].file,
-        "tokens": sum(map(len, documents)),
-        "onnxruntime": version("onnxruntime"),
-        "rows": rows,
-    }
+    about = {"file": MODELS[name].file, "tokens": sum(map(len, documents))}
+    about |= {package: version(package) for package in ("onnx", "onnxruntime")}
+    for form, choices in (("float32", dict[str, Any]), *real_forms(folder)):
+        if form not in rows:
+            rows[form] = scored(folder, choices(), documents, "ort")
+            print(json.dumps({"model": name, "form": form, **rows[form]}), flush=True)
+        yield about | {"rows": rows}
 
 
 def page(found: dict[str, Any]) -> str:
@@ -74,10 +71,10 @@ def page(found: dict[str, Any]) -> str:
 
 
 def _section(name: str, model: dict[str, Any]) -> Iterator[str]:
-    rows = {row["form"]: row for row in model["rows"]}
+    rows = model["rows"]
     base, plain = rows["float32"]["perplexity"], rows[_PLAIN]["nbytes"]
     yield f"## {model['file'].removesuffix('.gguf')}\n"
-    yield f"{model['tokens']} tokens, ONNX Runtime {model['onnxruntime']}.\n"
+    yield f"{model['tokens']} tokens, ONNX {model['onnx']}, ONNX Runtime {model['onnxruntime']}.\n"
     yield "| Form | Perplexity | Over float32 | Model, MB |\n|---|---:|---:|---:|"
     for form, row in rows.items():
         yield f"| {form} | {row['perplexity']:.3f} | {row['perplexity'] / base:.4f} | {row['nbytes'] / 1e6:.1f} |"
@@ -94,6 +91,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", metavar="MODEL", help=", ".join(MODELS))
     parser.add_argument("--work-dir", type=Path, help="where models are made and kept")
+    parser.add_argument("--again", action="store_true", help="measure what was measured before too")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.models if name not in MODELS]
     if unknown:
@@ -103,9 +101,12 @@ def main() -> None:
     data = _REPORTS / "quantization.json"
     found = json.loads(data.read_text(encoding="utf-8")) if data.exists() else {}
     for name in arguments.models:
-        found[name] = measure(name, arguments.work_dir)
-        data.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    (_REPORTS / "quantization.md").write_text(page(found), encoding="utf-8")
+        rows = {} if arguments.again else dict(found.get(name, {}).get("rows", {}))
+        for model in measure(name, arguments.work_dir, rows):
+            found[name] = model
+            data.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    whole = {name: found[name] for name in MODELS if name in found}
+    (_REPORTS / "quantization.md").write_text(page(whole), encoding="utf-8")
 
 
 if __name__ == "__main__":

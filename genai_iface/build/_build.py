@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import itertools
 import math
 import os
@@ -21,7 +22,7 @@ import onnx_ir as ir
 from genai_iface._tolerance import LOGIT_TOLERANCES
 from genai_iface.build._expressible import check_expressible
 from genai_iface.build._folder_files import write_folder_files
-from genai_iface.build._model_file import mark_model, save_model
+from genai_iface.build._model_file import load_saved, mark_model, save_model
 from genai_iface.build._own_integers import OwnIntegers
 from genai_iface.build._stages import Stage, Stages
 from genai_iface.build._verify import Comparison, Reference, compare, torch_reference
@@ -191,12 +192,15 @@ def build(
         stages.begin("decode", "decoding with torch, to compare with")
         reference = _reference(network, context, stages.part)
         files = write_folder_files(checkpoint, network, work, context=context, tokenizer=tokenizer)
+        has_integers = loaded.quantization is not None and not options.dequantize
         job = _Job(checkpoint, loaded, reference, options, context, work, stages)
-        attempts, model = job.first_good()
+        # The job lets the network go as soon as there is a file of it.
+        del loaded, network
+        attempts = job.first_good()
         chosen = attempts[-1]
         verified = chosen.comparison is not None and chosen.comparison.agrees(options.dtype)
-        own_integers = job.own_integers(model, notes) if _has_integers(loaded, options) else None
-        quantized = job.quantize(model, notes) if options.quantize is not None else None
+        own_integers = job.own_integers(notes) if has_integers else None
+        quantized = job.quantize(notes) if options.quantize is not None else None
         mark_model(work, chosen.method, chosen.comparison, verified=verified, quantized=quantized)
     if "tokenizer.json" not in files:
         notes.append("the checkpoint has no tokenizer.json; the model takes ids only")
@@ -217,16 +221,16 @@ class _Job:
         stages: Stages,
     ) -> None:
         self._checkpoint = checkpoint
-        self._loaded = loaded
-        self._network = loaded.network
+        self._network: Any = loaded.network
+        self._quantization = loaded.quantization
         self._reference = reference
         self._options = options
         self._context = context
         self._folder = folder
         self._stages = stages
 
-    def first_good(self) -> tuple[tuple[Attempt, ...], ir.Model]:
-        """Tries methods until one gives a model that may stay.
+    def first_good(self) -> tuple[Attempt, ...]:
+        """Tries methods until one gives a model that may stay, and leaves it in the folder.
 
         Raises:
             UnsupportedModelError: None does.
@@ -235,17 +239,17 @@ class _Job:
         attempts: list[Attempt] = []
         for method in methods:
             try:
-                model, comparison = self._take(method)
+                comparison = self._take(method)
             except BackendNotFoundError:
                 raise
             except GenAIError as error:
                 attempts.append(Attempt(method, None, error.what))
                 continue
             if comparison.agrees(self._options.dtype):
-                return (*attempts, Attempt(method, comparison)), model
+                return (*attempts, Attempt(method, comparison))
             problem = f"differs from torch: {comparison}"
             if self._options.unverified:
-                return (*attempts, Attempt(method, comparison, problem)), model
+                return (*attempts, Attempt(method, comparison, problem))
             attempts.append(Attempt(method, comparison, problem))
             if any(_is_same(comparison, attempt.comparison) for attempt in attempts[:-1]):
                 # Two graphs that were made in different ways do not share a fault.
@@ -268,7 +272,7 @@ class _Job:
             f"No method leads from {self._checkpoint.name!r} to a standard model ({reasons})", remedy=remedy
         )
 
-    def quantize(self, model: ir.Model, notes: list[str]) -> Comparison:
+    def quantize(self, notes: list[str]) -> Comparison:
         """Quantizes the weights and measures the difference again.
 
         Raises:
@@ -278,6 +282,7 @@ class _Job:
         if kind is None:
             raise ValueError("nothing to quantize to")
         self._stages.begin("quantize", f"quantizing to {kind}")
+        model = load_saved(self._folder)
         done = self._nearest(model, notes) if kind == "int8" and not self._options.dequantize else 0
         rewrite = QuantizeWeights(_BITS[kind], block_size=self._options.block_size, search=True)
         rewrite(model)
@@ -290,7 +295,7 @@ class _Job:
 
     def _nearest(self, model: ir.Model, notes: list[str]) -> int:
         """Bytes for matrices that are quantized in a way that no integers give exactly."""
-        quantization = self._loaded.quantization
+        quantization = self._quantization
         if quantization is None or not quantization.approximate:
             return 0
         rewrite = OwnIntegers(quantization.approximate, self._options.dtype)
@@ -301,16 +306,17 @@ class _Job:
         )
         return rewrite.note.count
 
-    def own_integers(self, model: ir.Model, notes: list[str]) -> Comparison:
+    def own_integers(self, notes: list[str]) -> Comparison:
         """Puts the integers of the checkpoint in the place of its dequantized weights, and compares with torch again.
 
         Raises:
             UnsupportedModelError: The result differs more than the float model may.
         """
-        quantization = self._loaded.quantization
+        quantization = self._quantization
         if quantization is None:
             raise ValueError("the checkpoint has no integers")
         self._stages.begin("integers", f"taking the integers of {quantization.method}")
+        model = load_saved(self._folder)
         rewrite = OwnIntegers(quantization.matrices, self._options.dtype)
         rewrite(model)
         notes.append(f"{rewrite.note.count} of {len(quantization.matrices)} matrices have the checkpoint's integers")
@@ -334,7 +340,7 @@ class _Job:
         """mobius-onnx reads files: what was merged or dequantized is saved for it first."""
         options = self._options
         settings: dict[str, Any] = {"dtype": options.dtype, "layout": options.layout, "context": self._context}
-        if self._loaded.quantization is None and not self._checkpoint.adapters:
+        if self._quantization is None and not self._checkpoint.adapters:
             return build_with_mobius(self._checkpoint, **settings)
         with TemporaryDirectory(prefix=f"{self._folder.name}.", dir=self._folder.parent) as plain:
             with quiet_transformers():
@@ -343,7 +349,17 @@ class _Job:
             ir.external_data.load_to_model(model)
         return model
 
-    def _take(self, method: Method) -> tuple[ir.Model, Comparison]:
+    def _take(self, method: Method) -> Comparison:
+        """Builds the folder's model in one way."""
+        if self._network is None:
+            self._network = load_network(self._checkpoint, self._options.dtype).network
+        self._save(method)
+        self._network = None
+        gc.collect()  # what traced it holds it in circles
+        self._stages.begin("compare", f"comparing the result of {method} with torch")
+        return self._compared()
+
+    def _save(self, method: Method) -> None:
         options = self._options
         self._stages.begin("export", f"building by way of {method}")
         if method == "export":
@@ -358,8 +374,6 @@ class _Job:
         CacheShapes(derive_signature(model))(model)
         name_weights(model, self._network)
         save_model(model, self._folder)
-        self._stages.begin("compare", f"comparing the result of {method} with torch")
-        return model, self._compared()
 
     def _compared(self, *, exact: bool = False) -> Comparison:
         """Against torch; with ``exact`` ONNX Runtime does not round what is multiplied with integers."""
@@ -375,10 +389,6 @@ def _plan(options: BuildOptions) -> list[Stage]:
     """The stages, if the first method is the right one. Integers of the checkpoint's own are found out later."""
     plan: list[Stage] = ["load", "decode", "export", "compare"]
     return plan if options.quantize is None else [*plan, "quantize"]
-
-
-def _has_integers(loaded: LoadedNetwork, options: BuildOptions) -> bool:
-    return loaded.quantization is not None and not options.dequantize
 
 
 def _tokenizer(checkpoint: Checkpoint, options: BuildOptions) -> Path | None:
