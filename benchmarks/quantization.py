@@ -73,8 +73,8 @@ def real_forms(folder: ModelFolder) -> Iterator[tuple[str, Callable[[], dict[str
 
     yield "int4, `--nearest --separate-head`", lambda: {"bits": 4, "search": False, "shared_head": False}
     yield "int4, `--calibration none`", lambda: {"bits": 4}
-    yield "int4, `--int8-share 0`", lambda: {"bits": 4, "moments": moments(), "share": 0}
     yield "int4", lambda: {"bits": 4, "moments": moments()}
+    yield "int4, `--int8-share 0`", lambda: {"bits": 4, "moments": moments(), "share": 0}
     yield "int8, `--nearest`", lambda: {"bits": 8, "search": False}
     yield "int8", lambda: {"bits": 8, "moments": moments()}
 

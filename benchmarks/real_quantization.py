@@ -72,14 +72,18 @@ def page(found: dict[str, Any]) -> str:
 
 def _section(name: str, model: dict[str, Any]) -> Iterator[str]:
     rows = model["rows"]
-    base, plain = rows["float32"]["perplexity"], rows[_PLAIN]["nbytes"]
+    base = rows["float32"]["perplexity"]
     yield f"## {model['file'].removesuffix('.gguf')}\n"
     yield f"{model['tokens']} tokens, ONNX {model['onnx']}, ONNX Runtime {model['onnxruntime']}.\n"
     yield "| Form | Perplexity | Over float32 | Model, MB |\n|---|---:|---:|---:|"
     for form, row in rows.items():
         yield f"| {form} | {row['perplexity']:.3f} | {row['perplexity'] / base:.4f} | {row['nbytes'] / 1e6:.1f} |"
     yield ""
+    plain = rows.get(_PLAIN, {"nbytes": 0})["nbytes"]
     for form, most in GOALS[name].items():
+        if form not in rows:
+            yield f"Default {form} was not measured yet.\n"
+            continue
         ratio, nbytes = rows[form]["perplexity"] / base, rows[form]["nbytes"]
         is_met = ratio <= most and (form != "int4" or nbytes <= plain)
         size = f" at {nbytes / 1e6:.1f} of {plain / 1e6:.1f} MB" if form == "int4" else ""
