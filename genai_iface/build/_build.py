@@ -374,6 +374,9 @@ class _Job:
         CacheShapes(derive_signature(model))(model)
         name_weights(model, self._network)
         save_model(model, self._folder)
+        # Rules of onnxscript remember the last graph that they saw.
+        for value in model.graph.initializers.values():
+            value.const_value = None
 
     def _compared(self, *, exact: bool = False) -> Comparison:
         """Against torch; with ``exact`` ONNX Runtime does not round what is multiplied with integers."""
