@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import itertools
 import math
 import os
@@ -354,8 +353,8 @@ class _Job:
         if self._network is None:
             self._network = load_network(self._checkpoint, self._options.dtype).network
         self._save(method)
+        _let_go(self._network)
         self._network = None
-        gc.collect()  # what traced it holds it in circles
         self._stages.begin("compare", f"comparing the result of {method} with torch")
         return self._compared()
 
@@ -374,7 +373,6 @@ class _Job:
         CacheShapes(derive_signature(model))(model)
         name_weights(model, self._network)
         save_model(model, self._folder)
-        # Rules of onnxscript remember the last graph that they saw.
         for value in model.graph.initializers.values():
             value.const_value = None
 
@@ -392,6 +390,12 @@ def _plan(options: BuildOptions) -> list[Stage]:
     """The stages, if the first method is the right one. Integers of the checkpoint's own are found out later."""
     plan: list[Stage] = ["load", "decode", "export", "compare"]
     return plan if options.quantize is None else [*plan, "quantize"]
+
+
+def _let_go(network: Any) -> None:
+    """Gives the memory of the weights back: what has traced a network, and rules of onnxscript, remember them."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor.data = tensor.data.new_empty(0)
 
 
 def _tokenizer(checkpoint: Checkpoint, options: BuildOptions) -> Path | None:
