@@ -113,17 +113,15 @@ def make_checkpoint(size: str, folder: Path) -> Path:
 
 def _save_real(name: str, path: Path) -> None:
     """The weights of a GGUF file as float32 safetensors, so that every stack reads the same numbers."""
-    import transformers
-
     from genai_iface.build.checkpoint import load_network, open_checkpoint
+    from genai_iface.build.gguf import parsed_once, write_tokenizer
 
     found = find(name)
     if found is None:
         raise SystemExit(f"{MODELS[name].file} is not there; fetch it with: python -m tools.real_models {name}")
-    network = load_network(open_checkpoint(found), "float32").network
-    network.config.__dict__.pop("quantization_config", None)
-    network.save_pretrained(path)
-    transformers.AutoTokenizer.from_pretrained(found.parent, gguf_file=found.name).save_pretrained(path)
+    with parsed_once():
+        load_network(open_checkpoint(found), "float32").network.save_pretrained(path)
+        write_tokenizer(found, path)
 
 
 def build_standard(checkpoint: Path, weights: Weights) -> Path:

@@ -10,20 +10,26 @@ prints a JSON line for each form of the model, ``--markdown`` a table instead. T
     python -m benchmarks.quantization --backend ort --markdown --folder FLOAT_FOLDER
 
 does the same for a float model, such as the real ones built with ``genai-iface build FILE.gguf FOLDER --dequantize``,
-on 20 KB of English: the pages of this repository, or ``--text FILE``. No form is calibrated with that text.
+on 20 KB of English: the documentation of ONNX's operators, or ``--text FILE``. No form is calibrated with that text.
 """
 
 from __future__ import annotations
 
 import argparse
+import inspect
+import itertools
 import json
 import math
+import re
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+from numpy.typing import NDArray
 
 from genai_iface import load_model
 from genai_iface.folder import ModelFolder, open_folder
@@ -56,35 +62,39 @@ def forms() -> Iterator[tuple[str, dict[str, Any]]]:
     yield "int4, symmetric, blocks of 32, and cache int8", {"bits": 4, "kv": True, **_AS_MEASURED}
 
 
-def real_forms(folder: ModelFolder) -> Iterator[tuple[str, dict[str, Any]]]:
+def real_forms(folder: ModelFolder) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Names and arguments for a float model: to nearest, by search, and calibrated on the text that is the default."""
-    tokens = folder.tokenizer.encode(english_text())
-    texts = windows_of(tokens, context=folder.context_length, most=_CALIBRATION_TOKENS)
-    moments = measure_moments(folder, texts, session=_on_onnxruntime)
-    for bits in (8, 4):
-        nearest = {"bits": bits, "search": False}
-        yield f"int{bits}, `--nearest --separate-head`", {**nearest, "shared_head": False}
-        yield f"int{bits}, `--nearest`", nearest
-        yield f"int{bits}, `--calibration none`", {"bits": bits}
-        if bits == 4:
-            yield "int4, `--int8-share 0`", {"bits": 4, "moments": moments, "share": 0}
-        yield f"int{bits}", {"bits": bits, "moments": moments}
+
+    @cache
+    def moments() -> Mapping[str, NDArray[np.float32]]:
+        tokens = folder.tokenizer.encode(english_text())
+        texts = windows_of(tokens, context=folder.context_length, most=_CALIBRATION_TOKENS)
+        return measure_moments(folder, texts, session=_on_onnxruntime)
+
+    yield "int4, `--nearest --separate-head`", lambda: {"bits": 4, "search": False, "shared_head": False}
+    yield "int4, `--calibration none`", lambda: {"bits": 4}
+    yield "int4", lambda: {"bits": 4, "moments": moments()}
+    yield "int4, `--int8-share 0`", lambda: {"bits": 4, "moments": moments(), "share": 0}
+    yield "int8, `--nearest`", lambda: {"bits": 8, "search": False}
+    yield "int8", lambda: {"bits": 8, "moments": moments()}
 
 
 def _on_onnxruntime(path: Path, wanted: Sequence[str]) -> Any:
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # it would say of every run that caches are not bound in place
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
     names = {value.name for value in session.get_inputs()}
     return lambda feeds: session.run(list(wanted), {name: feeds[name] for name in names})
 
 
 def english(text: Path | None) -> str:
-    """20 KB of English."""
+    """20 KB of English: what ONNX says of its operators, from Abs on."""
     if text is not None:
         return text.read_text(encoding="utf-8")
-    pages = sorted((Path(__file__).parents[1] / "docs").glob("*.md"))
-    paragraphs = [part for page in pages for part in page.read_text(encoding="utf-8").split("\n\n")]
+    docs = {schema.name: inspect.cleandoc(schema.doc or "") for schema in onnx.defs.get_all_schemas()}
+    paragraphs = (" ".join(part.split()) for name in sorted(docs) for part in re.split(r"\n\s*\n", docs[name]))
     prose = [part for part in paragraphs if part[:1].isalpha() and len(part) > _PARAGRAPH]
     return "\n\n".join(prose)[:_BYTES]
 
@@ -113,6 +123,26 @@ def perplexity(folder: Path, documents: Sequence[Sequence[int]], backend: str) -
     return math.exp(total / count)
 
 
+def scored(
+    source: ModelFolder,
+    choices: dict[str, Any],
+    documents: Sequence[Sequence[int]],
+    backend: str,
+    ranges: Sequence[CacheRange] | None = None,
+) -> dict[str, Any]:
+    """Makes one form of a model, and says what it costs: perplexity, bytes of the model, bytes of cache per token."""
+    with tempfile.TemporaryDirectory() as place:
+        path, nbytes = source.path, sum(file.stat().st_size for file in source.files)
+        if choices:
+            kept = {key: value for key, value in choices.items() if key != "kv"}
+            cache = ranges if "kv" in choices else None
+            report = quantize_folder(path, Path(place) / "low", requantize=True, cache_ranges=cache, **kept)
+            path, nbytes = report.path, report.nbytes_after
+        found = perplexity(path, documents, backend)
+        per_token = open_folder(path).spec.cache.bytes_per_token
+    return {"perplexity": found, "nbytes": nbytes, "bytes_per_token": per_token}
+
+
 def main() -> None:
     """Makes every form in turn and scores it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
@@ -120,7 +150,7 @@ def main() -> None:
     parser.add_argument("--documents", type=int, default=0, help="use only so many (0: all)")
     parser.add_argument("--markdown", action="store_true")
     parser.add_argument("--folder", type=Path, help="a float model folder (default: the embedded model)")
-    parser.add_argument("--text", type=Path, help="with --folder, the text to score (default: pages of docs/)")
+    parser.add_argument("--text", type=Path, help="with --folder, the text to score (default: ONNX's operators)")
     arguments = parser.parse_args()
     source = open_folder(arguments.folder or default_folder())
     ranges: list[CacheRange] | None = None
@@ -131,23 +161,16 @@ def main() -> None:
         all_forms, first = forms(), "as it is: int8, symmetric, blocks of 32"
     else:
         documents = [source.tokenizer.encode(english(arguments.text))]
-        all_forms, first = real_forms(source), "as it is"
+        all_forms, first = ((name, make()) for name, make in real_forms(source)), "as it is"
     if arguments.markdown:
         tokens = sum(map(len, documents))
         print(f"{len(documents)} documents, {tokens} tokens, backend {arguments.backend}\n")
         print("| Form | Perplexity | Change | Model, MB | Cache, bytes per token |\n|---|---:|---:|---:|---:|")
     before = 0.0
-    for name, choices in [(first, {}), *all_forms]:
-        with tempfile.TemporaryDirectory() as place:
-            path, nbytes = source.path, sum(file.stat().st_size for file in source.files)
-            if choices:
-                kept = {key: value for key, value in choices.items() if key != "kv"}
-                cache = ranges if "kv" in choices else None
-                report = quantize_folder(path, Path(place) / "low", requantize=True, cache_ranges=cache, **kept)
-                path, nbytes = report.path, report.nbytes_after
-            found = perplexity(path, documents, arguments.backend)
-            before = before or found
-            per_token = open_folder(path).spec.cache.bytes_per_token
+    for name, choices in itertools.chain([(first, dict[str, Any]())], all_forms):
+        row = scored(source, choices, documents, arguments.backend, ranges)
+        found, nbytes, per_token = row["perplexity"], row["nbytes"], row["bytes_per_token"]
+        before = before or found
         if arguments.markdown:
             change = f"{100 * (found / before - 1):+.2f} %" if choices else ""
             print(f"| {name} | {found:.3f} | {change} | {nbytes / 1e6:.1f} | {per_token} |", flush=True)

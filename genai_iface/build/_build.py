@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import math
 import os
@@ -20,8 +21,9 @@ import onnx_ir as ir
 from genai_iface._tolerance import LOGIT_TOLERANCES
 from genai_iface.build._expressible import check_expressible
 from genai_iface.build._folder_files import write_folder_files
-from genai_iface.build._model_file import mark_model, save_model
+from genai_iface.build._model_file import load_saved, mark_model, save_model
 from genai_iface.build._own_integers import OwnIntegers
+from genai_iface.build._stages import Stage, Stages
 from genai_iface.build._verify import Comparison, Reference, compare, torch_reference
 from genai_iface.build.checkpoint import (
     Checkpoint,
@@ -154,7 +156,8 @@ def build(
             file.
         out: The folder to make; it must not exist, or be empty. It appears whole or not at all.
         options: Method, type, layout, context length and quantization; the defaults if None.
-        progress: Called with what is being done.
+        progress: Called with a line that says which stage this is, what is being done, and about how long the rest
+            takes.
 
     Raises:
         InvalidInputError: The source is broken, or the target exists.
@@ -165,25 +168,38 @@ def build(
         # Refuses a block size before anything is built.
         QuantizeWeights(_BITS[options.quantize], block_size=options.block_size)
     target = Path(os.path.realpath(out))
-    with new_folder(target) as work, quiet_transformers(), warnings.catch_warnings():
+    stages = Stages(progress, _plan(options))
+    with (
+        new_folder(target) as work,
+        quiet_transformers(),
+        warnings.catch_warnings(),
+        contextlib.ExitStack() as reading,
+    ):
         # What Transformers means to change some day is no news for who builds a model.
         warnings.simplefilter("ignore", FutureWarning)
         checkpoint = open_checkpoint(source, options.adapters)
+        if checkpoint.gguf is not None:
+            from genai_iface.build.gguf import parsed_once
+
+            reading.enter_context(parsed_once())
         tokenizer = _tokenizer(checkpoint, options)
-        progress(f"loading {checkpoint.name}")
+        stages.begin("load", f"loading {checkpoint.name}")
         loaded = load_network(checkpoint, options.dtype)
         network, notes = loaded.network, list(loaded.notes)
         check_expressible(network)
         context = _context(network, options)
-        progress("decoding with torch, to compare with")
-        reference = _reference(network, context)
+        stages.begin("decode", "decoding with torch, to compare with")
+        reference = _reference(network, context, stages.part)
         files = write_folder_files(checkpoint, network, work, context=context, tokenizer=tokenizer)
-        job = _Job(checkpoint, loaded, reference, options, context, work, progress)
-        attempts, model = job.first_good()
+        has_integers = loaded.quantization is not None and not options.dequantize
+        job = _Job(checkpoint, loaded, reference, options, context, work, stages)
+        # The job lets the network go as soon as there is a file of it.
+        del loaded, network
+        attempts = job.first_good()
         chosen = attempts[-1]
         verified = chosen.comparison is not None and chosen.comparison.agrees(options.dtype)
-        own_integers = job.own_integers(model, notes) if _has_integers(loaded, options) else None
-        quantized = job.quantize(model, notes) if options.quantize is not None else None
+        own_integers = job.own_integers(notes) if has_integers else None
+        quantized = job.quantize(notes) if options.quantize is not None else None
         mark_model(work, chosen.method, chosen.comparison, verified=verified, quantized=quantized)
     if "tokenizer.json" not in files:
         notes.append("the checkpoint has no tokenizer.json; the model takes ids only")
@@ -201,19 +217,19 @@ class _Job:
         options: BuildOptions,
         context: int | None,
         folder: Path,
-        progress: Callable[[str], None],
+        stages: Stages,
     ) -> None:
         self._checkpoint = checkpoint
-        self._loaded = loaded
-        self._network = loaded.network
+        self._network: Any = loaded.network
+        self._quantization = loaded.quantization
         self._reference = reference
         self._options = options
         self._context = context
         self._folder = folder
-        self._progress = progress
+        self._stages = stages
 
-    def first_good(self) -> tuple[tuple[Attempt, ...], ir.Model]:
-        """Tries methods until one gives a model that may stay.
+    def first_good(self) -> tuple[Attempt, ...]:
+        """Tries methods until one gives a model that may stay, and leaves it in the folder.
 
         Raises:
             UnsupportedModelError: None does.
@@ -222,17 +238,17 @@ class _Job:
         attempts: list[Attempt] = []
         for method in methods:
             try:
-                model, comparison = self._take(method)
+                comparison = self._take(method)
             except BackendNotFoundError:
                 raise
             except GenAIError as error:
                 attempts.append(Attempt(method, None, error.what))
                 continue
             if comparison.agrees(self._options.dtype):
-                return (*attempts, Attempt(method, comparison)), model
+                return (*attempts, Attempt(method, comparison))
             problem = f"differs from torch: {comparison}"
             if self._options.unverified:
-                return (*attempts, Attempt(method, comparison, problem)), model
+                return (*attempts, Attempt(method, comparison, problem))
             attempts.append(Attempt(method, comparison, problem))
             if any(_is_same(comparison, attempt.comparison) for attempt in attempts[:-1]):
                 # Two graphs that were made in different ways do not share a fault.
@@ -255,7 +271,7 @@ class _Job:
             f"No method leads from {self._checkpoint.name!r} to a standard model ({reasons})", remedy=remedy
         )
 
-    def quantize(self, model: ir.Model, notes: list[str]) -> Comparison:
+    def quantize(self, notes: list[str]) -> Comparison:
         """Quantizes the weights and measures the difference again.
 
         Raises:
@@ -264,7 +280,8 @@ class _Job:
         kind = self._options.quantize
         if kind is None:
             raise ValueError("nothing to quantize to")
-        self._progress(f"quantizing to {kind}")
+        self._stages.begin("quantize", f"quantizing to {kind}")
+        model = load_saved(self._folder)
         done = self._nearest(model, notes) if kind == "int8" and not self._options.dequantize else 0
         rewrite = QuantizeWeights(_BITS[kind], block_size=self._options.block_size, search=True)
         rewrite(model)
@@ -277,7 +294,7 @@ class _Job:
 
     def _nearest(self, model: ir.Model, notes: list[str]) -> int:
         """Bytes for matrices that are quantized in a way that no integers give exactly."""
-        quantization = self._loaded.quantization
+        quantization = self._quantization
         if quantization is None or not quantization.approximate:
             return 0
         rewrite = OwnIntegers(quantization.approximate, self._options.dtype)
@@ -288,16 +305,17 @@ class _Job:
         )
         return rewrite.note.count
 
-    def own_integers(self, model: ir.Model, notes: list[str]) -> Comparison:
+    def own_integers(self, notes: list[str]) -> Comparison:
         """Puts the integers of the checkpoint in the place of its dequantized weights, and compares with torch again.
 
         Raises:
             UnsupportedModelError: The result differs more than the float model may.
         """
-        quantization = self._loaded.quantization
+        quantization = self._quantization
         if quantization is None:
             raise ValueError("the checkpoint has no integers")
-        self._progress(f"taking the integers of {quantization.method}")
+        self._stages.begin("integers", f"taking the integers of {quantization.method}")
+        model = load_saved(self._folder)
         rewrite = OwnIntegers(quantization.matrices, self._options.dtype)
         rewrite(model)
         notes.append(f"{rewrite.note.count} of {len(quantization.matrices)} matrices have the checkpoint's integers")
@@ -321,7 +339,7 @@ class _Job:
         """mobius-onnx reads files: what was merged or dequantized is saved for it first."""
         options = self._options
         settings: dict[str, Any] = {"dtype": options.dtype, "layout": options.layout, "context": self._context}
-        if self._loaded.quantization is None and not self._checkpoint.adapters:
+        if self._quantization is None and not self._checkpoint.adapters:
             return build_with_mobius(self._checkpoint, **settings)
         with TemporaryDirectory(prefix=f"{self._folder.name}.", dir=self._folder.parent) as plain:
             with quiet_transformers():
@@ -330,9 +348,19 @@ class _Job:
             ir.external_data.load_to_model(model)
         return model
 
-    def _take(self, method: Method) -> tuple[ir.Model, Comparison]:
+    def _take(self, method: Method) -> Comparison:
+        """Builds the folder's model in one way."""
+        if self._network is None:
+            self._network = load_network(self._checkpoint, self._options.dtype).network
+        self._save(method)
+        _let_go(self._network)
+        self._network = None
+        self._stages.begin("compare", f"comparing the result of {method} with torch")
+        return self._compared()
+
+    def _save(self, method: Method) -> None:
         options = self._options
-        self._progress(f"building by way of {method}")
+        self._stages.begin("export", f"building by way of {method}")
         if method == "export":
             model = export_standard(self._network, layout=options.layout, context=self._context)
         elif method == "mobius":
@@ -345,21 +373,29 @@ class _Job:
         CacheShapes(derive_signature(model))(model)
         name_weights(model, self._network)
         save_model(model, self._folder)
-        self._progress(f"comparing the result of {method} with torch")
-        return model, self._compared()
+        for value in model.graph.initializers.values():
+            value.const_value = None
 
     def _compared(self, *, exact: bool = False) -> Comparison:
         """Against torch; with ``exact`` ONNX Runtime does not round what is multiplied with integers."""
         options = _EXACT if exact and self._options.verify_on == "ort" else None
         model = load_model(self._folder, backend=self._options.verify_on, options=options)
         try:
-            return compare(model, self._reference)
+            return compare(model, self._reference, progress=self._stages.part)
         finally:
             model.close()
 
 
-def _has_integers(loaded: LoadedNetwork, options: BuildOptions) -> bool:
-    return loaded.quantization is not None and not options.dequantize
+def _plan(options: BuildOptions) -> list[Stage]:
+    """The stages, if the first method is the right one. Integers of the checkpoint's own are found out later."""
+    plan: list[Stage] = ["load", "decode", "export", "compare"]
+    return plan if options.quantize is None else [*plan, "quantize"]
+
+
+def _let_go(network: Any) -> None:
+    """Gives the memory of the weights back: what has traced a network, and rules of onnxscript, remember them."""
+    for tensor in (*network.parameters(), *network.buffers()):
+        tensor.data = tensor.data.new_empty(0)
 
 
 def _tokenizer(checkpoint: Checkpoint, options: BuildOptions) -> Path | None:
@@ -417,7 +453,7 @@ def _context(network: Any, options: BuildOptions) -> int | None:
     return options.context if options.context is not None else exact
 
 
-def _reference(network: Any, context: int | None) -> Reference:
+def _reference(network: Any, context: int | None, progress: Callable[[int, int], None]) -> Reference:
     """Prompts long enough to leave every window, as far as that is affordable."""
     text = network.config.get_text_config()
     windows = [getattr(text, name, None) or 0 for name in ("sliding_window", "attention_chunk_size")]
@@ -425,8 +461,11 @@ def _reference(network: Any, context: int | None) -> Reference:
     exact = longest_exact_context(network.config)
     if exact is not None and context is not None and context > exact:
         return torch_reference(
-            network, steps=min(_STEPS, context - exact - _SHORTEST_PROMPT), prompt_tokens=exact + _SHORTEST_PROMPT
+            network,
+            steps=min(_STEPS, context - exact - _SHORTEST_PROMPT),
+            prompt_tokens=exact + _SHORTEST_PROMPT,
+            progress=progress,
         )
     limit = context or getattr(text, "max_position_embeddings", None) or prompt + _STEPS
     steps = min(_STEPS, limit // 2)
-    return torch_reference(network, steps=steps, prompt_tokens=min(prompt, limit - steps))
+    return torch_reference(network, steps=steps, prompt_tokens=min(prompt, limit - steps), progress=progress)

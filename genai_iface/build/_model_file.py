@@ -13,11 +13,12 @@ import onnx_ir as ir
 from genai_iface.build._verify import Comparison
 from genai_iface.errors import UnsupportedModelError
 
-__all__ = ["mark_model", "save_model"]
+__all__ = ["load_saved", "mark_model", "save_model"]
 
 _FILE, _DATA = "model.onnx", "model.onnx.data"
-# A file of one message ends at 2 GiB; well below that weights get a file of their own.
-_MOST_INLINE = 2**30
+# Inside a message weights are in memory several times while it is written, checked and read; from a file of their own
+# they are written one by one, and mapped.
+_MOST_INLINE = 2**26
 _PRODUCER = "genai-iface"
 
 
@@ -50,6 +51,13 @@ def save_model(model: ir.Model, folder: Path) -> None:
             f"The graph is not legal ONNX: {' '.join(str(error).split())[:300]}",
             remedy="Try another method with --via.",
         ) from error
+
+
+def load_saved(folder: Path) -> ir.Model:
+    """A model that ``save_model`` has written, with its weights in memory, so that it can be written there again."""
+    model = ir.load(folder / _FILE)
+    ir.external_data.load_to_model(model)
+    return model
 
 
 def mark_model(

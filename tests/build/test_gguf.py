@@ -103,6 +103,24 @@ def test_an_untied_table_is_looked_up_in_rows_of_bytes(tmp_path: Path) -> None:
     assert tuple(table.dims) == (264, HIDDEN)
 
 
+def test_what_was_loaded_is_an_ordinary_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Transformers refuses to save a network that it takes for quantized; mobius-onnx reads what it saves."""
+    from safetensors.numpy import load_file
+
+    from genai_iface.build.checkpoint import load_network, open_checkpoint
+    from genai_iface.build.gguf import parsed_once
+
+    source, parses = write_gguf(tmp_path / "model.gguf", KINDS, default="Q4_0", pre="smollm"), []
+    build_fields = gguf.GGUFReader._build_fields
+    monkeypatch.setattr(gguf.GGUFReader, "_build_fields", lambda *given: (parses.append(1), build_fields(*given))[1])
+    with parsed_once():
+        load_network(open_checkpoint(source), "float32").network.save_pretrained(tmp_path / "saved")
+    assert len(parses) == 1
+    assert "quantization_config" not in json.loads((tmp_path / "saved" / "config.json").read_text())
+    found = load_file(tmp_path / "saved" / "model.safetensors")["model.layers.0.mlp.down_proj.weight"]
+    assert np.array_equal(found, stored(source)["blk.0.ffn_down.weight"])
+
+
 def test_the_configuration_tells_nothing_of_the_machine(tmp_path: Path) -> None:
     built(write_gguf(tmp_path / "model.gguf", KINDS, default="Q4_0", pre="smollm"), tmp_path / "out")
     for file in (tmp_path / "out").glob("*.json"):

@@ -89,6 +89,9 @@ def _from_gguf(checkpoint: Checkpoint, config: Any, dtype: DType) -> LoadedNetwo
         )
     from genai_iface.build.gguf import read_gguf
 
+    # Its weights are floats by now; with the mark of a quantized one Transformers saves it no more.
+    if network.hf_quantizer is not None:
+        network.hf_quantizer.remove_quantization_config(network)
     notes = check_placement(network, loading, checkpoint.name)
     quantization = read_gguf(checkpoint.folder / str(checkpoint.gguf), network)
     if quantization is not None:

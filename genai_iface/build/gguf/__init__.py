@@ -4,6 +4,7 @@
 
 from genai_iface.build.gguf.header import check_whole
 from genai_iface.build.gguf.matrices import read_gguf
+from genai_iface.build.gguf.reader import parsed_once
 from genai_iface.build.gguf.tokenizer import split_rule, write_tokenizer
 
-__all__ = ["check_whole", "read_gguf", "split_rule", "write_tokenizer"]
+__all__ = ["check_whole", "parsed_once", "read_gguf", "split_rule", "write_tokenizer"]

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 from gguf import MODEL_ARCH_NAMES, GGMLQuantizationType, GGUFReader, ReaderTensor, dequantize, get_tensor_name_map
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ def read_gguf(path: Path, network: Any) -> Quantization | None:
         None if all weights are floats. Matrices whose blocks have an offset that no zero point gives are in
         ``approximate``: they are floats in the network, and the nearest bytes for who wants fewer bits.
     """
-    reader = GGUFReader(path)
+    reader = gguf.GGUFReader(path)
     tensors = {tensor.name: tensor for tensor in reader.tensors}
     exact, near, kinds = [], [], Counter[str]()
     for name, stored, values in _weights(reader, tensors, network):

@@ -8,7 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gguf import GGUFReader
+import gguf
 from tokenizers import Tokenizer
 
 from genai_iface.build.checkpoint.quiet import quiet_transformers
@@ -29,7 +29,7 @@ def split_rule(path: Path) -> Rule | None:
     Raises:
         UnsupportedModelError: The file names no rule, or one that is not known.
     """
-    fields = GGUFReader(path).fields
+    fields = gguf.GGUFReader(path).fields
     kind, rule = (fields[name].contents() if name in fields else None for name in (_MODEL, _PRE))
     if kind != _BYTE_PAIRS or _TOKENS not in fields:
         return None

@@ -21,6 +21,7 @@ from transformers.cache_utils import Cache
 from genai_iface.build._network_cache import cache_keyword
 from genai_iface.build.methods.fuse_standard import fuse_standard
 from genai_iface.build.methods.names import name_parts
+from genai_iface.build.methods.quick_matching import quick_matching
 from genai_iface.build.methods.rotary_context import fixed_rotary
 from genai_iface.build.methods.standard_attention import LayerShape, StandardAttention
 from genai_iface.build.methods.standard_cache import OPSET, NewTokensLayer
@@ -135,7 +136,7 @@ def traced(
         UnsupportedModelError: The module cannot be traced or translated.
     """
     try:
-        with quiet_exporter(), torch.no_grad():
+        with quiet_exporter(), quick_matching(), torch.no_grad():
             program = torch.onnx.export(
                 module.eval(), arguments, dynamo=True, opset_version=opset, dynamic_shapes=dynamic, verbose=False
             )

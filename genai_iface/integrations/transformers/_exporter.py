@@ -103,7 +103,7 @@ class StandardExporter(HfExporter):
 
     @classmethod
     def save_program(cls, program: ir.Model, path: str | Path) -> None:
-        """Writes ``model.onnx``, beyond 1 GiB with its weights in a file beside it."""
+        """Writes ``model.onnx``, beyond 64 MiB with its weights in a file beside it."""
         save_model(program, Path(path).parent)
 
     @classmethod

@@ -31,7 +31,9 @@ from genai_iface.transform.rewrite import Note, Rewrite
 __all__ = ["SHARE", "QuantizeReport", "check_target", "quantize_folder"]
 
 SHARE = 0.25
-"""Of the weights that would get 4 bits, what gets 8 for its sensitivity where a calibration has measured that."""
+"""Of the weights that would get 4 bits, what gets 8 for its sensitivity where a calibration has measured that.
+
+On SmolLM2 135M none cost 15 % of perplexity and this 7 %, in a file still smaller than one with a head of its own."""
 
 _DATA_FILE = "model.onnx.data"
 # Shape inference reads what lies in the file, so small constants stay there.
