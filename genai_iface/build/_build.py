@@ -22,7 +22,7 @@ from genai_iface.build._expressible import check_expressible
 from genai_iface.build._folder_files import write_folder_files
 from genai_iface.build._model_file import mark_model, save_model
 from genai_iface.build._own_integers import OwnIntegers
-from genai_iface.build._verify import Comparison, Reference, compare, torch_reference
+from genai_iface.build._verify import MORE_TOKENS, Comparison, Reference, compare, torch_reference
 from genai_iface.build.checkpoint import (
     Checkpoint,
     LoadedNetwork,
@@ -36,6 +36,7 @@ from genai_iface.build.methods.mobius import build_with_mobius
 from genai_iface.build.methods.names import name_weights
 from genai_iface.build.methods.rotary_context import longest_exact_context
 from genai_iface.build.methods.transformers_export import export_with_transformers
+from genai_iface.build.states.installed import keeps_states
 from genai_iface.errors import BackendNotFoundError, GenAIError, InvalidInputError, UnsupportedModelError
 from genai_iface.folder import find_inside, open_root
 from genai_iface.graph import derive_signature
@@ -427,6 +428,8 @@ def _reference(network: Any, context: int | None) -> Reference:
         return torch_reference(
             network, steps=min(_STEPS, context - exact - _SHORTEST_PROMPT), prompt_tokens=exact + _SHORTEST_PROMPT
         )
-    limit = context or getattr(text, "max_position_embeddings", None) or prompt + _STEPS
-    steps = min(_STEPS, limit // 2)
-    return torch_reference(network, steps=steps, prompt_tokens=min(prompt, limit - steps))
+    has_states = keeps_states(network)
+    limit = context or getattr(text, "max_position_embeddings", None) or prompt + _STEPS + MORE_TOKENS
+    room = limit - MORE_TOKENS if has_states else limit
+    steps = min(_STEPS, room // 2)
+    return torch_reference(network, steps=steps, prompt_tokens=min(prompt, room - steps), use_cache=not has_states)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,22 +16,29 @@ from genai_iface._tolerance import LOGIT_TOLERANCES, relative_difference
 from genai_iface.build._network_cache import cache_keyword, cache_of
 from genai_iface.protocols import Model
 
-__all__ = ["Comparison", "Reference", "compare", "torch_reference"]
+__all__ = ["MORE_TOKENS", "Comparison", "Reference", "compare", "torch_reference"]
+
+_MORE_TOKENS = (2, 7, 4)
+MORE_TOKENS = max(_MORE_TOKENS)
+"""The most tokens that a row of a reference without cache has after its greedy ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What torch computes, each row alone, with Transformers' own attention and cache.
+    """What torch computes, each row alone, with Transformers' own attention.
 
     Attributes:
         prompts: Token ids of each row; the rows have different lengths.
-        logits: float32 (B, steps + 1, V): after the prompt, then after each token.
+        logits: float32 (B, steps + 1, V): after the prompt, then after each token; (B, steps + 2, V) with more of the
+            prompt at the end.
         tokens: int64 (B, steps), the greedy continuation.
+        more: Token ids that follow it in one step, of different lengths; empty if nothing does.
     """
 
     prompts: tuple[NDArray[np.int64], ...]
     logits: NDArray[np.float32]
     tokens: NDArray[np.int64]
+    more: tuple[NDArray[np.int64], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +77,7 @@ class Comparison:
 
 
 def torch_reference(
-    network: Any, *, steps: int = 32, prompt_tokens: int = 16, rows: int = 3, seed: int = 0
+    network: Any, *, steps: int = 32, prompt_tokens: int = 16, rows: int = 3, seed: int = 0, use_cache: bool = True
 ) -> Reference:
     """Decodes greedily with torch.
 
@@ -79,53 +87,81 @@ def torch_reference(
         prompt_tokens: Tokens of the longest prompt; row b's is 3 * b shorter, but not empty.
         rows: Rows of the batch.
         seed: Of the random prompts.
+        use_cache: Whether torch may use Transformers' cache. Without it every step runs all tokens again, which is
+            right where continuing from a cache is not, and more tokens follow the greedy ones in one step.
     """
     vocabulary = network.config.get_text_config().vocab_size
     draw = np.random.default_rng(seed)
     prompts = tuple(
         draw.integers(0, vocabulary, max(prompt_tokens - 3 * row, 1), dtype=np.int64) for row in range(rows)
     )
-    logits = np.zeros((rows, steps + 1, vocabulary), np.float32)
+    more = () if use_cache else _more(draw, vocabulary, rows)
+    logits = np.zeros((rows, steps + 1 + bool(more), vocabulary), np.float32)
     tokens = np.zeros((rows, steps), np.int64)
-    with torch.no_grad():
-        for row, prompt in enumerate(prompts):
-            ids, cache = torch.from_numpy(prompt)[None], None
-            for step in range(steps + 1):
-                output = network(input_ids=ids, **cache_keyword(network, cache), use_cache=True)
-                cache = cache_of(output)
-                logits[row, step] = output.logits[0, -1].float().numpy()[:vocabulary]
-                if step < steps:
-                    tokens[row, step] = logits[row, step].argmax()
-                    ids = torch.from_numpy(tokens[row : row + 1, step : step + 1])
-    return Reference(prompts, logits, tokens)
+    for row, prompt in enumerate(prompts):
+        decoder = _Decoder(network, use_cache=use_cache)
+        fresh = prompt
+        for step in range(steps + 1):
+            logits[row, step] = decoder.run(fresh)[:vocabulary]
+            if step < steps:
+                tokens[row, step] = logits[row, step].argmax()
+                fresh = tokens[row, step : step + 1]
+        if more:
+            logits[row, steps + 1] = decoder.run(more[row])[:vocabulary]
+    return Reference(prompts, logits, tokens, more)
+
+
+def _more(draw: np.random.Generator, vocabulary: int, rows: int) -> tuple[NDArray[np.int64], ...]:
+    """A second prompt for each row, the longest in the middle, so that its borders differ from the first one's."""
+    return tuple(
+        draw.integers(0, vocabulary, _MORE_TOKENS[row % len(_MORE_TOKENS)], dtype=np.int64) for row in range(rows)
+    )
+
+
+class _Decoder:
+    """One row in torch, continued."""
+
+    def __init__(self, network: Any, *, use_cache: bool) -> None:
+        self._network, self._use_cache = network, use_cache
+        self._cache: Any = None
+        self._tokens = np.zeros(0, np.int64)
+
+    def run(self, fresh: NDArray[np.int64]) -> NDArray[np.float32]:
+        """The logits (V,) after these tokens."""
+        given: dict[str, Any] = {"use_cache": False}
+        if self._use_cache:
+            given = {**cache_keyword(self._network, self._cache), "use_cache": True}
+        else:
+            self._tokens = fresh = np.concatenate((self._tokens, fresh))
+        with torch.no_grad():
+            output = self._network(input_ids=torch.from_numpy(fresh)[None], **given)
+        if self._use_cache:
+            self._cache = cache_of(output)
+        logits: NDArray[np.float32] = output.logits[0, -1].float().numpy()
+        return logits
 
 
 def compare(model: Model[Any], reference: Reference) -> Comparison:
-    """Runs the same prompts as one ragged batch, then the reference's tokens.
+    """Runs the same prompts as one ragged batch, then the reference's tokens, then more of its prompts if it has any.
 
     Args:
         model: A loaded model of any backend.
         reference: Prompts, tokens and logits that torch gave.
     """
-    rows, steps = reference.tokens.shape
-    counts = np.array([len(prompt) for prompt in reference.prompts])
-    ids = np.zeros((rows, counts.max()), np.int64)
-    for row, prompt in enumerate(reference.prompts):
-        ids[row, : len(prompt)] = prompt
-    differences = np.zeros((rows, steps + 1))
-    flips = np.zeros((rows, steps + 1))
+    rows = len(reference.tokens)
+    runs = list(_runs(reference))
+    differences = np.zeros((rows, len(runs)))
+    flips = np.zeros((rows, len(runs)))
     equal = 0
-    with_room = int(counts.max()) + steps
+    with_room = int(np.sum([counts.max() for _, counts in runs]))
     cache = model.create_cache(batch_size=rows, capacity=with_room)
     try:
-        for step in range(steps + 1):
-            got = model.forward(ids, cache, counts=counts if step == 0 else None)[:, 0]
+        for step, (ids, counts) in enumerate(runs):
+            got = model.forward(ids, cache, counts=counts if ids.shape[1] > 1 else None)[:, 0]
             for row in range(rows):
                 expected = reference.logits[row, step]
                 differences[row, step], flips[row, step] = _difference(got[row, : expected.size], expected)
                 equal += flips[row, step] == 0
-            if step < steps:
-                ids = reference.tokens[:, step : step + 1]
     finally:
         cache.close()
     worst_row, worst_step = np.unravel_index(int(differences.argmax()), differences.shape)
@@ -137,6 +173,23 @@ def compare(model: Model[Any], reference: Reference) -> Comparison:
         steps=differences.size,
         worst_flip=float(flips.max()),
     )
+
+
+def _runs(reference: Reference) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Ids (B, S) and counts (B,) of each step: prompts, tokens one by one, what follows."""
+    yield _padded(reference.prompts)
+    for token in reference.tokens.T:
+        yield token[:, None], np.ones(len(token), np.int64)
+    if reference.more:
+        yield _padded(reference.more)
+
+
+def _padded(rows: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    counts = np.array([len(row) for row in rows])
+    ids = np.zeros((len(rows), counts.max()), np.int64)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = row
+    return ids, counts
 
 
 def _difference(got: NDArray[np.float32], expected: NDArray[np.float32]) -> tuple[float, float]:
