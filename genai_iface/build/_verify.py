@@ -112,10 +112,9 @@ def torch_reference(
 
 
 def _more(draw: np.random.Generator, vocabulary: int, rows: int) -> tuple[NDArray[np.int64], ...]:
-    """A second prompt for each row, the longest in the middle, so that its borders differ from the first one's."""
-    return tuple(
-        draw.integers(0, vocabulary, _MORE_TOKENS[row % len(_MORE_TOKENS)], dtype=np.int64) for row in range(rows)
-    )
+    """A second prompt for each row, the longest not in the first."""
+    sizes = [_MORE_TOKENS[row % len(_MORE_TOKENS)] for row in range(rows)]
+    return tuple(draw.integers(0, vocabulary, size, dtype=np.int64) for size in sizes)
 
 
 class _Decoder:

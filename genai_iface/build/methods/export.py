@@ -20,10 +20,11 @@ import torch
 
 from genai_iface.build._network_cache import cache_keyword
 from genai_iface.build.methods.fuse_standard import fuse_standard
-from genai_iface.build.methods.names import name_parts, name_tensors
+from genai_iface.build.methods.names import name_parts
 from genai_iface.build.methods.rotary_context import fixed_rotary
 from genai_iface.build.methods.standard_attention import LayerShape, StandardAttention
 from genai_iface.build.methods.standard_cache import OPSET
+from genai_iface.build.methods.tensor_names import name_tensors
 from genai_iface.build.states.installed import installed_states, step_cache
 from genai_iface.build.states.operators import STATE_OPSET
 from genai_iface.build.states.step_states import StateSlot, StepStates
@@ -60,10 +61,10 @@ def export_standard(network: Any, *, layout: CacheLayout = "bnsh", context: int 
     attention, states = StandardAttention(layout), StepStates()
     with attention.installed(network), installed_states(states, network), fixed_rotary(network, context):
         step = _Step(network, attention, states)
-        shapes, slots = _kept(step)
+        shapes, layers, slots = _kept(step)
         arguments, dynamic = _arguments(shapes, slots, layout, network.dtype)
         model = traced(step, arguments, dynamic)
-    name_tensors(model, len(shapes), [(slot.kind, slot.layer) for slot in slots])
+    name_tensors(model, layers, [(slot.kind, slot.layer) for slot in slots])
     fuse_standard(model)
     _count_axes_from_the_front(model)
     if slots:
@@ -109,8 +110,8 @@ class _Step(torch.nn.Module):
         return output.logits, *self.attention.written, self.states.present
 
 
-def _kept(step: _Step) -> tuple[list[LayerShape], list[StateSlot]]:
-    """What each layer keeps, from a step of two tokens with everything installed.
+def _kept(step: _Step) -> tuple[list[LayerShape], Sequence[int], list[StateSlot]]:
+    """Keys and values, the layers that keep them, and states, from a step of two tokens with everything installed.
 
     Raises:
         UnsupportedModelError: The network computes attention by itself, or keeps states in a way of its own.
@@ -132,7 +133,8 @@ def _kept(step: _Step) -> tuple[list[LayerShape], list[StateSlot]]:
             f"{name} computes attention by itself, not through Transformers' attention interface{problem}",
             remedy="Try another method: --via convert or --via mobius.",
         )
-    return shapes, slots
+    layers = step.states.attention_layers
+    return shapes, layers if len(set(layers)) == len(layers) == len(shapes) else range(len(shapes)), slots
 
 
 def traced(

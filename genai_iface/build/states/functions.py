@@ -1,5 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: N803 - Transformers passes arguments by these names.
 """What a traced network calls instead of Transformers' own convolutions and recurrences.
 
 Transformers has them as functions of its modelling files, under the same names in every file. Each one here takes the

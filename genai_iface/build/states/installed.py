@@ -91,6 +91,13 @@ class StepLayer(NewTokensLayer, LinearAttentionCacheLayerMixin):
     def lazy_initialization(self, *_: Any, **__: Any) -> None:
         """Nothing to do: there are no buffers."""
 
+    def update(
+        self, key_states: torch.Tensor, value_states: torch.Tensor, *args: Any, **kwargs: Any
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Notes that the layer has attention, and returns what it is given."""
+        self._states.attention_wanted(self._index)
+        return super().update(key_states, value_states, *args, **kwargs)
+
     def update_conv_state(self, conv_states: torch.Tensor, state_idx: int = 0, **_: Any) -> torch.Tensor:
         """Notes that these inputs are to be kept."""
         self._states.convolution_wanted(self._index, conv_states)

@@ -39,7 +39,7 @@ def convolve(
     """
     from transformers.activations import ACT2FN
 
-    batch, channels, length = inputs.shape
+    batch, channels = inputs.shape[:2]
     kept = weight.shape[-1] - 1
     dtype = weight.dtype
     past = states.take_convolution(inputs, (batch, channels, kept), dtype)

@@ -16,6 +16,8 @@ from genai_iface.types import StateKind
 __all__ = ["StateSlot", "StepStates"]
 
 _UNKNOWN = -1
+_NAMES = {"conv": "inputs of a convolution", "recurrent": "a recurrent state"}
+_OPERATORS = {"conv": "CausalConvWithState", "recurrent": "LinearAttention"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +63,7 @@ class StepStates:
         self._present: list[torch.Tensor] = []
         self._convolutions: list[tuple[int, torch.Tensor]] = []
         self._unserved: list[tuple[int, StateKind]] = []
+        self._attention_layers: list[int] = []
         self._counts = counts
         self._is_real = None if counts is None else torch.arange(length)[None] < counts[:, None]
 
@@ -68,6 +71,11 @@ class StepStates:
     def slots(self) -> list[StateSlot]:
         """The states that operators have kept since the step began."""
         return list(self._slots)
+
+    @property
+    def attention_layers(self) -> list[int]:
+        """The layers whose cache was given keys and values, in this order."""
+        return list(self._attention_layers)
 
     @property
     def present(self) -> list[torch.Tensor]:
@@ -80,10 +88,14 @@ class StepStates:
         return self._counts
 
     def hide_padding(self, part: torch.Tensor) -> torch.Tensor:
-        """A tensor (B, S, N) with zeros at padding. What padding computes may be no number, so nothing is multiplied."""
+        """A tensor (B, S, N) with zeros at padding; whatever padding computes, be it no number, is gone."""
         if self._is_real is None:
             return part
         return torch.where(self._is_real[:, :, None], part, torch.zeros((), dtype=part.dtype))
+
+    def attention_wanted(self, layer: int) -> None:
+        """A layer's cache is given keys and values."""
+        self._attention_layers.append(layer)
 
     def convolution_wanted(self, layer: int, inputs: torch.Tensor) -> None:
         """A layer's cache is given the inputs of its next convolution."""
@@ -107,13 +119,11 @@ class StepStates:
         """
         layer = next((layer for layer, wanted in self._convolutions if wanted is inputs), _UNKNOWN)
         self._convolutions = [each for each in self._convolutions if each[1] is not inputs]
-        return self._take(StateSlot("conv", tuple(int(size) for size in shape[1:]), dtype, layer), shape)
+        return self._take("conv", shape, dtype, layer)
 
     def take_recurrence(self, shape: tuple[int, ...]) -> torch.Tensor:
         """The past state of a recurrence, float32 (B, H, Dk, Dv)."""
-        return self._take(
-            StateSlot("recurrent", tuple(int(size) for size in shape[1:]), torch.float32, _UNKNOWN), shape
-        )
+        return self._take("recurrent", shape, torch.float32, _UNKNOWN)
 
     def give(self, present: torch.Tensor) -> None:
         """The new state of what has taken its past one last."""
@@ -129,23 +139,20 @@ class StepStates:
             UnsupportedModelError: It does.
         """
         left = [*self._unserved, *((layer, "conv") for layer, _ in self._convolutions)]
+        loose = [slot for slot in self._slots if slot.layer == _UNKNOWN]
         if left:
-            layer, kind = left[0]
-            what = "inputs of a convolution" if kind == "conv" else "a recurrent state"
-            raise UnsupportedModelError(
-                f"Layer {layer} of {name} keeps {what} that neither CausalConvWithState nor LinearAttention has made: a "
-                "state of a kind of its own",
-                remedy="There is no standard form of this model yet; use an export for one runtime.",
-            )
-        loose = next((slot for slot in self._slots if slot.layer == _UNKNOWN), None)
-        if loose is not None:
-            raise UnsupportedModelError(
-                f"{name} has a {'convolution' if loose.kind == 'conv' else 'recurrence'} over {loose.shape} whose state "
-                "it does not give to its cache",
-                remedy="There is no standard form of this model yet; use an export for one runtime.",
-            )
+            layer, kind = min(left)
+            problem = f"Layer {layer} of {name} keeps {_NAMES[kind]} that no {_OPERATORS[kind]} has made"
+        elif loose:
+            problem = f"{name} has a {_OPERATORS[loose[0].kind]} whose state {loose[0].shape} it does not keep"
+        else:
+            return
+        raise UnsupportedModelError(
+            f"{problem}: a state of a kind of its own",
+            remedy="There is no standard form of this model yet; use an export for one runtime.",
+        )
 
-    def _take(self, slot: StateSlot, shape: tuple[int, ...]) -> torch.Tensor:
+    def _take(self, kind: StateKind, shape: tuple[int, ...], dtype: torch.dtype, layer: int) -> torch.Tensor:
         index = len(self._slots)
-        self._slots.append(slot)
-        return torch.zeros(shape, dtype=slot.dtype) if self._past is None else self._past[index]
+        self._slots.append(StateSlot(kind, tuple(int(size) for size in shape[1:]), dtype, layer))
+        return torch.zeros(shape, dtype=dtype) if self._past is None else self._past[index]
