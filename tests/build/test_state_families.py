@@ -171,10 +171,7 @@ def step_graph(layers: int, states: int, *, is_positioned: bool) -> ir.Model:
         return ir.Value(name=name, type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(["B"]))
 
     inputs = [value(f"in{index}") for index in range(2 + ends + bool(states))]
-    nodes = [
-        ir.node("Identity", [inputs[index]]) for index in (0, *range(2 + bool(states) * (layers == 0), len(inputs)))
-    ]
-    nodes = nodes[: 1 + ends]
+    nodes = [ir.node("Identity", [inputs[0]]) for _ in range(1 + ends)]
     if is_positioned:
         nodes[0] = ir.node("Add", [inputs[0], inputs[1]])
     outputs = [node.outputs[0] for node in nodes]
