@@ -52,7 +52,10 @@ Method: TypeAlias = Literal["export", "mobius", "convert", "transformers"]
 """How a checkpoint becomes a graph."""
 
 METHODS: tuple[Method, ...] = ("export", "mobius", "convert")
-"""What "auto" takes, in this order. "transformers" is a plain export too, and no way where "convert" is none."""
+"""What "auto" takes, in this order. "transformers" is a plain export too, and no way where "convert" is none.
+
+Of a network that keeps states only the first: the others write keys and values.
+"""
 
 _BITS: dict[str, Literal[4, 8]] = {"int4": 4, "int8": 8}
 _STEPS = 32
@@ -219,7 +222,8 @@ class _Job:
         Raises:
             UnsupportedModelError: None does.
         """
-        methods = METHODS if self._options.via == "auto" else (self._options.via,)
+        every = METHODS[:1] if keeps_states(self._network) else METHODS
+        methods = every if self._options.via == "auto" else (self._options.via,)
         attempts: list[Attempt] = []
         for method in methods:
             try:
