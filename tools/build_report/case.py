@@ -94,7 +94,7 @@ def run_case(family: str, method: Method, dtype: DType, work: Path) -> Outcome:
     try:
         model = load_model(out, backend="ort")
         lowered = _of_interest(getattr(model, "notes", ()))
-        bytes_per_row = model.info().cache.bytes_per_row
+        bytes_per_row = model.spec.cache.bytes_per_row
         try:
             on_ort = compare(model, result.reference)
         finally:

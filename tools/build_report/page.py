@@ -111,10 +111,10 @@ as it is on disk, the reason. ONNX Runtime fuses a sum and a LayerNormalization 
 _STATES = """
 ## Families that keep states
 
-Decoders with short convolutions, linear attention or state spaces, with attention or without. Torch runs **without** its
-cache here, all tokens anew for each one; after the greedy tokens a second chunk follows, of another length in each row.
-Only the method "export" writes states. *State*: what the model keeps of a row, however long it is, in the tiny model's
-bytes; *operators*: how many CausalConvWithState and LinearAttention.
+Decoders with short convolutions, linear attention or state spaces, with attention or without. Torch runs **without**
+its cache here, all tokens anew for each one; after the greedy tokens a second chunk follows, of another length in each
+row. Only the method "export" writes states. *State*: what the model keeps of a row, however long it is, in the tiny
+model's bytes; *operators*: how many CausalConvWithState and LinearAttention.
 
 | Family | export | export, float16 | operators | state | lowered | what is special |
 |---|---|---|---|---|---|---|"""
