@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 
 from genai_iface._tolerance import LOGIT_TOLERANCES, relative_difference
 from genai_iface.build._network_cache import cache_keyword, cache_of
+from genai_iface.errors import UnsupportedModelError
 from genai_iface.protocols import Model
 
 __all__ = ["MORE_TOKENS", "Comparison", "Reference", "compare", "torch_reference"]
+
+_Ids: TypeAlias = NDArray[np.int64]
 
 _MORE_TOKENS = (2, 7, 4)
 MORE_TOKENS = max(_MORE_TOKENS)
@@ -87,57 +90,71 @@ def torch_reference(
         prompt_tokens: Tokens of the longest prompt; row b's is 3 * b shorter, but not empty.
         rows: Rows of the batch.
         seed: Of the random prompts.
-        use_cache: Whether torch may use Transformers' cache. Without it every step runs all tokens again, which is
-            right where continuing from a cache is not, and more tokens follow the greedy ones in one step.
+        use_cache: Whether logits may come from Transformers' cache. Without it whole rows are run, which is right where
+            continuing from a cache is not, and more tokens follow the greedy ones in one step.
     """
     vocabulary = network.config.get_text_config().vocab_size
     draw = np.random.default_rng(seed)
     prompts = tuple(
         draw.integers(0, vocabulary, max(prompt_tokens - 3 * row, 1), dtype=np.int64) for row in range(rows)
     )
-    more = () if use_cache else _more(draw, vocabulary, rows)
-    logits = np.zeros((rows, steps + 1 + bool(more), vocabulary), np.float32)
-    tokens = np.zeros((rows, steps), np.int64)
-    for row, prompt in enumerate(prompts):
-        decoder = _Decoder(network, use_cache=use_cache)
-        fresh = prompt
-        for step in range(steps + 1):
-            logits[row, step] = decoder.run(fresh)[:vocabulary]
-            if step < steps:
-                tokens[row, step] = logits[row, step].argmax()
-                fresh = tokens[row, step : step + 1]
-        if more:
-            logits[row, steps + 1] = decoder.run(more[row])[:vocabulary]
+    with torch.no_grad():
+        decoded = [_greedy(network, prompt, steps) for prompt in prompts]
+        more: tuple[_Ids, ...] = ()
+        if not use_cache:
+            sizes = [_MORE_TOKENS[row % len(_MORE_TOKENS)] for row in range(rows)]
+            more = tuple(draw.integers(0, vocabulary, size, dtype=np.int64) for size in sizes)
+            decoded = [
+                _without_cache(network, prompt, tokens, after)
+                for prompt, (_, tokens), after in zip(prompts, decoded, more, strict=True)
+            ]
+    logits, tokens = (np.stack(parts) for parts in zip(*decoded, strict=True))
     return Reference(prompts, logits, tokens, more)
 
 
-def _more(draw: np.random.Generator, vocabulary: int, rows: int) -> tuple[NDArray[np.int64], ...]:
-    """A second prompt for each row, the longest not in the first."""
-    sizes = [_MORE_TOKENS[row % len(_MORE_TOKENS)] for row in range(rows)]
-    return tuple(draw.integers(0, vocabulary, size, dtype=np.int64) for size in sizes)
+def _greedy(network: Any, prompt: _Ids, steps: int) -> tuple[NDArray[np.float32], _Ids]:
+    """The logits (steps + 1, V) and greedy tokens (steps,) of one row, with Transformers' cache."""
+    vocabulary = network.config.get_text_config().vocab_size
+    logits, tokens = np.zeros((steps + 1, vocabulary), np.float32), np.zeros(steps, np.int64)
+    ids, cache = torch.from_numpy(prompt)[None], None
+    for step in range(steps + 1):
+        output = network(input_ids=ids, **cache_keyword(network, cache), use_cache=True)
+        cache = cache_of(output)
+        logits[step] = output.logits[0, -1].float().numpy()[:vocabulary]
+        if step < steps:
+            tokens[step] = logits[step].argmax()
+            ids = torch.from_numpy(tokens[None, step : step + 1])
+    return logits, tokens
 
 
-class _Decoder:
-    """One row in torch, continued."""
+def _without_cache(network: Any, prompt: _Ids, tokens: _Ids, more: _Ids) -> tuple[NDArray[np.float32], _Ids]:
+    """As ``_greedy``, and the logits after ``more``, from runs of the whole row.
 
-    def __init__(self, network: Any, *, use_cache: bool) -> None:
-        self._network, self._use_cache = network, use_cache
-        self._cache: Any = None
-        self._tokens = np.zeros(0, np.int64)
+    Args:
+        network: The Transformers network.
+        prompt: Ids of the row.
+        tokens: Greedy tokens by way of the cache, which may be wrong: a run shows the first that is.
+        more: Ids that follow them.
 
-    def run(self, fresh: NDArray[np.int64]) -> NDArray[np.float32]:
-        """The logits (V,) after these tokens."""
-        given: dict[str, Any] = {"use_cache": False}
-        if self._use_cache:
-            given = {**cache_keyword(self._network, self._cache), "use_cache": True}
-        else:
-            self._tokens = fresh = np.concatenate((self._tokens, fresh))
-        with torch.no_grad():
-            output = self._network(input_ids=torch.from_numpy(fresh)[None], **given)
-        if self._use_cache:
-            self._cache = cache_of(output)
-        logits: NDArray[np.float32] = output.logits[0, -1].float().numpy()
-        return logits
+    Raises:
+        UnsupportedModelError: The network is random.
+    """
+    vocabulary = network.config.get_text_config().vocab_size
+    tokens = tokens.copy()
+    for _ in range(len(tokens) + 1):  # each run makes one more token right
+        row = torch.from_numpy(np.concatenate((prompt, tokens, more)))[None]
+        every = network(input_ids=row, use_cache=False).logits[0].float().numpy()[:, :vocabulary]
+        after = np.append(np.arange(len(prompt) - 1, len(prompt) + len(tokens)), -1)
+        logits: NDArray[np.float32] = every[after]
+        greedy = logits[: len(tokens)].argmax(axis=1)
+        wrong = np.flatnonzero(greedy != tokens)
+        if wrong.size == 0:
+            return logits, tokens
+        tokens[wrong[0] :] = greedy[wrong[0] :]
+    raise UnsupportedModelError(
+        f"{type(network).__name__} computes other logits each time it is run, so nothing can be compared with it",
+        remedy="Look for randomness in the checkpoint's configuration.",
+    )
 
 
 def compare(model: Model[Any], reference: Reference) -> Comparison:
