@@ -195,7 +195,11 @@ def test_names_of_states_say_the_layer() -> None:
 
 def test_what_asks_for_no_position_has_no_write_indices() -> None:
     model = step_graph(0, 2, is_positioned=False)
+    asks = ir.node("Shape", [model.graph.inputs[1]])
+    model.graph.insert_before(model.graph[0], asks)
     name_tensors(model, [], [("conv", 0), ("conv", 0)])
+    assert asks.inputs[0] is model.graph.inputs[0]
+    assert (asks.attributes["start"].as_int(), asks.attributes["end"].as_int()) == (0, 1)
     assert [value.name for value in model.graph.inputs] == ["input_ids", "counts", "past_conv.0.0", "past_conv.0.1"]
 
 

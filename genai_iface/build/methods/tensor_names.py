@@ -39,9 +39,19 @@ def name_tensors(model: ir.Model, layers: Sequence[int], states: Sequence[tuple[
     present.insert(0, ("logits", outputs[0]))
     for name, value in (*named, *present):
         value.name = name
+    if states:
+        _batch_from_ids(inputs[0], inputs[1])
     # What has no attention and no learned positions does not ask where a row stands.
     model.graph.inputs[:] = [value for name, value in named if name != "write_indices" or value.uses()]
     model.graph.outputs[:] = [value for _, value in present]
+
+
+def _batch_from_ids(input_ids: ir.Value, write_indices: ir.Value) -> None:
+    """The exporter asks any input for the batch size; what asks one input for nothing else need not have it."""
+    for node, _ in tuple(write_indices.uses()):
+        if node.op_type == "Shape":
+            node.replace_input_with(0, input_ids)
+            node.attributes["start"], node.attributes["end"] = ir.AttrInt64("start", 0), ir.AttrInt64("end", 1)
 
 
 def _state_names(states: Sequence[tuple[str, int]]) -> list[str]:
