@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+from genai_iface.build.methods.standard_cache import OPSET
 from genai_iface.build.states.operators import convolve, recur
 from genai_iface.build.states.step_states import StepStates
 
@@ -150,7 +151,13 @@ def lightning_attention(
 
 
 def _normalized(heads: torch.Tensor) -> torch.Tensor:
-    return heads * torch.rsqrt((heads * heads).sum(dim=-1, keepdim=True) + _EPSILON)
+    """Heads of length one: x / sqrt(sum of squares + epsilon), which is a norm by the mean with other constants."""
+    size = heads.shape[-1]
+    attributes = {"axis": -1, "epsilon": _EPSILON / size}
+    inputs = (heads, torch.full((size,), size**-0.5))
+    return torch.onnx.ops.symbolic(
+        "RMSNormalization", inputs, attributes, dtype=heads.dtype, shape=heads.shape, version=OPSET
+    )
 
 
 def _repeated(heads: torch.Tensor, count: int) -> torch.Tensor:
