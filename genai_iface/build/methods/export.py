@@ -25,7 +25,7 @@ from genai_iface.build.methods.rotary_context import fixed_rotary
 from genai_iface.build.methods.standard_attention import LayerShape, StandardAttention
 from genai_iface.build.methods.standard_cache import OPSET
 from genai_iface.build.methods.tensor_names import name_tensors
-from genai_iface.build.states.installed import installed_states, step_cache
+from genai_iface.build.states.installed import installed_states, keeps_states, step_cache
 from genai_iface.build.states.operators import STATE_OPSET
 from genai_iface.build.states.step_states import StateSlot, StepStates
 from genai_iface.errors import GenAIError, UnsupportedModelError
@@ -84,7 +84,9 @@ class _Step(torch.nn.Module):
         self.network = network
         self.attention = attention
         self.states = states
-        self._takes_positions = "position_ids" in inspect.signature(network.forward).parameters
+        # What has no attention has no positions either.
+        parameters = inspect.signature(network.forward).parameters
+        self._takes_positions = "position_ids" in parameters or not keeps_states(network)
 
     def forward(
         self,

@@ -58,6 +58,8 @@ def step_cache(network: Any, capacity: Any, states: StepStates) -> Cache:
     """
     # Layers that share the cache of another have none in Transformers; one too many does no harm.
     count = int(network.config.get_text_config().num_hidden_layers)
+    if not keeps_states(network):
+        return Cache(layers=[NewTokensLayer(capacity) for _ in range(count)])
     layers = [StepLayer(capacity, index, states) for index in range(count)]
     own = getattr(sys.modules[type(network).__module__], _OWN_CACHE, None)
     if own is None:
