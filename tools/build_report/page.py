@@ -69,7 +69,7 @@ def page(versions: Mapping[str, str], outcomes: Sequence[Outcome], lowering: Map
         cells.append(_cell(by_case.get((name, "export", "float16"))))
         cells.append(_short(_first(name, by_case)))
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {'; '.join(FAMILIES[name].notes)} |")
-    lines += _states(with_states, by_case)
+    lines += _states(with_states, by_case, lowering)
     lines += ["", "A dash: no verified result. An asterisk: ONNX Runtime does not agree, see below.", ""]
     lines += ["*lowered*: whether the ONNX Runtime backend computes attention by its own kernel; more below.", ""]
     lines += ["## What the graphs hold", ""]
@@ -114,14 +114,14 @@ _STATES = """
 Decoders with short convolutions, linear attention or state spaces, with attention or without. Torch runs **without**
 its cache here, all tokens anew for each one; after the greedy tokens a second chunk follows, of another length in each
 row. Only the method "export" writes states. *State*: what the model keeps of a row, however long it is, in the tiny
-model's bytes; *operators*: how many CausalConvWithState and LinearAttention.
+model's bytes; *operators*: how many CausalConvWithState and LinearAttention. Built with {versions}.
 
 | Family | export | export, float16 | operators | state | lowered | what is special |
 |---|---|---|---|---|---|---|"""
 
 
-def _states(families: Sequence[str], by_case: Mapping[_Case, Outcome]) -> list[str]:
-    lines = _STATES.splitlines()
+def _states(families: Sequence[str], by_case: Mapping[_Case, Outcome], versions: Mapping[str, str]) -> list[str]:
+    lines = _STATES.format(versions=_named(versions)).splitlines()
     for name in families:
         first = by_case.get((name, "export", "float32"))
         operators, state, lowered = "-", "-", "-"
@@ -136,15 +136,19 @@ def _states(families: Sequence[str], by_case: Mapping[_Case, Outcome]) -> list[s
 
 
 def _lowering(families: Sequence[str], by_case: Mapping[_Case, Outcome], versions: Mapping[str, str]) -> list[str]:
-    named = ", ".join(f"{name} {versions[name]}" for name in ("transformers", "torch", "onnxruntime"))
-    lines = _LOWERING.format(versions=named).splitlines()
+    lines = _LOWERING.format(versions=_named(versions)).splitlines()
     for name in families:
         first = _first(name, by_case)
         if first is not None and first.lowered:
-            lines.append(
-                f"| {name} | " + " | ".join(_said(first.lowered.get(rewrite, "")) for rewrite in REWRITES) + " |"
-            )
+            said = {rewrite: _said(first.lowered.get(rewrite, "")) for rewrite in REWRITES}
+            if not first.operators["Attention"]:
+                said[REWRITES[0]] = "-"
+            lines.append(f"| {name} | {' | '.join(said.values())} |")
     return lines
+
+
+def _named(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {versions[name]}" for name in ("transformers", "torch", "onnxruntime"))
 
 
 def _first(name: str, by_case: Mapping[_Case, Outcome]) -> Outcome | None:
