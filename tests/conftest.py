@@ -8,12 +8,17 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+import signal
 from importlib.util import find_spec
 
 import pytest
 
 # No test asks a hub by accident; those that do have one of their own, on the loopback address.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# A shell starts what runs in the background with Ctrl-C ignored, and every process started here would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 PARITY_MODULES = ("torch", "transformers", "mobius")
 

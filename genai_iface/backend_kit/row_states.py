@@ -9,7 +9,8 @@ began for the price of nothing. Lengths further back need a copy that was taken 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol, Self, TypeAlias
 
 import numpy as np
@@ -17,9 +18,17 @@ from numpy.typing import DTypeLike, NDArray
 
 from genai_iface.capabilities import Capability
 from genai_iface.errors import BackendError
-from genai_iface.types import CacheSpec
+from genai_iface.types import CacheSpec, CacheStyle
 
 __all__ = ["RowStates", "StateStore", "cache_capabilities", "make_states"]
+
+_STYLES: Mapping[CacheStyle, set[Capability]] = MappingProxyType(
+    {
+        "scatter": {Capability.CACHE_SCATTER, Capability.IN_PLACE},
+        "shared": {Capability.CACHE_SHARED, Capability.IN_PLACE},
+        "concat": {Capability.CACHE_CONCAT},
+    }
+)
 
 _Int64 = NDArray[np.int64]
 _State: TypeAlias = tuple[NDArray[Any], ...]
@@ -272,9 +281,19 @@ def make_states(shapes: Sequence[tuple[tuple[int, ...], DTypeLike]], batch_size:
         ) from error
 
 
-def cache_capabilities(cache: CacheSpec, /) -> frozenset[Capability]:
-    """What a backend that does all it can with states declares for a cache of this kind: how its rows can go back."""
+def cache_capabilities(cache: CacheSpec, /, style: CacheStyle | None = None) -> frozenset[Capability]:
+    """What a backend that does all it can declares for a cache of this kind.
+
+    Args:
+        cache: The model's.
+        style: How a step updates it, where the capabilities should say so.
+
+    Returns:
+        How rows can go back, whether buffers are rings, and the style. A cache of states alone has no style.
+    """
     found = {Capability.CACHE_CIRCULAR} if cache.is_circular else set()
+    if style is not None and cache.layers:
+        found |= _STYLES[style]
     if cache.states:
         return frozenset({*found, Capability.STATE, Capability.REWIND_STEP, Capability.CHECKPOINT})
-    return frozenset(found or {Capability.REWIND})
+    return frozenset(found if cache.is_circular else {*found, Capability.REWIND})

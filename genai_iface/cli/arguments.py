@@ -21,6 +21,7 @@ __all__ = [
     "chat_template_of",
     "parse_options",
     "positive",
+    "read_text",
     "source_of",
 ]
 
@@ -59,11 +60,20 @@ def chat_template_of(arguments: argparse.Namespace, /) -> str | None:
     given: str | None = arguments.chat_template
     if given is None or "{" in given or not Path(given).is_file():
         return given
+    return read_text(given, "--chat-template")
+
+
+def read_text(name: str, option: str, /) -> str:
+    """The content of a file that an option names.
+
+    Raises:
+        InvalidInputError: It is not UTF-8 or cannot be read.
+    """
     try:
-        return Path(given).read_text(encoding="utf-8")
+        return Path(name).read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise InvalidInputError(
-            f"--chat-template {given!r} cannot be read: {error}", remedy="Give a readable file in UTF-8."
+            f"{option} {name!r} cannot be read: {error}", remedy="Give a readable file in UTF-8."
         ) from error
 
 

@@ -10,7 +10,7 @@ import onnx.inliner
 from onnx import FunctionProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from genai_iface.errors import InvalidInputError
-from genai_iface.folder._structure import FunctionId, function_id, subgraphs_of
+from genai_iface.folder._nodes import FunctionId, function_id, subgraphs_of
 
 __all__ = ["inline_functions"]
 

@@ -18,7 +18,8 @@ from onnx_ir.serde import SerdeError
 from genai_iface.errors import GenAIError, InvalidInputError
 from genai_iface.folder._files import find_inside, hub_repository, read_inside
 from genai_iface.folder._inline import inline_functions
-from genai_iface.folder._structure import BROKEN, check_structure
+from genai_iface.folder._nodes import BROKEN
+from genai_iface.folder._structure import check_structure
 from genai_iface.folder._tensors import check_tensors, relocate
 
 __all__ = ["MODEL_FILE", "ReadModel", "read_model"]

@@ -7,22 +7,14 @@ Everything here is linear in the nodes of the file and runs before any other lib
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from functools import lru_cache
+from collections.abc import Iterable, Mapping, Sequence
 
-import onnx.defs
-from onnx import AttributeProto, FunctionProto, GraphProto, ModelProto, NodeProto, OperatorSetIdProto
+from onnx import FunctionProto, GraphProto, ModelProto, NodeProto
 
 from genai_iface.errors import InvalidInputError, UnsupportedModelError
+from genai_iface.folder._nodes import BROKEN, FunctionId, Operators, function_id, subgraphs_of
 
-__all__ = ["BROKEN", "FunctionId", "check_structure", "function_id", "subgraphs_of"]
-
-BROKEN = "Copy or export the model again; onnx.checker.check_model tells more."
-"""The remedy for a graph that is not well formed."""
-
-FunctionId = tuple[str, str, str]
-"""Domain, name and overload of a local function."""
+__all__ = ["check_structure"]
 
 # Functions that call functions grow exponentially; a real model stays far below these.
 _MAX_NODES = 250_000
@@ -33,44 +25,6 @@ _MAX_FUNCTIONS = 10_000
 _MAX_COPIED_BYTES = 256 * 2**20
 _MAX_CALL_DEPTH = 64
 _SIMPLER = "Export the model without so many nested functions."
-
-# Contrib operators that rewrites look into have no schema in ONNX: the least inputs and outputs of each.
-_CONTRIB_ARITY: Mapping[tuple[str, str], tuple[int, int]] = {
-    ("", "SimplifiedLayerNormalization"): (2, 1),
-    ("com.microsoft", "GatherBlockQuantized"): (3, 1),
-    ("com.microsoft", "GroupQueryAttention"): (7, 1),
-    ("com.microsoft", "MatMulNBits"): (3, 1),
-    ("com.microsoft", "MultiHeadAttention"): (1, 1),
-    ("com.microsoft", "RotaryEmbedding"): (4, 1),
-    ("com.microsoft", "SimplifiedLayerNormalization"): (2, 1),
-    ("com.microsoft", "SkipLayerNormalization"): (3, 1),
-    ("com.microsoft", "SkipSimplifiedLayerNormalization"): (3, 1),
-}
-
-
-@dataclass(frozen=True, slots=True)
-class _Signature:
-    """What an operator's schema asks of a node.
-
-    Attributes:
-        inputs: Fewest and most inputs.
-        outputs: Fewest and most outputs.
-        needed: Inputs that may not be absent.
-        attributes: Types by name.
-        required: Attributes that must be there.
-    """
-
-    inputs: tuple[int, int]
-    outputs: tuple[int, int]
-    needed: tuple[int, ...] = ()
-    attributes: Mapping[str, int] | None = None
-    required: tuple[str, ...] = ()
-
-
-def function_id(node: NodeProto | FunctionProto) -> FunctionId:
-    """What a node calls, or what a function is called by."""
-    name = node.name if isinstance(node, FunctionProto) else node.op_type
-    return node.domain, name, node.overload
 
 
 def check_structure(proto: ModelProto) -> None:
@@ -84,7 +38,7 @@ def check_structure(proto: ModelProto) -> None:
         raise UnsupportedModelError(
             f"The model has {len(proto.functions)} local functions, at most {_MAX_FUNCTIONS} are read", remedy=_SIMPLER
         )
-    subgraphs = _count_subgraphs(proto)
+    nodes, subgraphs = _count(proto)
     if subgraphs > _MAX_SUBGRAPHS:
         raise UnsupportedModelError(
             f"The graph has {subgraphs} subgraphs (branches of If, bodies of Loop), at most {_MAX_SUBGRAPHS} are read",
@@ -95,69 +49,101 @@ def check_structure(proto: ModelProto) -> None:
         if function_id(function) in bodies:
             raise InvalidInputError(f"There are two local functions {function.name!r}", remedy=BROKEN)
         bodies[function_id(function)] = function
-    _check_graph(proto.graph, set())
+    _Scope(Operators(proto.opset_import, bodies)).check_graph(proto.graph)
     for function in bodies.values():
-        _check_function(function)
-    _check_operators(proto.graph.node, _versions(proto.opset_import), bodies)
-    for function in bodies.values():
-        _check_operators(function.node, _versions(function.opset_import), bodies)
-    _check_growth(proto, bodies)
+        _Scope(Operators(function.opset_import, bodies)).check_function(function)
+    _check_growth(proto, bodies, nodes)
 
 
-def subgraphs_of(node: NodeProto) -> Iterator[GraphProto]:
-    """The graphs that a node holds: branches, bodies of loops."""
-    for attribute in node.attribute:
-        if attribute.HasField("g"):
-            yield attribute.g
-        yield from attribute.graphs
+def _count(proto: ModelProto) -> tuple[int, int]:
+    """The nodes of the main graph, those in its subgraphs included, and the subgraphs of the whole file."""
+    nodes, subgraphs = _count_below(proto.graph.node)
+    return nodes, subgraphs + sum(_count_below(function.node)[1] for function in proto.functions)
 
 
-def _count_subgraphs(proto: ModelProto) -> int:
-    """All of the file, those in subgraphs and functions included."""
-    pending = [proto.graph.node, *(function.node for function in proto.functions)]
-    count = 0
+def _count_below(outermost: Sequence[NodeProto]) -> tuple[int, int]:
+    pending = [outermost]
+    count = subgraphs = 0
     while pending:
-        for node in pending.pop():
+        nodes = pending.pop()
+        count += len(nodes)
+        for node in nodes:
             if node.attribute:
                 inner = [graph.node for graph in subgraphs_of(node)]
-                count += len(inner)
+                subgraphs += len(inner)
                 pending.extend(inner)
-    return count
+    return count, subgraphs
 
 
 # Names and order.
 
 
-def _check_graph(graph: GraphProto, known: set[str]) -> None:
-    """Every value is named once and made before it is used, so there is no cycle.
+class _Scope:
+    """Goes over the nodes of a graph or function, and those of the graphs within, once.
+
+    Every value is named once and made before it is used, so there is no cycle; nodes have what operators ask for.
 
     Args:
-        graph: The graph.
-        known: The names that it sees from outside. As long as it was, afterwards.
+        operators: What the operators of this file, or of this function, ask for.
     """
-    inputs = [value.name for value in graph.input]
-    weights = [tensor.name for tensor in graph.initializer]
-    weights += [tensor.values.name for tensor in graph.sparse_initializer]
-    for names, what in ((inputs, "input"), (weights, "initializer"), ([v.name for v in graph.output], "output")):
-        _check_once(names, what)
-    own = {*inputs, *weights}
-    # One set for all scopes: a copy of it for each subgraph would cost by the square of the graph.
-    added = own - known
-    known |= added
-    _check_nodes(graph.node, known, own, added)
-    for value in graph.output:
-        if value.name not in known:
-            raise InvalidInputError(f"No node computes the graph output {value.name!r}", remedy=BROKEN)
-    known -= added
 
+    def __init__(self, operators: Operators) -> None:
+        self._operators = operators
+        # One set for all scopes: a copy of it for each subgraph would cost by the square of the graph.
+        # The empty name stands for an input that is absent.
+        self._known = {""}
 
-def _check_function(function: FunctionProto) -> None:
-    _check_once(function.input, f"input of the function {function.name!r}")
-    known = set(function.input)
-    _check_nodes(function.node, known, set(known), set())
-    for name in function.output:
-        if name not in known:
-            raise InvalidInputError(f"No node computes {name!r}, an output of {function.name!r}", remedy=BROKEN)
+    def check_graph(self, graph: GraphProto) -> None:
+        """A graph; afterwards the names that are known are those from before."""
+        known = self._known
+        inputs = [value.name for value in graph.input]
+        weights = [tensor.name for tensor in graph.initializer]
+        weights += [tensor.values.name for tensor in graph.sparse_initializer]
+        for names, what in ((inputs, "input"), (weights, "initializer"), ([v.name for v in graph.output], "output")):
+            _check_once(names, what)
+        own = {*inputs, *weights}
+        added = own - known
+        known |= added
+        self._check_nodes(graph.node, own, added)
+        for value in graph.output:
+            if value.name not in known:
+                raise InvalidInputError(f"No node computes the graph output {value.name!r}", remedy=BROKEN)
+        known -= added
+
+    def check_function(self, function: FunctionProto) -> None:
+        """The body of a local function."""
+        _check_once(function.input, f"input of the function {function.name!r}")
+        self._known.update(function.input)
+        self._check_nodes(function.node, set(function.input), set())
+        for name in function.output:
+            if not name or name not in self._known:
+                raise InvalidInputError(f"No node computes {name!r}, an output of {function.name!r}", remedy=BROKEN)
+
+    def _check_nodes(self, nodes: Iterable[NodeProto], own: set[str], added: set[str]) -> None:
+        """Nodes in order; what they make is put into ``own`` and, if it is new outside too, into ``added``."""
+        known = self._known
+        for node in nodes:
+            inputs, outputs, attributes = node.input, node.output, node.attribute
+            if not known.issuperset(inputs):
+                name = next(name for name in inputs if name not in known)
+                raise InvalidInputError(
+                    f"The {node.op_type} node {node.name!r} uses {name!r}, which nothing before it makes: "
+                    "the value is missing, or the graph has a cycle or is not sorted",
+                    remedy=BROKEN,
+                )
+            self._operators.check(node, inputs, outputs, attributes)
+            for graph in subgraphs_of(node) if attributes else ():
+                self.check_graph(graph)
+            for name in outputs:
+                if name and name in own:
+                    raise InvalidInputError(
+                        f"The {node.op_type} node {node.name!r} makes {name!r}, which exists already", remedy=BROKEN
+                    )
+                if name:
+                    own.add(name)
+                    if name not in known:
+                        known.add(name)
+                        added.add(name)
 
 
 def _check_once(names: Iterable[str], what: str) -> None:
@@ -169,146 +155,17 @@ def _check_once(names: Iterable[str], what: str) -> None:
         seen.add(name)
 
 
-def _check_nodes(nodes: Iterable[NodeProto], known: set[str], own: set[str], added: set[str]) -> None:
-    """Checks nodes in order; what they make is put into ``known``, ``own`` and, if it is new there, ``added``."""
-    for node in nodes:
-        for name in node.input:
-            if name and name not in known:
-                raise InvalidInputError(
-                    f"The {node.op_type} node {node.name!r} uses {name!r}, which nothing before it makes: "
-                    "the value is missing, or the graph has a cycle or is not sorted",
-                    remedy=BROKEN,
-                )
-        for graph in subgraphs_of(node) if node.attribute else ():
-            _check_graph(graph, known)
-        for name in node.output:
-            if name and name in own:
-                raise InvalidInputError(
-                    f"The {node.op_type} node {node.name!r} makes {name!r}, which exists already", remedy=BROKEN
-                )
-            if name:
-                own.add(name)
-                if name not in known:
-                    known.add(name)
-                    added.add(name)
-
-
-# Operators.
-
-
-def _versions(imports: Iterable[OperatorSetIdProto]) -> dict[str, int]:
-    versions = {entry.domain: entry.version for entry in imports}
-    if "ai.onnx" in versions:
-        versions.setdefault("", versions["ai.onnx"])
-    return versions
-
-
-@lru_cache(maxsize=4096)
-def _signature(operator: str, version: int, domain: str) -> _Signature | None:
-    """What ONNX says of an operator, None for one that it does not know."""
-    contrib = _CONTRIB_ARITY.get((domain, operator))
-    if contrib is not None:
-        least_inputs, least_outputs = contrib
-        return _Signature((least_inputs, 2**31), (least_outputs, 2**31))
-    # Versions are numbers of a file; ONNX takes them as C integers.
-    if not onnx.defs.has(operator, domain) or not 0 < version < 2**31:
-        return None
-    try:
-        schema = onnx.defs.get_schema(operator, version, domain)
-    except onnx.defs.SchemaError:
-        return None
-    single = onnx.defs.OpSchema.FormalParameterOption.Single
-    return _Signature(
-        (schema.min_input, schema.max_input),
-        (schema.min_output, schema.max_output),
-        tuple(index for index, given in enumerate(schema.inputs) if given.option == single),
-        {name: _type_number(given.type) for name, given in schema.attributes.items()},
-        tuple(name for name, given in schema.attributes.items() if given.required),
-    )
-
-
-def _type_number(kind: object) -> int:
-    """The protobuf number of a schema's attribute type, whose text ends in the same name."""
-    number: int = AttributeProto.AttributeType.Value(str(kind).rpartition(".")[2])
-    return number
-
-
-def _check_operators(
-    nodes: Iterable[NodeProto], versions: Mapping[str, int], bodies: Mapping[FunctionId, FunctionProto]
-) -> None:
-    """Nodes have the inputs, outputs and attributes that their operators ask for."""
-    for node in nodes:
-        domain = "" if node.domain == "ai.onnx" else node.domain
-        function = bodies.get(function_id(node)) if bodies else None
-        if function is not None:
-            _check_call(node, function)
-        elif (signature := _signature(node.op_type, versions.get(domain, 0), domain)) is not None:
-            _check_node(node, signature)
-        for graph in subgraphs_of(node) if node.attribute else ():
-            _check_operators(graph.node, versions, bodies)
-
-
-def _check_node(node: NodeProto, signature: _Signature) -> None:
-    inputs, outputs, attributes = node.input, node.output, node.attribute
-    for names, (least, most), kind in ((inputs, signature.inputs, "inputs"), (outputs, signature.outputs, "outputs")):
-        if not least <= len(names) <= most:
-            raise InvalidInputError(
-                f"{_named(node)} has {len(names)} {kind}, its operator takes {least} to {most}", remedy=BROKEN
-            )
-    for index in signature.needed:
-        if index < len(inputs) and not inputs[index]:
-            raise InvalidInputError(f"{_named(node)} lacks its input {index}, which its operator needs", remedy=BROKEN)
-    if not attributes and not signature.required:
-        return
-    types = {attribute.name: attribute.type for attribute in attributes}
-    for name in signature.required:
-        if name not in types:
-            raise InvalidInputError(
-                f"{_named(node)} lacks the attribute {name!r}, which its operator needs", remedy=BROKEN
-            )
-    for name, given in types.items():
-        expected = given if signature.attributes is None else signature.attributes.get(name, given)
-        if given != expected:
-            kinds = AttributeProto.AttributeType
-            raise InvalidInputError(
-                f"The attribute {name!r} of the {node.op_type} node {node.name!r} is of type "
-                f"{kinds.Name(given) if given in kinds.values() else given}, expected {kinds.Name(expected)}",
-                remedy=BROKEN,
-            )
-
-
-def _named(node: NodeProto) -> str:
-    return f"The {node.op_type} node {node.name!r}"
-
-
-def _check_call(node: NodeProto, function: FunctionProto) -> None:
-    for given, expected, kind in (
-        (node.input, function.input, "inputs"),
-        (node.output, function.output, "outputs"),
-    ):
-        if len(given) > len(expected):
-            raise InvalidInputError(
-                f"The node {node.name!r} calls the function {function.name!r} with {len(given)} {kind}, "
-                f"it has {len(expected)}",
-                remedy=BROKEN,
-            )
-    graphs = (AttributeProto.GRAPH, AttributeProto.GRAPHS)
-    if any(True for _ in subgraphs_of(node)) or any(given.type in graphs for given in function.attribute_proto):
-        raise InvalidInputError(
-            f"The node {node.name!r} gives a graph to the function {function.name!r}, which is not supported",
-            remedy="Export the model without functions that take graphs.",
-        )
-
-
 # Growth.
 
 
-def _check_growth(proto: ModelProto, bodies: Mapping[FunctionId, FunctionProto]) -> None:
+def _check_growth(proto: ModelProto, bodies: Mapping[FunctionId, FunctionProto], nodes: int) -> None:
     """Bounds what inlining gives, without doing it."""
-    growth = _Growth(bodies)
-    for call in bodies:
-        growth.of_function(call)
-    count, copied = growth.of_nodes(proto.graph.node)
+    count, copied = nodes, 0
+    if bodies:
+        growth = _Growth(bodies)
+        for call in bodies:
+            growth.of_function(call)
+        count, copied = growth.of_nodes(proto.graph.node)
     if count > _MAX_NODES:
         raise UnsupportedModelError(
             f"The graph has {count} nodes once its functions are inlined, at most {_MAX_NODES} are read",
@@ -341,7 +198,7 @@ class _Growth:
             for graph in subgraphs_of(node) if node.attribute else ():
                 inner = self.of_nodes(graph.node)
                 count, copied = count + inner[0], copied + inner[1]
-            if self._bodies and (call := function_id(node)) in self._bodies:
+            if (call := function_id(node)) in self._bodies:
                 inner = self.of_function(call)
                 count, copied = count + inner[0], copied + inner[1]
         return count, copied

@@ -7,7 +7,7 @@ All functions read. Symbolic dimensions are never evaluated: they are text from 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import TypeVar
 
 import onnx_ir as ir
@@ -39,6 +39,11 @@ __all__ = [
     "width",
 ]
 
+_DTYPE_NAMES = {dtype: dtype.name.lower() for dtype in ir.DataType} | {
+    ir.DataType.FLOAT: "float32",
+    ir.DataType.DOUBLE: "float64",
+}
+_IDENTITY = frozenset({"Identity"})
 _INTEGERS = frozenset({ir.DataType.INT64, ir.DataType.INT32})
 T = TypeVar("T", int, float, str)
 
@@ -71,7 +76,8 @@ def unsupported(what: str, remedy: str = REBUILD) -> UnsupportedModelError:
 
 def op(node: ir.Node) -> str:
     """The operator: its name, with the domain before it unless that is the default one."""
-    return node.op_type if node.domain in ("", "ai.onnx") else f"{node.domain}.{node.op_type}"
+    domain = node.domain
+    return node.op_type if not domain or domain == "ai.onnx" else f"{domain}.{node.op_type}"
 
 
 def is_op(node: ir.Node | None, *names: str) -> bool:
@@ -140,17 +146,14 @@ def static_dim(value: ir.Value, axis: int) -> int | None:
 
 def dtype_name(value: ir.Value) -> str:
     """The element type in NumPy's spelling, "unknown" if the graph does not say."""
-    if value.dtype is None:
-        return "unknown"
-    return {"FLOAT": "float32", "DOUBLE": "float64"}.get(value.dtype.name, value.dtype.name.lower())
+    return "unknown" if value.dtype is None else _DTYPE_NAMES[value.dtype]
 
 
-def trace_back(value: ir.Value | None, through: Sequence[str] | frozenset[str] = SAME_ELEMENTS) -> ir.Value | None:
+def trace_back(value: ir.Value | None, through: Container[str] = SAME_ELEMENTS) -> ir.Value | None:
     """Follows input 0 of such operators back to where the elements come from; None if that is too far away."""
-    names = through if isinstance(through, frozenset) else frozenset(through)
     for _ in range(LONGEST_PATH):
         node = None if value is None else value.producer()
-        if node is None or op(node) not in names:
+        if node is None or op(node) not in through:
             return value
         value = node.inputs[0] if node.inputs else None
     return None
@@ -158,7 +161,7 @@ def trace_back(value: ir.Value | None, through: Sequence[str] | frozenset[str] =
 
 def graph_input(value: ir.Value | None) -> ir.Value | None:
     """The graph input that a value is, perhaps through Identity; None for anything else."""
-    source = trace_back(value, ("Identity",))
+    source = trace_back(value, _IDENTITY)
     return source if source is not None and source.is_graph_input() and not source.is_initializer() else None
 
 

@@ -78,12 +78,12 @@ def test_help_lists_the_commands(folder: Path) -> None:
 @pytest.mark.skipif(sys.platform == "win32", reason="a process cannot be sent Ctrl-C alone")
 def test_ctrl_c_stops_one_answer_and_the_conversation_goes_on() -> None:
     code = """
-from genai_iface.cli.commands import chat
+from genai_iface.cli import generation
 from genai_iface import TextGenerationPipeline
 from tests.fakes import ByteTokenizer, FakeModel, speaks
 import time
 model = FakeModel(258, script=speaks("x" * 5000), context_length=9999, on_step=lambda step: time.sleep(0.01))
-chat.TextGenerationPipeline = lambda *a, **k: TextGenerationPipeline.from_parts(model, ByteTokenizer())
+generation.TextGenerationPipeline = lambda *a, **k: TextGenerationPipeline.from_parts(model, ByteTokenizer())
 from genai_iface.cli.main import main
 raise SystemExit(main(["chat", "--max-new-tokens", "3000"]))
 """

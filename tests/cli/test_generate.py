@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-import genai_iface.cli.commands.generate
+import genai_iface.cli.generation
 from genai_iface import BackendError, GenerationConfig, TextGenerationPipeline
 from genai_iface.cli.main import main
 from tests.fakes import ByteTokenizer, FakeModel, speaks
@@ -34,7 +34,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
         calls.append({"folder": folder, "backend": backend, "device": device, "options": options, "model": model})
         return TextGenerationPipeline.from_parts(model, ByteTokenizer(), on_prefill=on_prefill, prefill_chunk_size=8)
 
-    monkeypatch.setattr(genai_iface.cli.commands.generate, "TextGenerationPipeline", load)
+    monkeypatch.setattr(genai_iface.cli.generation, "TextGenerationPipeline", load)
     return calls
 
 
@@ -45,14 +45,14 @@ def as_terminal(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
 
 def on_step(loads: Loads, monkeypatch: pytest.MonkeyPatch, action: Callable[[int], None]) -> None:
     """Does something in every step of the model that the command will load."""
-    inner = genai_iface.cli.commands.generate.TextGenerationPipeline
+    inner = genai_iface.cli.generation.TextGenerationPipeline
 
     def load(*args: Any, **kwargs: Any) -> TextGenerationPipeline:
         pipeline = inner(*args, **kwargs)
         loads[-1]["model"]._on_step = action
         return pipeline
 
-    monkeypatch.setattr(genai_iface.cli.commands.generate, "TextGenerationPipeline", load)
+    monkeypatch.setattr(genai_iface.cli.generation, "TextGenerationPipeline", load)
 
 
 def test_in_a_pipe_stdout_is_the_continuation_and_stderr_is_empty(

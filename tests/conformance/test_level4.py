@@ -47,6 +47,7 @@ def test_the_numpy_backend_reaches_level_4() -> None:
     assert [item.verdict for item in run.levels] == ["reached"] * 5
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
 def test_the_numpy_backend_in_half_precision(dtype: str) -> None:
     run = run_checks(NUMPY, dtype=dtype)

@@ -30,7 +30,7 @@ CHAT_TEMPLATE = "{% for message in messages %}{{ message['role'] }}: {{ message[
 
 
 # What a newcomer reads first runs with the quick suite; .ci/run runs all other pages with --slow.
-FIRST_PAGES = {"README.md", "docs/index.md", "docs/get-started.md"}
+FIRST_PAGES = {"README.md", "docs/index.md"}
 
 
 def page_parameters() -> list[object]:

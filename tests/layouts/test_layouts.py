@@ -36,7 +36,14 @@ def tokens_of(source: Path, backend: str, *, ragged: bool = False) -> list[int]:
     return made
 
 
-@pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)
+# Every fourth runs with the quick suite; .ci/run runs them all.
+CASES = [
+    pytest.param(layout, id=layout.name, marks=[pytest.mark.slow] if index % 4 else [])
+    for index, layout in enumerate(LAYOUTS)
+]
+
+
+@pytest.mark.parametrize("layout", CASES)
 def test_it_opens_and_gives_the_right_tokens(layout: Layout, tmp_path: Path) -> None:
     decoder = layout.decoder()
     source = layout.write(tmp_path, decoder)

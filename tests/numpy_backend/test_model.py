@@ -196,7 +196,7 @@ def test_failed_growth_leaves_the_cache_usable(load: Any, monkeypatch: pytest.Mo
 
     with monkeypatch.context() as patch:
         patch.setattr(BufferSpec, "allocate", scarce)
-        with pytest.raises(BackendError, match="No memory to grow"):
+        with pytest.raises(BackendError, match="No memory for a cache of 1 rows with"):
             model.forward([[9, 111, 4]], cache)
     assert cache.lengths.tolist() == [3]
     close(model.forward([[9, 111, 4]], cache)[0, 0], oracle.logits([5, 77, 23, 9, 111, 4])[-1])

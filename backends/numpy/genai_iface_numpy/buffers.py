@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -13,10 +13,11 @@ import ml_dtypes
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from genai_iface.errors import BackendError
 from genai_iface.graph import GraphSignature
 from genai_iface.types import CacheSpec
 
-__all__ = ["BufferSpec", "address", "buffer_specs", "state_shapes"]
+__all__ = ["BufferSpec", "address", "allocate", "buffer_specs", "state_shapes"]
 
 _DTYPES: Mapping[str, Any] = MappingProxyType(
     {"float32": np.float32, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16, "int8": np.int8}
@@ -74,6 +75,21 @@ def buffer_specs(signature: GraphSignature) -> tuple[BufferSpec, ...]:
             )
         )
     return tuple(specs)
+
+
+def allocate(specs: Sequence[BufferSpec], batch_size: int, positions: int) -> list[NDArray[Any]]:
+    """Zeros for all cache tensors.
+
+    Raises:
+        BackendError: Out of memory.
+    """
+    try:
+        return [spec.allocate(batch_size, positions) for spec in specs]
+    except MemoryError as error:
+        raise BackendError(
+            f"No memory for a cache of {batch_size} rows with {positions} positions",
+            remedy="Ask for a smaller batch or capacity, generate less, or close other caches.",
+        ) from error
 
 
 def state_shapes(cache: CacheSpec) -> tuple[tuple[tuple[int, ...], DTypeLike], ...]:

@@ -10,9 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genai_iface.backend_kit import RowLengths, RowStates, stored_positions
-from genai_iface.errors import BackendError
 from genai_iface.types import CacheSpec, UpdateMode
-from genai_iface_numpy.buffers import BufferSpec
+from genai_iface_numpy.buffers import BufferSpec, allocate
 
 __all__ = ["NumpyCache"]
 
@@ -49,13 +48,7 @@ class NumpyCache:
         self.rows = rows
         self.bytes_per_token, self.bytes_per_row = spec.bytes_per_token, spec.bytes_per_row
         self.update_mode = update_mode
-        try:
-            self.buffers = [spec.allocate(rows.batch_size, positions) for spec in specs]
-        except MemoryError as error:
-            raise BackendError(
-                f"No memory for a cache of {rows.batch_size} rows with {positions} positions",
-                remedy="Ask for a smaller batch or capacity.",
-            ) from error
+        self.buffers = allocate(specs, rows.batch_size, positions)
 
     @property
     def batch_size(self) -> int:
@@ -150,13 +143,7 @@ class NumpyCache:
         if positions <= self._positions or is_fixed:
             return self._positions
         target, every = max(positions, min(2 * self._positions, self.capacity)), slice(None)
-        try:
-            grown = [spec.allocate(self.batch_size, target) for spec in self._specs]
-        except MemoryError as error:
-            raise BackendError(
-                f"No memory to grow the cache from {self._positions} to {target} positions",
-                remedy="Rewind, reset or close caches, or generate less.",
-            ) from error
+        grown = allocate(self._specs, self.batch_size, target)
         for spec, old, new in zip(self._specs, self.buffers, grown, strict=True):
             used = spec.at(every, 0, self.rows.longest if spec.window is None else spec.window)
             new[used] = old[used]

@@ -55,7 +55,6 @@ _CAPABILITIES = frozenset(
         Capability.SAVE,
     }
 )
-
 _INITIAL_POSITIONS = 256
 
 
@@ -75,6 +74,7 @@ class NumpyModel:
         self._inputs = GraphInputs(graph.signature, context_length=self._spec.context_length)
         self._rules = replace(self._inputs.rules, only_last_logits=graph.last_only)
         self._is_concat = self._spec.cache.style == "concat"
+        self._is_shared = folder.spec.cache.style == "shared"
 
     @property
     def spec(self) -> ModelSpec:
@@ -89,10 +89,8 @@ class NumpyModel:
     @property
     def capabilities(self) -> frozenset[str]:
         """What this model can do here; what depends on the cache is left out where it is absent."""
-        style = {Capability.CACHE_CONCAT} if self._is_concat else {Capability.CACHE_SCATTER, Capability.IN_PLACE}
-        if self._folder.spec.cache.style == "shared":
-            style = {Capability.CACHE_SHARED, Capability.IN_PLACE}
-        return _CAPABILITIES | (style if self._spec.cache.layers else set()) | cache_capabilities(self._spec.cache)
+        cache = self._spec.cache
+        return _CAPABILITIES | cache_capabilities(cache, "shared" if self._is_shared else cache.style)
 
     def create_cache(self, *, batch_size: int = 1, capacity: int | None = None) -> NumpyCache:
         """Makes an empty cache. With a capacity it is reserved at once, without one it grows."""

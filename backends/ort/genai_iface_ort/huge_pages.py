@@ -29,6 +29,12 @@ _MADV_HUGEPAGE = 14
 _MADV_COLLAPSE = 25
 # Processors translate about this much without a miss; below it there is nothing to gain.
 _LEAST_BYTES = 32 << 20
+# Packed weights take at most so many times the room of the files: of four bits, float32 may be made.
+_MOST_GROWTH = 8
+_TOO_LITTLE = (
+    f"huge pages: none, for less than {_LEAST_BYTES >> 20} MiB of new memory could lie in them, with which there is "
+    "nothing to gain"
+)
 # What is reserved and hardly used, as stacks are, would be filled up by large pages.
 _LEAST_USE = 0.9
 # In an entry of the page map: the page is in memory.
@@ -53,14 +59,18 @@ class HugePages:
 
     Args:
         is_wanted: False does nothing.
+        file_bytes: Of the files that the weights come from. Where they cannot become large enough nothing is looked
+            at, for that takes longer than such a model takes to load; None if that is not known.
 
     Attributes:
         note: What was done, or why nothing was, in one line; empty if it was not wanted.
     """
 
-    def __init__(self, is_wanted: bool) -> None:
+    def __init__(self, is_wanted: bool, file_bytes: int | None = None) -> None:
         self._page = _page_size() if is_wanted else 0
         self.note = "huge pages: the system has none" if is_wanted and not self._page else ""
+        if self._page and file_bytes is not None and file_bytes * _MOST_GROWTH < _LEAST_BYTES:
+            self._page, self.note = 0, _TOO_LITTLE
         self._before: frozenset[int] = frozenset()
 
     def __enter__(self) -> HugePages:
@@ -77,10 +87,7 @@ class HugePages:
         spans = list(_joined((at for at in _pages_in_use(self._page) if at not in self._before), self._page))
         total = sum(end - begin for begin, end in spans)
         if total < _LEAST_BYTES:
-            self.note = (
-                f"huge pages: none, for less than {_LEAST_BYTES >> 20} MiB of new memory could lie in them, "
-                "with which there is nothing to gain"
-            )
+            self.note = _TOO_LITTLE
             return
         done = sum(end - begin for begin, end in spans if _advise(begin, end, _MADV_COLLAPSE))
         later = 0 if done else sum(_advise(begin, end, _MADV_HUGEPAGE) for begin, end in spans)

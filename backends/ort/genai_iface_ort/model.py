@@ -35,12 +35,6 @@ from genai_iface_ort.steps.runner import CacheT, Runner
 
 __all__ = ["OrtModel", "open_model"]
 
-_STYLES = {
-    "scatter": {Capability.CACHE_SCATTER, Capability.IN_PLACE},
-    "shared": {Capability.CACHE_SHARED, Capability.IN_PLACE},
-    "concat": {Capability.CACHE_CONCAT},
-}
-
 
 class OrtModel(Generic[CacheT]):
     """Implements ``Model`` for the caches of one style.
@@ -92,9 +86,8 @@ class OrtModel(Generic[CacheT]):
             Capability.SAVE,
         }
         cache = self._spec.cache
-        style = _STYLES[cache.style] if cache.layers else set()
         growth = {Capability.GROWTH} if self._grows else set()
-        return frozenset(always | style | cache_capabilities(cache) | growth)
+        return frozenset(always | cache_capabilities(cache, cache.style) | growth)
 
     def create_cache(self, *, batch_size: int = 1, capacity: int | None = None) -> CacheT:
         """Makes an empty cache. On the processor it starts small and grows with its longest row."""

@@ -87,7 +87,8 @@ def open_session(folder: ModelFolder, options: LoadOptions, device: Device) -> S
     prepared = prepare(folder, options, device)
     signature = prepared.signature
     try:
-        with HugePages(options.huge_pages and device.kind == "cpu") as pages:
+        file_bytes = sum(path.stat().st_size for path in folder.files)
+        with HugePages(options.huge_pages and device.kind == "cpu", file_bytes) as pages:
             runtime = _created(prepared, folder, settings, options, device)
     except OSError as error:
         raise BackendError(

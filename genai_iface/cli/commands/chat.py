@@ -9,15 +9,18 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from typing import Any
 
 from genai_iface._new_files import new_file
-from genai_iface.cli.arguments import add_model_arguments, add_template_argument, chat_template_of, parse_options
-from genai_iface.cli.interrupt import cancel_on_interrupt
+from genai_iface.cli.arguments import add_model_arguments, add_template_argument, chat_template_of
+from genai_iface.cli.generation import (
+    add_generation_arguments,
+    cancel_on_interrupt,
+    load_pipeline,
+    overrides_of,
+)
 from genai_iface.cli.progress import Progress
 from genai_iface.errors import GenAIError, InvalidInputError
 from genai_iface.generation.chat.session import ChatSession
-from genai_iface.pipeline import TextGenerationPipeline
 from genai_iface.results import Chunk
 
 __all__ = ["add_parser", "run"]
@@ -46,18 +49,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--system", metavar="TEXT", help="the system message")
     add_template_argument(parser)
     add_model_arguments(parser)
-    how = parser.add_argument_group(
-        "generation", "What is not given here comes from the model's generation_config.json."
-    )
-    how.add_argument(
-        "--max-new-tokens", type=int, metavar="N", help=f"most tokens of an answer (default: {_DEFAULT_MAX_NEW_TOKENS})"
-    )
-    how.add_argument("--temperature", type=float, metavar="T", help="draw at this temperature; 0 takes the likeliest")
-    how.add_argument("--top-p", type=float, metavar="P", help="draw among the likeliest tokens that reach P together")
-    how.add_argument("--seed", type=int, metavar="N", help="draw with this seed")
-    how.add_argument(
-        "--stop", action="append", dest="stop_strings", metavar="TEXT", help="end before this text; may be repeated"
-    )
+    add_generation_arguments(parser, max_new_tokens=_DEFAULT_MAX_NEW_TOKENS, of=" of an answer")
     return parser
 
 
@@ -69,20 +61,8 @@ def run(arguments: argparse.Namespace) -> int:
     """
     template = chat_template_of(arguments)
     progress = Progress()
-    with progress.loading():
-        pipeline = TextGenerationPipeline(
-            arguments.model,
-            backend=arguments.backend,
-            device=arguments.device,
-            options=parse_options(arguments.option),
-            variant=arguments.variant,
-            revision=arguments.revision,
-            on_prefill=progress.prefill,
-        )
-    names = ("max_new_tokens", "temperature", "top_p", "seed", "stop_strings")
-    overrides: dict[str, Any] = {
-        name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None
-    }
+    pipeline = load_pipeline(arguments, progress)
+    overrides = overrides_of(arguments)
     if pipeline.generation_config.max_new_tokens is None:
         overrides.setdefault("max_new_tokens", _DEFAULT_MAX_NEW_TOKENS)
     with pipeline, pipeline.chat(system=arguments.system, chat_template=template, **overrides) as session:

@@ -8,15 +8,17 @@ import argparse
 import dataclasses
 import json
 import sys
-from pathlib import Path
 from typing import Any
 
-from genai_iface.cli.arguments import add_model_arguments, add_template_argument, chat_template_of, parse_options
-from genai_iface.cli.interrupt import cancel_on_interrupt
+from genai_iface.cli.arguments import add_model_arguments, add_template_argument, chat_template_of, read_text
+from genai_iface.cli.generation import (
+    add_generation_arguments,
+    cancel_on_interrupt,
+    load_pipeline,
+    overrides_of,
+)
 from genai_iface.cli.progress import Progress
-from genai_iface.config import GenerationConfig
 from genai_iface.errors import InvalidInputError
-from genai_iface.pipeline import TextGenerationPipeline
 from genai_iface.protocols import Prompt
 from genai_iface.results import Chunk, GenerationResult, PerfMetrics
 
@@ -44,21 +46,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
     add_model_arguments(parser)
 
-    how = parser.add_argument_group(
-        "generation", "What is not given here comes from the model's generation_config.json."
-    )
-    how.add_argument(
-        "--max-new-tokens", type=int, metavar="N", help=f"most tokens (default: {_DEFAULT_MAX_NEW_TOKENS})"
-    )
-    how.add_argument("--temperature", type=float, metavar="T", help="draw at this temperature; 0 takes the likeliest")
-    how.add_argument("--top-k", type=int, metavar="K", help="draw among the K likeliest tokens")
-    how.add_argument("--top-p", type=float, metavar="P", help="draw among the likeliest tokens that reach P together")
-    how.add_argument("--min-p", type=float, metavar="P", help="drop tokens below P times the likeliest")
-    how.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1 discourages tokens that occurred")
-    how.add_argument("--seed", type=int, metavar="N", help="draw with this seed")
-    how.add_argument(
-        "--stop", action="append", dest="stop_strings", metavar="TEXT", help="end before this text; may be repeated"
-    )
+    add_generation_arguments(parser, max_new_tokens=_DEFAULT_MAX_NEW_TOKENS)
     form = parser.add_argument_group(
         "form of the output",
         'At most one of these; they need "genai-iface[grammar]" to be installed.',
@@ -86,19 +74,9 @@ def run(arguments: argparse.Namespace) -> int:
     chosen: dict[str, Any] = {} if template is None else {"chat_template": template}
     is_chat = arguments.chat or arguments.system is not None or template is not None
     prompt: Prompt = _as_messages(text, arguments.system) if is_chat else text
-    options = parse_options(arguments.option)
     overrides = _overrides(arguments)
     progress = Progress()
-    with progress.loading():
-        pipeline = TextGenerationPipeline(
-            arguments.model,
-            backend=arguments.backend,
-            device=arguments.device,
-            options=options,
-            variant=arguments.variant,
-            revision=arguments.revision,
-            on_prefill=progress.prefill,
-        )
+    pipeline = load_pipeline(arguments, progress)
     with pipeline:
         if "max_new_tokens" not in overrides and pipeline.generation_config.max_new_tokens is None:
             overrides["max_new_tokens"] = _DEFAULT_MAX_NEW_TOKENS
@@ -177,22 +155,12 @@ def _as_messages(text: str, system: str | None) -> list[dict[str, str]]:
 
 def _overrides(arguments: argparse.Namespace) -> dict[str, Any]:
     """The generation parameters that were given."""
-    names = {field.name for field in dataclasses.fields(GenerationConfig)}
-    given = {name: value for name, value in vars(arguments).items() if name in names and value is not None}
+    given = overrides_of(arguments)
     if "json_schema" in given and not given["json_schema"].lstrip().startswith("{"):
-        given["json_schema"] = _read_file("--json-schema", given["json_schema"])
+        given["json_schema"] = read_text(given["json_schema"], "--json-schema")
     if "lark_grammar" in given:
-        given["lark_grammar"] = _read_file("--grammar", given["lark_grammar"])
+        given["lark_grammar"] = read_text(given["lark_grammar"], "--grammar")
     return given
-
-
-def _read_file(option: str, name: str) -> str:
-    try:
-        return Path(name).read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise InvalidInputError(
-            f"{option} {name!r} cannot be read: {error}", remedy="Give a readable file in UTF-8."
-        ) from error
 
 
 def _as_json(arguments: argparse.Namespace, prompt: str, result: GenerationResult) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from genai_iface.cli.arguments import SOURCE, add_source_options, parse_options, positive
+from genai_iface.cli.arguments import SOURCE, add_source_options, parse_options, positive, read_text
 from genai_iface.cli.progress import Progress
 from genai_iface.errors import InvalidInputError
 from genai_iface.registry import load_model
@@ -203,7 +203,7 @@ def _evaluation(arguments: argparse.Namespace) -> str | None:
     from genai_iface.transform.quantize.calibration import default_text  # noqa: PLC0415
 
     if arguments.eval is not None:
-        return _read(arguments.eval)
+        return read_text(arguments.eval, "--eval")
     return default_text() if arguments.report else None
 
 
@@ -227,7 +227,7 @@ def _moments(
     if reason is not None:
         print(f"not calibrated: {reason}; scales are found by search", file=sys.stderr)
         return None
-    text = english_text() if arguments.calibration is None else _read(arguments.calibration)
+    text = english_text() if arguments.calibration is None else read_text(arguments.calibration, "--calibration")
     return measure_moments(
         folder,
         windows_of(folder.tokenizer.encode(text), context=folder.context_length, most=arguments.calibration_tokens),
@@ -250,7 +250,7 @@ def _ranges(arguments: argparse.Namespace, progress: Progress) -> list[CacheRang
     check_cache(folder.signature)
     most = arguments.calibration_tokens
     if arguments.calibration not in (None, _NONE):
-        tokens = folder.tokenizer.encode(_read(arguments.calibration))
+        tokens = folder.tokenizer.encode(read_text(arguments.calibration, "--calibration"))
     elif folder.find("tokenizer.json") is not None:
         tokens = folder.tokenizer.encode(default_text())
     else:
@@ -281,15 +281,6 @@ def _perplexity(arguments: argparse.Namespace, folder: Path, text: str, progress
         )
         with pipe:
             return pipe.perplexity(text)
-
-
-def _read(name: str) -> str:
-    try:
-        return Path(name).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InvalidInputError(
-            f"The text {name!r} cannot be read: {error}", remedy="Give a text file in UTF-8."
-        ) from error
 
 
 def _megabytes(nbytes: int) -> str:

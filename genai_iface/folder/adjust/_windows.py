@@ -57,7 +57,7 @@ def set_windows(model: ir.Model, side: SideFiles) -> str | None:
 
 
 def _grouped(model: ir.Model) -> list[ir.Node]:
-    return [node for node in model.graph if node.domain == "com.microsoft" and node.op_type == "GroupQueryAttention"]
+    return [node for node in model.graph if node.op_type == "GroupQueryAttention" and node.domain == "com.microsoft"]
 
 
 def _window(node: ir.Node) -> int | None:

@@ -324,6 +324,7 @@ def at_real_limits(sources: list[str]) -> list[str]:
     return finished
 
 
+@pytest.mark.slow
 def test_six_seconds_and_less_than_a_gigabyte() -> None:
     names = ("comparing long texts", "one text many times by tojson", "doubling by ~")
     assert at_real_limits([EXPENSIVE[name] for name in names]) == []

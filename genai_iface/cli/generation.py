@@ -1,0 +1,88 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the commands share that generate: arguments, the parameters that were given, the pipeline, Ctrl-C."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import signal
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from genai_iface.cli.arguments import parse_options
+from genai_iface.cli.progress import Progress
+from genai_iface.config import GenerationConfig
+from genai_iface.pipeline import TextGenerationPipeline
+
+__all__ = ["add_generation_arguments", "cancel_on_interrupt", "load_pipeline", "overrides_of"]
+
+
+def add_generation_arguments(parser: argparse.ArgumentParser, /, *, max_new_tokens: int, of: str = "") -> None:
+    """Adds --max-new-tokens, --temperature and the like.
+
+    Args:
+        parser: The command's.
+        max_new_tokens: What ``overrides_of`` takes where neither the user nor the model says it.
+        of: What is bounded, for the help: " of an answer".
+    """
+    how = parser.add_argument_group(
+        "generation", "What is not given here comes from the model's generation_config.json."
+    )
+    how.add_argument("--max-new-tokens", type=int, metavar="N", help=f"most tokens{of} (default: {max_new_tokens})")
+    how.add_argument("--temperature", type=float, metavar="T", help="draw at this temperature; 0 takes the likeliest")
+    how.add_argument("--top-k", type=int, metavar="K", help="draw among the K likeliest tokens")
+    how.add_argument("--top-p", type=float, metavar="P", help="draw among the likeliest tokens that reach P together")
+    how.add_argument("--min-p", type=float, metavar="P", help="drop tokens below P times the likeliest")
+    how.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1 discourages tokens that occurred")
+    how.add_argument("--seed", type=int, metavar="N", help="draw with this seed")
+    how.add_argument(
+        "--stop", action="append", dest="stop_strings", metavar="TEXT", help="end before this text; may be repeated"
+    )
+
+
+def overrides_of(arguments: argparse.Namespace, /) -> dict[str, Any]:
+    """The generation parameters that were given, by their names in ``GenerationConfig``."""
+    names = {field.name for field in dataclasses.fields(GenerationConfig)}
+    return {name: value for name, value in vars(arguments).items() if name in names and value is not None}
+
+
+def load_pipeline(arguments: argparse.Namespace, progress: Progress, /) -> TextGenerationPipeline:
+    """The pipeline that the arguments of ``add_model_arguments`` ask for.
+
+    Args:
+        arguments: Those of the command.
+        progress: Shows that a model is being loaded, and later how much of a prompt is done.
+
+    Raises:
+        GenAIError: The model or the backend cannot be loaded.
+    """
+    options = parse_options(arguments.option)
+    with progress.loading():
+        return TextGenerationPipeline(
+            arguments.model,
+            backend=arguments.backend,
+            device=arguments.device,
+            options=options,
+            variant=arguments.variant,
+            revision=arguments.revision,
+            on_prefill=progress.prefill,
+        )
+
+
+@contextmanager
+def cancel_on_interrupt(cancel: Callable[[], None]) -> Iterator[None]:
+    """Makes the first Ctrl-C cancel, so that what was generated is kept; the second one interrupts."""
+    previous = signal.getsignal(signal.SIGINT)
+
+    def first(signum: int, frame: FrameType | None) -> None:
+        signal.signal(signal.SIGINT, previous)
+        cancel()
+
+    signal.signal(signal.SIGINT, first)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
