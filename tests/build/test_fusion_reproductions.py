@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""Each reproduction of the fusion report still reproduces, and each bug report shows the script as it is."""
+"""Each reproduction of a bug report still reproduces, and each report shows the script as it is."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 pytestmark = pytest.mark.parity
 
 REPORTS = Path(__file__).parents[2] / "docs" / "reports"
-SCRIPTS = sorted((REPORTS / "fusion" / "repro").glob("*.py"))
+SCRIPTS = sorted(script for room in ("fusion", "upstream") for script in (REPORTS / room / "repro").glob("*.py"))
 PAGES = sorted((REPORTS / "upstream").glob("[0-9]*.md"))
 
 
