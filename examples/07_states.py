@@ -21,12 +21,13 @@ cache = model.create_cache(batch_size=2, capacity=32)
 
 
 def continued(logits: np.ndarray, steps: int = 6) -> list[list[int]]:
-    """Greedy tokens of both rows."""
+    """Greedy tokens of both rows, step by step."""
     tokens = []
     for _ in range(steps):
-        tokens.append(logits[:, -1].argmax(-1))
-        logits = model.forward(tokens[-1][:, None], cache)
-    return np.stack(tokens, axis=1).tolist()
+        token = logits[:, -1].argmax(-1)
+        tokens.append([int(each) for each in token])
+        logits = model.forward(token[:, None], cache)
+    return tokens
 
 
 # Rows of different lengths: padding goes into no state.
