@@ -41,6 +41,7 @@ from genai_iface.registry import load_backend
 from genai_iface.results import Chunk, GenerationResult, Score
 
 if TYPE_CHECKING:
+    from genai_iface.folder import ModelFolder
     from genai_iface.integrations.transformers import Exported
 
 __all__ = ["TextGenerationPipeline"]
@@ -102,11 +103,7 @@ class TextGenerationPipeline:
             self._set_up(runtime, tokenizer, config, settings)
             self._on_close = tokenizer.close
             return
-        opened = open_folder(path)
-        model = chosen.load(opened.source, device=device, options=options)
-        tokenizer = opened.tokenizer
-        self._set_up(ModelEngines(model, tokenizer, settings), tokenizer, opened.generation_config, settings)
-        self._on_close = tokenizer.close
+        self._load(open_folder(path), chosen, settings, device, options)
 
     @classmethod
     def from_parts(
@@ -144,14 +141,16 @@ class TextGenerationPipeline:
     ) -> Self:
         """Makes a pipeline from what Transformers' ``OnnxExporter`` exported for generation.
 
+        A folder with its tokenizer in it opens without this, as any other: ``TextGenerationPipeline(folder)``.
+
         Args:
             exported: An ``ExportedModel``, or the folder that it was saved to.
-            tokenizer: Where the tokenizer is if it was not saved there too: a folder, or a fast tokenizer of
+            tokenizer: Where the tokenizer and its chat templates are, if not there: a folder, or a fast tokenizer of
                 Transformers.
             backend: As for the class.
             device: As for the class.
             options: As for the class.
-            prefill_chunk_size: As for the class; 1 where the graph takes one token (no ``multi_token_decode``).
+            prefill_chunk_size: As for the class.
             on_prefill: As for the class.
             memory_limit: As for the class.
 
@@ -160,22 +159,30 @@ class TextGenerationPipeline:
         """
         from genai_iface.integrations.transformers import open_export  # noqa: PLC0415 - reads graphs
 
+        settings = StepSettings(prefill_chunk_size=prefill_chunk_size, on_prefill=on_prefill, memory_limit=memory_limit)
+        chosen = load_backend(backend) if isinstance(backend, str) else backend
         with ExitStack() as stack:
             opened = stack.enter_context(open_export(exported, tokenizer=tokenizer))
-            pipeline = cls(
-                opened.folder,
-                backend=opened.on(backend),
-                device=device,
-                options=options,
-                prefill_chunk_size=1 if opened.one_token else prefill_chunk_size,
-                on_prefill=on_prefill,
-                memory_limit=memory_limit,
-            )
-            # The weights are read from files that go with the pipeline.
+            pipeline = cls.__new__(cls)
+            pipeline._load(opened, chosen, settings, device, options)
+            # A backend may read weights as long as it lives; what was saved for it goes with the pipeline.
             if pipeline._on_close is not None:
                 stack.callback(pipeline._on_close)
             pipeline._on_close = stack.pop_all().close
         return pipeline
+
+    def _load(
+        self,
+        opened: ModelFolder,
+        backend: Backend,
+        settings: StepSettings,
+        device: str | None,
+        options: Mapping[str, Any] | None,
+    ) -> None:
+        model = backend.load(opened.source, device=device, options=options)
+        tokenizer = opened.tokenizer
+        self._set_up(ModelEngines(model, tokenizer, settings), tokenizer, opened.generation_config, settings)
+        self._on_close = tokenizer.close
 
     def _set_up(
         self, engines: Engines, tokenizer: Tokenizer, generation_config: GenerationConfig, settings: StepSettings

@@ -13,6 +13,7 @@ from genai_iface.backend_kit._planning import (
     plan_in_place,
 )
 from genai_iface.backend_kit.arguments import (
+    NEEDS_ROWS,
     Step,
     capacity_bound,
     check_batch_and_capacity,
@@ -30,6 +31,7 @@ from genai_iface.backend_kit.row_states import RowStates, StateStore, cache_capa
 from genai_iface.backend_kit.saving import RestorableCache, load_cache, save_cache
 
 __all__ = [
+    "NEEDS_ROWS",
     "GraphInputs",
     "GraphRun",
     "RestorableCache",

@@ -14,10 +14,12 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from genai_iface.errors import CacheOverflowError, InvalidInputError
+from genai_iface.capabilities import Capability
+from genai_iface.errors import CacheOverflowError, InvalidInputError, UnsupportedCapabilityError
 from genai_iface.types import LogitsMode, ModelSpec
 
 __all__ = [
+    "NEEDS_ROWS",
     "Step",
     "capacity_bound",
     "check_batch_and_capacity",
@@ -27,6 +29,9 @@ __all__ = [
     "check_rows",
     "check_step",
 ]
+
+NEEDS_ROWS = frozenset({Capability.BATCH, Capability.RAGGED, Capability.REORDER})
+"""What a model does not declare whose graph takes one row (``GraphSignature.one_row``)."""
 
 _Int64 = NDArray[np.int64]
 _FEW = 64
@@ -197,22 +202,32 @@ def capacity_bound(spec: ModelSpec, /) -> int | None:
     return min(bounds, default=None)
 
 
-def check_batch_and_capacity(batch_size: int, capacity: int | None, limit: int | None, /) -> int:
+def check_batch_and_capacity(
+    batch_size: int, capacity: int | None, limit: int | None, /, *, one_row: bool = False
+) -> int:
     """Checks the arguments of ``Model.create_cache``.
 
     Args:
         batch_size: B, the rows that were asked for.
         capacity: C, or None.
         limit: The largest legal capacity, or None; see ``capacity_bound``.
+        one_row: The graph takes no more (``GraphSignature.one_row``).
 
     Returns:
         The capacity that the cache is to have.
 
     Raises:
         InvalidInputError: A value is out of range.
+        UnsupportedCapabilityError: More rows than the graph takes.
     """
     if batch_size < 1:
         raise InvalidInputError(f"batch_size={batch_size} is not legal", remedy="Pass at least 1.")
+    if one_row and batch_size > 1:
+        raise UnsupportedCapabilityError(
+            f"The graph was traced with one row and cannot take {batch_size}",
+            capability=Capability.BATCH,
+            remedy="Export it with sample inputs of two rows, or pass batch_size=1.",
+        )
     if capacity is None:
         return _UNBOUNDED if limit is None else limit
     if capacity < 1:

@@ -4,7 +4,7 @@
 
 from genai_iface.folder._files import find_inside, open_root, read_json
 from genai_iface.folder._own_code import refuse_foreign_kernels, refuse_own_code
-from genai_iface.folder.folder import ModelFolder, open_folder, open_texts
+from genai_iface.folder.folder import ModelFolder, open_folder, open_texts, open_with_texts
 from genai_iface.folder.saved_cache import SavedCache, load_saved_cache, save_cache_file
 from genai_iface.folder.tokenizer import FolderTokenizer
 
@@ -17,6 +17,7 @@ __all__ = [
     "open_folder",
     "open_root",
     "open_texts",
+    "open_with_texts",
     "read_json",
     "refuse_foreign_kernels",
     "refuse_own_code",

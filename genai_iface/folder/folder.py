@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -20,7 +21,7 @@ from genai_iface.errors import InvalidInputError
 from genai_iface.folder._collector import collector_paused
 from genai_iface.folder._files import open_root
 from genai_iface.folder._load import ReadModel, read_model
-from genai_iface.folder.adjust import adjust_graph
+from genai_iface.folder.adjust import adjust_graph, disagreements
 from genai_iface.folder.resolve import Located, locate
 from genai_iface.folder.resolve._side_files import SideFiles
 from genai_iface.folder.tokenizer import FolderTokenizer
@@ -28,7 +29,7 @@ from genai_iface.graph.derive import derive_signature
 from genai_iface.graph.signature import GraphSignature
 from genai_iface.types import ModelSpec
 
-__all__ = ["ModelFolder", "open_folder", "open_texts"]
+__all__ = ["ModelFolder", "open_folder", "open_texts", "open_with_texts"]
 
 _NO_LIMIT = 2**31 - 1
 _CONTEXT_FIELDS = (
@@ -56,13 +57,31 @@ def open_folder(
         InvalidInputError: There is no such model, a file is missing, broken, or leads out of the folder.
         UnsupportedModelError: The graph follows no known pattern, or is in a form that is not read.
     """
-    located = locate(source, variant=variant, revision=revision)
-    side = SideFiles(located.levels)
+    return _open_located(locate(source, variant=variant, revision=revision))
+
+
+def open_with_texts(source: str | PathLike[str], texts: str | PathLike[str], /) -> ModelFolder:
+    """As ``open_folder``, with the tokenizer of another folder, even if there is one beside the model.
+
+    Args:
+        source: As for ``open_folder``.
+        texts: A folder with ``tokenizer.json`` in it. Configurations that the model lacks are read from there too.
+
+    Raises:
+        GenAIError: As ``open_folder``.
+    """
+    located, root = locate(source), open_root(texts)
+    return _open_located(replace(located, levels=(*located.levels, root)), texts=root)
+
+
+def _open_located(located: Located, *, texts: Path | None = None) -> ModelFolder:
+    side = SideFiles(located.levels, texts=texts)
     with collector_paused():
         read = read_model(located.folder, located.file)
         changes = adjust_graph(read.model, side)
         signature = derive_signature(read.model)
-    folder = ModelFolder(located, signature, side, read, changes)
+        disputed = disagreements(read.model, side)
+    folder = ModelFolder(located, signature, side, read, changes, disputed)
     folder.check()
     return folder
 
@@ -98,6 +117,7 @@ class ModelFolder:
         side: What stands beside the graph.
         read: The graph as it was read.
         changes: What was changed in it.
+        disputed: Where it and the files beside it disagree.
     """
 
     def __init__(
@@ -107,6 +127,7 @@ class ModelFolder:
         side: SideFiles,
         read: ReadModel,
         changes: tuple[str, ...],
+        disputed: tuple[str, ...] = (),
     ) -> None:
         self._located = located
         self._signature = signature
@@ -114,6 +135,7 @@ class ModelFolder:
         self._files = dict(read.files)
         self._weights = read.weights
         self._changes = changes
+        self._disputed = disputed
 
     @property
     def path(self) -> Path:
@@ -153,7 +175,7 @@ class ModelFolder:
     @property
     def notes(self) -> tuple[str, ...]:
         """What was decided and changed when the model was opened, and why; one line each."""
-        return (*self._located.notes, *self._changes, *self._side.notes)
+        return (*self._located.notes, *self._changes, *self._disputed, *self._side.notes)
 
     @property
     def signature(self) -> GraphSignature:

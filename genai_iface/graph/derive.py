@@ -32,6 +32,7 @@ from genai_iface.graph.signature import CacheTensor, Evidence, GraphSignature, I
 __all__ = ["derive_signature"]
 
 _WITH_LENGTHS = frozenset({"TensorScatter", "Attention", "com.microsoft.GroupQueryAttention"})
+_AXES = ("rows", "tokens")
 _TO_A_BUFFER = SAME_ELEMENTS | {"DequantizeLinear", "Expand"}
 
 
@@ -71,6 +72,7 @@ def derive_signature(model: ir.Model) -> GraphSignature:
         Evidence(str(logits.name), "logits", f"float output that is not a cache; {vocab_reason}"),
     )
     inputs = {role: roles.inputs[role] for role in get_args(InputRole) if role in roles.inputs}
+    one_row, one_token = (_is_fixed_to_one(inputs["input_ids"], axis, what) for axis, what in enumerate(_AXES))
     return GraphSignature(
         inputs={role: str(value.name) for role, value in inputs.items()},
         input_dtypes={role: dtype_name(value) for role, value in inputs.items()},
@@ -83,8 +85,20 @@ def derive_signature(model: ir.Model) -> GraphSignature:
         opset=opset,
         evidence=evidence,
         state_tensors=states.tensors,
-        one_token=static_dim(inputs["input_ids"], 1) == 1,
+        one_token=one_token,
+        one_row=one_row,
     )
+
+
+def _is_fixed_to_one(ids: ir.Value, axis: int, what: str) -> bool:
+    """Whether the graph takes one row, or one token, at a time; another fixed number is one that no loop can keep."""
+    size = static_dim(ids, axis)
+    if size is not None and size > 1:
+        raise unsupported(
+            f"The graph takes steps of {size} {what} and no other number: {ids.name!r} is {ids.shape}, expected (B, S)",
+            "Export it with dynamic axes for batch and sequence.",
+        )
+    return size == 1
 
 
 def _token_table(ids: ir.Value) -> tuple[int | None, int | None]:

@@ -106,6 +106,7 @@ class GraphSignature:
         state_tensors: The states, in the order of ``CacheSpec.states``.
         one_token: A run takes one token of each row: the graph fixes the width of input_ids to 1, as decoders without a
             prompt's form do.
+        one_row: A run takes one row: the graph fixes the batch axis of input_ids to 1, as traces of a single prompt do.
     """
 
     inputs: Mapping[InputRole, str]
@@ -120,3 +121,4 @@ class GraphSignature:
     evidence: tuple[Evidence, ...] = field(default=(), repr=False)
     state_tensors: tuple[StateTensor, ...] = ()
     one_token: bool = False
+    one_row: bool = False

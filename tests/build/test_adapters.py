@@ -197,3 +197,18 @@ def test_folders_that_are_no_adapters(base: Path, tmp_path: Path) -> None:
         opened(base, tmp_path)
     with pytest.raises(InvalidInputError, match="cannot be opened"):
         opened(base, tmp_path / "nowhere")
+
+
+def test_a_base_that_cannot_be_had_names_the_adapter_and_the_way_out(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    saved(base, tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"base_model_name_or_path": "someone/base"}))
+    with pytest.raises(InvalidInputError, match=r"adapter \(LORA\) of .someone/base., .* HF_HUB_OFFLINE") as caught:
+        opened(tmp_path / "adapter")
+    assert f"genai-iface build BASE OUT --adapter {tmp_path / 'adapter'}" in caught.value.remedy

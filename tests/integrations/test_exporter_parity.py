@@ -37,7 +37,7 @@ def test_their_export_gives_torchs_tokens_in_ragged_batches(family: str, tmp_pat
     reference = torch_reference(tiny_model(family), steps=12, prompt_tokens=11)
     with open_export(ExportedModel.from_pretrained(folder)) as opened:
         for backend in ("numpy", "ort"):
-            model = load_model(opened.folder, backend=backend)
+            model = load_model(opened.source, backend=backend)
             found = compare(model, reference)
             model.close()
             assert found.tokens_equal

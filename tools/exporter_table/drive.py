@@ -19,11 +19,12 @@ from transformers import DynamicCache
 from transformers.exporters.utils import get_leaf_tensors
 
 from genai_iface._tolerance import relative_difference
+from genai_iface.build._network_cache import cache_keyword, cache_of
 from genai_iface.folder._inline import inline_functions
 from genai_iface_numpy.evaluator import Evaluator
 from tools.exporter_table.outcome import Run
 
-__all__ = ["RUNTIMES", "Graph", "empty_states", "greedy", "logits_of", "measured"]
+__all__ = ["RUNTIMES", "Graph", "cached_logits", "empty_states", "greedy", "logits_of", "measured"]
 
 RUNTIMES = ("ort", "numpy")
 
@@ -73,6 +74,19 @@ def greedy(network: Any, prompts: NDArray[np.int64], steps: int) -> tuple[NDArra
             logits.append(network(input_ids=ids, use_cache=False).logits[:, -1].float())
             ids = torch.cat([ids, logits[-1].argmax(-1, keepdim=True)], dim=1)
     return ids[:, prompts.shape[1] :].numpy(), torch.stack(logits).numpy()
+
+
+def cached_logits(network: Any, prompts: NDArray[np.int64], tokens: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Torch's logits (steps, B, V) where it is fed these tokens one by one, with its own cache."""
+    ids, cache, logits = torch.from_numpy(prompts), None, []
+    with torch.no_grad():
+        for step in range(tokens.shape[1]):
+            output = network(input_ids=ids, **cache_keyword(network, cache), use_cache=True)
+            cache = cache_of(output)
+            logits.append(output.logits[:, -1].float())
+            ids = torch.from_numpy(tokens[:, step : step + 1])
+    found: NDArray[np.float32] = torch.stack(logits).numpy()
+    return found
 
 
 def empty_states(network: Any) -> dict[str, NDArray[Any]]:

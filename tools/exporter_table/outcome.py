@@ -11,8 +11,12 @@ from typing import Any, Literal, TypeAlias
 
 __all__ = ["Outcome", "Run", "Verdict", "judged", "save"]
 
-Verdict: TypeAlias = Literal["equal", "near tie", "producer", "runtime", "undecided", "fails", "not tried"]
-"""Whose fault a wrong token is; "fails" if there is no export, "not tried" if torch has no tiny network of it."""
+Verdict: TypeAlias = Literal["equal", "near tie", "network", "producer", "runtime", "undecided", "fails", "not tried"]
+"""Whose fault a wrong token is.
+
+"network" if torch itself gives it with a cache; "fails" if there is no export, "not tried" if torch has no tiny network
+of it.
+"""
 
 # In float32, logits that differ by less than this part of the largest one differ by rounding.
 _ROUNDING = 1e-4

@@ -35,6 +35,7 @@ of the default export are judged instead: "prefill, decode".
 _SAID: Mapping[Verdict, str] = {
     "equal": "torch's tokens on both",
     "near tie": "another token where rounding decides; nobody's fault",
+    "network": "torch's tokens with its own cache; without one, which is the reference, torch gives others",
     "producer": "the same wrong result on both, or no run on either: the exported graph is wrong",
     "runtime": "wrong, or no run, on one of the two only",
     "undecided": "wrong on both in different ways, or wrong on one where the other cannot run it",
@@ -43,6 +44,7 @@ _SAID: Mapping[Verdict, str] = {
 }
 _FAULT: Mapping[Verdict, str] = {
     "near tie": "nobody",
+    "network": "torch",
     "producer": "producer",
     "runtime": "runtime",
     "undecided": "open",

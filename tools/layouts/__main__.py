@@ -2,7 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Writes ``docs/reports/layouts.md``: every folder of the corpus on our backends, ONNX Runtime GenAI and Transformers.
 
-Called as ``python -m tools.layouts``; needs the extra "parity". ``--stacks ort,numpy`` runs these only.
+Called as ``python -m tools.layouts``; needs the extra "parity". ``--stacks ort,numpy`` runs these only;
+``--only export-`` makes the rows anew whose names begin so, and leaves the others.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from genai_iface import GenAIError
 from genai_iface.folder import open_folder
 from tests.layouts.corpus import LAYOUTS, PROMPT, REFUSED, STEPS
 from tests.layouts.decoder import greedy_tokens
+from tools.layouts.exports import EXPORTS
 from tools.layouts.peers import STACKS
 
 PAGE = Path(__file__).parents[2] / "docs" / "reports" / "layouts.md"
@@ -36,7 +38,9 @@ configurations. Each is given to each stack as it is, without a flag; "right" ar
 in plain NumPy (float64, without a cache). Written by `python -m tools.layouts`.
 
 ONNX Runtime GenAI reads folders with `genai_config.json` only. `ExportedModel` reads folders with `export.json` only,
-and needs what its own exporter records there about the traced network, which these small graphs do not have.
+and needs what its own exporter records there about the traced network, which the graphs made by hand do not have. The
+rows `export-...` are made by that exporter (Transformers' `OnnxExporter`) while this page is written: tiny random
+decoders, their right tokens those of torch. `ExportedModel` has no loop; its graphs are called one after the other.
 
 """
 
@@ -103,32 +107,60 @@ def refused_rows() -> list[str]:
     return rows
 
 
+def kept_rows(stacks: list[str]) -> dict[str, list[str]]:
+    """The cells of the page that is there, by the name of the layout; empty if it shows other stacks."""
+    rows = {}
+    if PAGE.exists():
+        for line in PAGE.read_text(encoding="utf-8").splitlines():
+            cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+            if len(cells) == 2 + len(stacks):
+                rows[cells[0]] = cells[2:]
+    return rows
+
+
+def run_layout(name: str, place: Path, processes: list[Stack]) -> list[str]:
+    """Writes one layout, or exports it, and gives it to each stack."""
+    layout = next((layout for layout in LAYOUTS if layout.name == name), None)
+    if layout is None:
+        export = next(export for export in EXPORTS if export.name == name)
+        source, wanted = place, export.write(place, PROMPT, STEPS)
+    else:
+        decoder = layout.decoder()
+        source, (wanted, _) = layout.write(place, decoder), greedy_tokens(decoder, PROMPT, STEPS)
+    return [cell(process.run(source), wanted) for process in processes]
+
+
 def main() -> int:
     """Runs everything and writes the page."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--stacks", default=",".join(STACKS), help="which stacks to run")
-    stacks = parser.parse_args().stacks.split(",")
+    parser.add_argument(
+        "--only", action="append", default=[], metavar="PREFIX", help="run these; others stay as the page has them"
+    )
+    arguments = parser.parse_args()
+    stacks = arguments.stacks.split(",")
+    makers = {layout.name: layout.maker for layout in LAYOUTS}
+    makers |= dict.fromkeys((export.name for export in EXPORTS), "transformers.exporters, real")
+    kept = kept_rows(stacks) if arguments.only else {}
+    rows: dict[str, list[str]] = {}
     processes = [Stack(name) for name in stacks]
-    counts = dict.fromkeys(stacks, 0)
-    rows = []
-    for layout in LAYOUTS:
-        decoder = layout.decoder()
-        wanted, _ = greedy_tokens(decoder, PROMPT, STEPS)
+    for name in makers:
+        if arguments.only and not name.startswith(tuple(arguments.only)):
+            rows |= {name: kept[name]} if name in kept else {}
+            continue
         with tempfile.TemporaryDirectory() as place:
-            source = layout.write(Path(place), decoder)
-            cells = [cell(process.run(source), wanted) for process in processes]
-        for stack, text in zip(stacks, cells, strict=True):
-            counts[stack] += text == "right"
-        rows.append(f"| {layout.name} | {layout.maker} | {' | '.join(cells)} |")
-        print(rows[-1], flush=True)
+            rows[name] = run_layout(name, Path(place), processes)
+        print(name, *rows[name], sep=" | ", flush=True)
     for process in processes:
         process.close()
-    titles = [_TITLES[stack] for stack in stacks]
+    counts = [sum(cells[column] == "right" for cells in rows.values()) for column in range(len(stacks))]
     summary = [
-        f"- {title}: {counts[stack]} of {len(LAYOUTS)} right ({100 * counts[stack] / len(LAYOUTS):.0f} %)"
-        for stack, title in zip(stacks, titles, strict=True)
+        f"- {_TITLES[stack]}: {count} of {len(rows)} right ({100 * count / len(rows):.0f} %)"
+        for stack, count in zip(stacks, counts, strict=True)
     ]
-    table = [f"| layout | written by | {' | '.join(titles)} |", "|---" * (2 + len(stacks)) + "|", *rows]
+    titles = " | ".join(_TITLES[stack] for stack in stacks)
+    table = [f"| layout | written by | {titles} |", "|---" * (2 + len(stacks)) + "|"]
+    table += [f"| {name} | {makers[name]} | {' | '.join(cells)} |" for name, cells in rows.items()]
     refused = ["## Refused by name", "", "| layout | written by | what is said |", "|---|---|---|", *refused_rows()]
     PAGE.write_text(_HEAD + "\n".join([*summary, "", *table, "", *refused]) + "\n", encoding="utf-8")
     print("\n".join(summary))

@@ -48,16 +48,28 @@ def genai(folder: str, prompt: list[int], steps: int) -> list[int]:
 
 
 def exported(folder: str, prompt: list[int], steps: int) -> list[int]:
-    """Greedy tokens of Transformers' ``ExportedModel``, called without a cache."""
+    """Greedy tokens of Transformers' ``ExportedModel``: its graph for the prompt, then that for tokens, with the cache.
+
+    It has no loop of its own; this one is what its documentation shows.
+    """
     import torch  # noqa: PLC0415
     from transformers.exporters.base import ExportedModel  # noqa: PLC0415
 
-    model = ExportedModel.from_pretrained(folder)
-    ids = list(prompt)
-    for _ in range(steps):
-        given = torch.tensor([ids])
-        ids.append(int(model(input_ids=given, attention_mask=torch.ones_like(given)).logits[0, -1].argmax()))
-    return ids[len(prompt) :]
+    runners = ExportedModel.from_pretrained(folder).runners
+    first = runners.get("prefill") or next(iter(runners.values()))
+    further = runners.get("decode", first)
+    ids, past, made = torch.tensor([prompt]), dict[str, object](), list[int]()
+    while True:
+        runner = further if made else first
+        total = len(prompt) + len(made)
+        known = {"input_ids": ids, "attention_mask": torch.ones(1, total, dtype=torch.int64), **past}
+        known["position_ids"] = torch.arange(total - ids.shape[1], total)[None]
+        output = runner(**{name: value for name, value in known.items() if name in runner.metadata.kwargs})
+        made.append(int(output.logits[0, -1].argmax()))
+        if len(made) == steps:
+            return made
+        name = "cache" if "cache" in output else "past_key_values"
+        ids, past = torch.tensor([made[-1:]]), {name: output[name]}
 
 
 STACKS: dict[str, Callable[[str, list[int], int], list[int]]] = {

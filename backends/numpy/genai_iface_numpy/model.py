@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genai_iface.backend_kit import (
+    NEEDS_ROWS,
     GraphInputs,
     GraphRun,
     RowLengths,
@@ -90,12 +91,15 @@ class NumpyModel:
     def capabilities(self) -> frozenset[str]:
         """What this model can do here; what depends on the cache is left out where it is absent."""
         cache = self._spec.cache
-        return _CAPABILITIES | cache_capabilities(cache, "shared" if self._is_shared else cache.style)
+        found = _CAPABILITIES | cache_capabilities(cache, "shared" if self._is_shared else cache.style)
+        return found - NEEDS_ROWS if self._folder.signature.one_row else found
 
     def create_cache(self, *, batch_size: int = 1, capacity: int | None = None) -> NumpyCache:
         """Makes an empty cache. With a capacity it is reserved at once, without one it grows."""
         check_loaded(self._graph)
-        most = check_batch_and_capacity(batch_size, capacity, capacity_bound(self._spec))
+        most = check_batch_and_capacity(
+            batch_size, capacity, capacity_bound(self._spec), one_row=self._folder.signature.one_row
+        )
         cache = self._spec.cache
         states = make_states(state_shapes(cache), batch_size) if cache.states else None
         windows = [spec.window for spec in self._specs]

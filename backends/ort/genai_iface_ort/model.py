@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genai_iface.backend_kit import (
+    NEEDS_ROWS,
     RowLengths,
     cache_capabilities,
     capacity_bound,
@@ -87,12 +88,15 @@ class OrtModel(Generic[CacheT]):
         }
         cache = self._spec.cache
         growth = {Capability.GROWTH} if self._grows else set()
-        return frozenset(always | cache_capabilities(cache, cache.style) | growth)
+        found = frozenset(always | cache_capabilities(cache, cache.style) | growth)
+        return found - NEEDS_ROWS if self._folder.signature.one_row else found
 
     def create_cache(self, *, batch_size: int = 1, capacity: int | None = None) -> CacheT:
         """Makes an empty cache. On the processor it starts small and grows with its longest row."""
         runner = check_loaded(self._runner)
-        most = check_batch_and_capacity(batch_size, capacity, capacity_bound(self._spec))
+        most = check_batch_and_capacity(
+            batch_size, capacity, capacity_bound(self._spec), one_row=self._folder.signature.one_row
+        )
         cache = self._spec.cache
         windows = [layer.capacity for layer in cache.layers if layer.mode == "circular" and layer.capacity is not None]
         states = make_states(state_shapes(cache), batch_size) if cache.states else None

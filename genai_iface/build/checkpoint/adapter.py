@@ -97,13 +97,17 @@ def base_of(adapter: Adapter) -> Path:
     for place in (adapter.folder / base, Path(base)):
         if place.exists():
             return place
-    if is_id(base):
+    is_of = f"{str(adapter.folder)!r} is an adapter ({adapter.kind}) of {base[:_SHOWN]!r}"
+    if not is_id(base):
+        raise InvalidInputError(f"{is_of}, which is neither a folder nor the id of a repository", remedy=advice)
+    try:
         return Path(as_checkpoint(base))
-    raise InvalidInputError(
-        f"{str(adapter.folder)!r} is an adapter ({adapter.kind}) of {base[:_SHOWN]!r}, "
-        "which is neither a folder nor the id of a repository",
-        remedy=advice,
-    )
+    except InvalidInputError as error:
+        raise InvalidInputError(
+            f"{is_of}, which cannot be had: {error.what}",
+            remedy=f"If it is on this machine, name it: genai-iface build BASE OUT --adapter {adapter.folder}. "
+            f"{error.remedy}",
+        ) from error
 
 
 def merge_adapters(network: Any, adapters: Sequence[Adapter]) -> tuple[Any, list[str]]:

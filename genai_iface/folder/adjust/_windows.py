@@ -12,7 +12,7 @@ import onnx_ir as ir
 if TYPE_CHECKING:
     from genai_iface.folder.resolve._side_files import SideFiles
 
-__all__ = ["set_windows", "unbind_window_buffers"]
+__all__ = ["set_windows", "unbind_window_buffers", "window_note"]
 
 _WINDOW = "local_window_size"
 _BUFFER = "sliding_window_cache"
@@ -38,22 +38,29 @@ def set_windows(model: ir.Model, side: SideFiles) -> str | None:
     """Puts windows into a graph that has none where genai_config.json or config.json says that there are.
 
     Returns:
-        What was done, or which of graph and configuration won; None where they agree.
+        What was done, None for nothing.
     """
     nodes = _grouped(model)
     told = _told_windows(side, len(nodes))
-    if told is None:
+    if told is None or any(_window(node) is not None for node in nodes):
         return None
     name, wanted = told
-    given = [_window(node) for node in nodes]
-    if given == wanted:
+    if not any(window is not None for window in wanted):
         return None
-    if any(window is not None for window in given):
-        return f"windows: the graph's are used ({_shown(given)}); {name} says {_shown(wanted)}"
     for node, window in zip(nodes, wanted, strict=True):
         if window is not None:
             node.attributes[_WINDOW] = ir.AttrInt64(_WINDOW, window)
     return f"windows: {_shown(wanted)}, from {name}; the graph has none"
+
+
+def window_note(model: ir.Model, side: SideFiles) -> str | None:
+    """Which of graph and configuration won where both name windows, and others; None where they agree."""
+    nodes = _grouped(model)
+    told = _told_windows(side, len(nodes))
+    given = [_window(node) for node in nodes]
+    if told is None or given == told[1]:
+        return None
+    return f"windows: the graph's are used ({_shown(given)}); {told[0]} says {_shown(told[1])}"
 
 
 def _grouped(model: ir.Model) -> list[ir.Node]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from genai_iface.errors import InvalidInputError, UnsupportedModelError
 from genai_iface.folder.resolve._describe import describe_variants, look_at
+from genai_iface.folder.resolve._export import EXPORT_MANIFEST, refuse_other_format
 from genai_iface.folder.resolve._listing import Listing
 from genai_iface.folder.resolve._names import PRECISIONS
 from genai_iface.folder.resolve._variants import Variant
@@ -63,6 +64,8 @@ def refuse_empty(listing: Listing) -> None:
         InvalidInputError: Always, but for what is refused by name.
         UnsupportedModelError: It is a model in another form.
     """
+    if EXPORT_MANIFEST in listing.sizes:
+        refuse_other_format(listing.read_json(EXPORT_MANIFEST) or {}, listing.name)
     endings = {name.rpartition(".")[2].lower() for name in listing.sizes}
     if "xml" in endings and any(name.endswith("model.xml") for name in listing.sizes):
         raise UnsupportedModelError(

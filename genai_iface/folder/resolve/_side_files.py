@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genai_iface.config import GenerationConfig, stored_end_tokens
-from genai_iface.folder._files import find_inside, read_json
+from genai_iface.folder._files import TOKENIZER_FILES, find_inside, read_json
 
 if TYPE_CHECKING:
     from genai_iface.folder.tokenizer import FolderTokenizer
@@ -25,10 +25,12 @@ class SideFiles:
 
     Args:
         levels: The folders, the nearest first; at least one.
+        texts: One of them, if the tokenizer and its templates have to come from there.
     """
 
-    def __init__(self, levels: Sequence[Path]) -> None:
+    def __init__(self, levels: Sequence[Path], *, texts: Path | None = None) -> None:
         self._levels = tuple(levels)
+        self._texts = texts
 
     def find(self, name: str) -> Path | None:
         """The real path of the nearest file of that name, None if there is none.
@@ -36,11 +38,15 @@ class SideFiles:
         Raises:
             InvalidInputError: It leaves its folder, or is not a regular file.
         """
-        return next((real for level in self._levels if (real := find_inside(level, name)) is not None), None)
+        return next((real for level in self._order(name) if (real := find_inside(level, name)) is not None), None)
 
     def home_of(self, name: str) -> Path:
         """The nearest folder that has that file; the first of all if none has."""
-        return next((level for level in self._levels if find_inside(level, name) is not None), self._levels[0])
+        order = self._order(name)
+        return next((level for level in order if find_inside(level, name) is not None), order[0])
+
+    def _order(self, name: str) -> tuple[Path, ...]:
+        return self._levels if self._texts is None or name not in TOKENIZER_FILES else (self._texts,)
 
     def read_json(self, name: str) -> Mapping[str, Any] | None:
         """The nearest JSON object of that name, None if there is none.

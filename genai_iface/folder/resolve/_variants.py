@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from genai_iface.folder.resolve._export import EXPORT_MANIFEST, ExportedParts, exported_parts
 from genai_iface.folder.resolve._listing import Listing
 from genai_iface.folder.resolve._names import (
     data_size,
@@ -22,7 +23,6 @@ from genai_iface.folder.resolve._package import package_variants, shared_folders
 __all__ = ["Refusal", "Variant", "find_variants"]
 
 GENAI_CONFIG = "genai_config.json"
-_EXPORT = "export.json"
 # Of what one exporter writes side by side, what serves a whole generation comes first.
 _DECODERS = ("model", "decoder_model_merged", "decoder_with_past_model", "decode", "decoder_model", "decoder")
 _CPU_PROVIDERS = ("", "cpu", "cpuexecutionprovider")
@@ -111,10 +111,11 @@ def _in_folder(listing: Listing, folder: str) -> list[Variant]:
     prefix = f"{folder}/" if folder else ""
     if GENAI_CONFIG in names:
         return _named_by_genai(listing, folder, models)
-    if _EXPORT in names:
-        file = _exported_decoder(listing.read_json(prefix + _EXPORT) or {}, models)
-        if file is not None:
-            return [_variant(listing, folder, file, kind=0)]
+    if EXPORT_MANIFEST in names:
+        place = f"{listing.name}/{folder}" if folder else listing.name
+        parts = exported_parts(listing.read_json(prefix + EXPORT_MANIFEST) or {}, models, place)
+        if parts is not None:
+            return _exported(listing, folder, parts)
     return list(_by_name(listing, folder, models))
 
 
@@ -157,16 +158,23 @@ def _genai_refusal(config: Mapping[str, Any], model: Mapping[str, Any], decoder:
     return None
 
 
-def _exported_decoder(manifest: Mapping[str, Any], models: list[str]) -> str | None:
-    """The file of Transformers' exporters that takes a cache."""
-    components = manifest.get("components")
-    components = components if isinstance(components, Mapping) else {}
-    for name in ("decode", "model"):
-        entry = components.get(name)
-        file = entry.get("file") if isinstance(entry, Mapping) else f"{name}.onnx"
-        if file in models:
-            return str(file)
-    return None
+def _exported(listing: Listing, folder: str, parts: ExportedParts) -> list[Variant]:
+    """What Transformers' exporters write: the graph that takes a cache can be opened."""
+    embeds = Refusal(
+        f"a part of a model with other inputs than text ({', '.join(parts.others[:3])} in {EXPORT_MANIFEST})",
+        "Take the text-only model, or build its language model: genai-iface build CHECKPOINT OUT.",
+    )
+    prompts = Refusal(
+        f"the graph for prompts of an export in parts (prefill in {EXPORT_MANIFEST}), which takes no cache",
+        "Take the component decode; if there is none, export with export_for_generation.",
+    )
+    refusal = embeds if parts.others else None
+    found = []
+    if parts.continues is not None:
+        found.append(replace(_variant(listing, folder, parts.continues, kind=0), refusal=refusal))
+    if parts.begins is not None:
+        found.append(replace(_variant(listing, folder, parts.begins, kind=0), refusal=refusal or prompts))
+    return found
 
 
 def _by_name(listing: Listing, folder: str, models: list[str]) -> Iterator[Variant]:

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from genai_iface.backend_kit import switch_off_telemetry
-from genai_iface.integrations.transformers._export_folder import Exported, OpenedExport, open_export
+from genai_iface.integrations.transformers._export_folder import Exported, open_export
 
 if TYPE_CHECKING:
     from genai_iface.integrations.transformers._exporter import StandardConfig, StandardExporter, register
@@ -31,7 +31,6 @@ _MODULES = {
 
 __all__ = [
     "Exported",
-    "OpenedExport",
     "StandardConfig",
     "StandardExporter",
     "StepCache",

@@ -127,3 +127,30 @@ def test_a_graph_for_one_token_runs_prompts_token_by_token(tmp_path: Path, style
         ]
         for row, count in enumerate(counts):
             np.testing.assert_allclose(got[0][row, :count], got[1][row, :count], atol=2e-5)
+
+
+@pytest.mark.parametrize("positions", ["rotary", "sincos"])
+def test_a_rotary_table_that_config_contradicts_is_kept_and_named(tmp_path: Path, positions: str) -> None:
+    folder = write_folder(tmp_path / "model", style="scatter", positions=positions)  # of the base 100
+    config = json.loads((folder / "config.json").read_text())
+
+    def note(**fields: Any) -> str | None:
+        (folder / "config.json").write_text(json.dumps(config | fields))
+        opened = open_folder(folder)
+        assert opened.is_as_on_disk
+        return next((note for note in opened.notes if note.startswith("rotation")), None)
+
+    assert note(rope_theta=100.0) is None
+    assert note(rope_parameters={"rope_theta": 100, "rope_type": "default"}) is None
+    assert note(text_config={"rope_theta": 100.0}) is None
+    assert note() is None
+    told = note(rope_theta=500000.0)
+    assert told == "rotation: the graph's is used (a base of about 100); config.json says rope_theta 500000"
+    scaled = {"rope_type": "linear", "factor": 4.0}
+    assert "rope_theta 100 scaled as 'linear'" in str(note(rope_theta=100.0, rope_scaling=scaled))
+    # Layers of two kinds: one of both is the graph's.
+    kinds = {"full_attention": {"rope_theta": 1e6}, "sliding_attention": {"rope_theta": 100}}
+    assert note(rope_parameters=kinds) is None
+    # Nothing is said about what is not known, or makes no sense.
+    for unknown in ({"rope_type": "spiral"}, {"rope_theta": "x"}, {"rope_theta": 0.5}, {"rope_theta": True}):
+        assert note(rope_parameters={"rope_theta": 500000.0, **unknown}) is None

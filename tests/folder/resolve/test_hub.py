@@ -41,14 +41,27 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return content(published) | {"README.md": b"words", "onnx/model_q4.onnx_data_1": b"more", "pytorch_model.bin": b"x"}
 
 
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
+    """A repository as Transformers' exporters save it."""
+    files = content(write_folder(tmp_path_factory.mktemp("exported") / "model", style="concat"))
+    graph = files.pop("model.onnx")
+    parts = {name: {"file": f"{name}.onnx", "metadata": {}} for name in ("prefill", "decode")}
+    manifest = {"schema_version": 1, "export_format": "onnx", "components": parts}
+    return files | {"decode.onnx": graph, "prefill.onnx": graph, "export.json": json.dumps(manifest).encode()}
+
+
 @pytest.fixture
-def hub(files: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallHub]:
+def hub(
+    files: dict[str, bytes], exported: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[SmallHub]:
     old = {name: data for name, data in files.items() if "_fp16" not in name}
     repositories = {
         "someone/tiny": Repository({"main": dict(files), "v1": old}),
         "someone/closed": Repository({"main": dict(files)}, gated="a-token"),
         "someone/holes": Repository({"main": dict(files)}, missing={"onnx/model.onnx_data"}),
         "someone/slow": Repository({"main": dict(files)}, breaks={"onnx/model.onnx_data": 1}),
+        "someone/exported": Repository({"main": dict(exported)}),
         "someone/dead": Repository({"main": dict(files)}, breaks={"onnx/model.onnx_data": 99}),
     }
     with serving(repositories) as served:
@@ -98,6 +111,16 @@ def test_the_variants_are_listed_without_weights(hub: SmallHub) -> None:
     assert {(model.dtype, model.cache, model.problem) for model in models} == {("float32", "concat", None)}
     assert all(model.size > 20_000 for model in models)
     assert not any("onnx_data" in name for name in hub.downloaded())
+
+
+def test_of_an_export_the_graph_that_continues_is_fetched(hub: SmallHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    with TextGenerationPipeline("someone/exported") as pipe:
+        wanted = pipe.generate("Hello", max_new_tokens=6, ignore_eos=True).token_ids
+    assert set(hub.downloaded()) == CONFIGS | {"export.json", "decode.onnx"}
+    # What was not fetched is no fault of the folder.
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with TextGenerationPipeline("someone/exported") as pipe:
+        assert pipe.generate("Hello", max_new_tokens=6, ignore_eos=True).token_ids == wanted
 
 
 def test_offline(hub: SmallHub, monkeypatch: pytest.MonkeyPatch) -> None:
