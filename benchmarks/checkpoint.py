@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The checkpoints that the benchmarks run, and the folders that each stack's own tools make of them.
 
-Ours come from ``build``, ``quantize`` and ``convert``, as a user's do. The checkpoints are Llamas of realistic shapes
-with random weights, and the real models that tools.real_models has fetched. Everything is made once and kept in a
-working folder; each step is finished under another name first.
+Ours come from ``build``, ``quantize`` and ``convert``, as a user's do. The checkpoints are Llamas, and decoders that
+keep states, of realistic shapes with random weights, and the real models that tools.real_models has fetched. Everything
+is made once and kept in a working folder; each step is finished under another name first.
 """
 
 from __future__ import annotations
@@ -76,6 +76,34 @@ SIZES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 8,
         "tie_word_embeddings": False,
     },
+    # The layers of Qwen3.5 0.8B, half as many of them, and a smaller vocabulary.
+    "qwen3.5": {
+        "model_type": "qwen3_5_text",
+        "vocab_size": 32768,
+        "hidden_size": 1024,
+        "intermediate_size": 3584,
+        "num_hidden_layers": 12,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 2,
+        "head_dim": 256,
+        "linear_num_key_heads": 16,
+        "linear_num_value_heads": 16,
+        "linear_key_head_dim": 128,
+        "linear_value_head_dim": 128,
+        "tie_word_embeddings": True,
+    },
+    # The shape of LFM2 350M.
+    "lfm2": {
+        "model_type": "lfm2",
+        "vocab_size": 65536,
+        "hidden_size": 1024,
+        "intermediate_size": 6656,
+        "num_hidden_layers": 16,
+        "num_attention_heads": 16,
+        "num_key_value_heads": 8,
+        "layer_types": ["full_attention" if layer in (2, 5, 8, 10, 12, 14) else "conv" for layer in range(16)],
+        "tie_word_embeddings": True,
+    },
 }
 
 
@@ -97,8 +125,10 @@ def make_checkpoint(size: str, folder: Path) -> Path:
         import transformers
         from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-        config = transformers.LlamaConfig(
-            **SIZES[size], max_position_embeddings=CONTEXT, bos_token_id=1, eos_token_id=2
+        fields = {"model_type": "llama", **SIZES[size]}
+        kind = fields.pop("model_type")
+        config = transformers.AutoConfig.for_model(
+            kind, **fields, max_position_embeddings=CONTEXT, bos_token_id=1, eos_token_id=2
         )
         torch.manual_seed(0)
         transformers.AutoModelForCausalLM.from_config(config).save_pretrained(path)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import time
 from dataclasses import dataclass
@@ -72,7 +73,10 @@ class InterfaceSide:
         self._cache.reset()
         begin = time.perf_counter()
         self._model.forward(self._prompt, self._cache)
-        return time.perf_counter() - begin
+        seconds = time.perf_counter() - begin
+        if self._model.spec.cache.states:
+            self._cache.checkpoint()  # states do not go back without
+        return seconds
 
     def decode(self) -> float:
         """As the protocol."""
@@ -111,15 +115,15 @@ class TransformersSide:
         begin = time.perf_counter()
         with torch.inference_mode():
             self._model(self._prompt, **cache_keyword(self._model, self._cache), logits_to_keep=1)
-        return time.perf_counter() - begin
+        seconds = time.perf_counter() - begin
+        self._prefilled = copy.deepcopy(self._cache)
+        return seconds
 
     def decode(self) -> float:
         """As the protocol."""
         import torch
 
-        extra = self._cache.get_seq_length() - self._setting.context
-        if extra:
-            self._cache.crop(-extra)
+        self._cache = copy.deepcopy(self._prefilled)  # states cannot be cropped
         token = self._prompt[:, -1:]
         begin = time.perf_counter()
         named = cache_keyword(self._model, self._cache)

@@ -24,7 +24,7 @@ from genai_iface.build._folder_files import write_folder_files
 from genai_iface.build._model_file import load_saved, mark_model, save_model
 from genai_iface.build._own_integers import OwnIntegers
 from genai_iface.build._stages import Stage, Stages
-from genai_iface.build._verify import Comparison, Reference, compare, torch_reference
+from genai_iface.build._verify import MORE_TOKENS, Comparison, Reference, compare, torch_reference
 from genai_iface.build.checkpoint import (
     Checkpoint,
     LoadedNetwork,
@@ -38,6 +38,7 @@ from genai_iface.build.methods.mobius import build_with_mobius
 from genai_iface.build.methods.names import name_weights
 from genai_iface.build.methods.rotary_context import longest_exact_context
 from genai_iface.build.methods.transformers_export import export_with_transformers
+from genai_iface.build.states.installed import keeps_states
 from genai_iface.errors import BackendNotFoundError, GenAIError, InvalidInputError, UnsupportedModelError
 from genai_iface.folder import find_inside, open_root
 from genai_iface.graph import derive_signature
@@ -53,7 +54,10 @@ Method: TypeAlias = Literal["export", "mobius", "convert", "transformers"]
 """How a checkpoint becomes a graph."""
 
 METHODS: tuple[Method, ...] = ("export", "mobius", "convert")
-"""What "auto" takes, in this order. "transformers" is a plain export too, and no way where "convert" is none."""
+"""What "auto" takes, in this order. "transformers" is a plain export too, and no way where "convert" is none.
+
+Of a network that keeps states only the first: the others write keys and values.
+"""
 
 _BITS: dict[str, Literal[4, 8]] = {"int4": 4, "int8": 8}
 _STEPS = 32
@@ -234,7 +238,8 @@ class _Job:
         Raises:
             UnsupportedModelError: None does.
         """
-        methods = METHODS if self._options.via == "auto" else (self._options.via,)
+        every = METHODS[:1] if keeps_states(self._network) else METHODS
+        methods = every if self._options.via == "auto" else (self._options.via,)
         attempts: list[Attempt] = []
         for method in methods:
             try:
@@ -466,6 +471,10 @@ def _reference(network: Any, context: int | None, progress: Callable[[int, int],
             prompt_tokens=exact + _SHORTEST_PROMPT,
             progress=progress,
         )
-    limit = context or getattr(text, "max_position_embeddings", None) or prompt + _STEPS
-    steps = min(_STEPS, limit // 2)
-    return torch_reference(network, steps=steps, prompt_tokens=min(prompt, limit - steps), progress=progress)
+    has_states = keeps_states(network)
+    limit = context or getattr(text, "max_position_embeddings", None) or prompt + _STEPS + MORE_TOKENS
+    room = limit - MORE_TOKENS if has_states else limit
+    steps = min(_STEPS, room // 2)
+    return torch_reference(
+        network, steps=steps, prompt_tokens=min(prompt, room - steps), use_cache=not has_states, progress=progress
+    )

@@ -1,16 +1,16 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""Networks that the standard operators of opset 24 have no words for."""
+"""Networks that the standard operators have no words for."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from transformers.cache_utils import CacheLayerMixin, DynamicCache, LinearAttentionCacheLayerMixin
+from transformers.cache_utils import CacheLayerMixin, DummyLayer, DynamicCache, LinearAttentionCacheLayerMixin
 
 from genai_iface.errors import UnsupportedModelError
 
-__all__ = ["check_expressible"]
+__all__ = ["check_expressible", "check_stateless"]
 
 _ALIBI_BUILDERS = ("build_alibi_tensor", "build_mpt_alibi_tensor")
 
@@ -19,7 +19,7 @@ def check_expressible(network: Any) -> None:
     """Refuses a network for which no method can lead to TensorScatter and Attention.
 
     Raises:
-        UnsupportedModelError: It has ALiBi, attention sinks, or layers that keep something else than keys and values.
+        UnsupportedModelError: It has ALiBi or attention sinks.
     """
     name = type(network).__name__
     config = network.config
@@ -38,9 +38,18 @@ def check_expressible(network: Any) -> None:
             "Attention cannot express",
             remedy="There is no standard form of this model yet; use an export for one runtime.",
         )
-    for index, layer in enumerate(DynamicCache(config=config).layers):
-        if isinstance(layer, LinearAttentionCacheLayerMixin) or not isinstance(layer, CacheLayerMixin):
+
+
+def check_stateless(network: Any) -> None:
+    """Refuses a network whose cache holds more than keys and values.
+
+    Raises:
+        UnsupportedModelError: It does.
+    """
+    for index, layer in enumerate(DynamicCache(config=network.config).layers):
+        if isinstance(layer, LinearAttentionCacheLayerMixin) or not isinstance(layer, (CacheLayerMixin, DummyLayer)):
             raise UnsupportedModelError(
-                f"Layer {index} of {name} keeps a {type(layer).__name__} in its cache, expected keys and values",
-                remedy="Recurrent and convolution states have no standard cache operator at opset 24.",
+                f"Layer {index} of {type(network).__name__} keeps a {type(layer).__name__} in its cache, expected keys "
+                "and values",
+                remedy="genai-iface build takes checkpoints of networks that keep states.",
             )

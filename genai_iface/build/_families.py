@@ -5,72 +5,21 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from genai_iface.build._family import HEAD, VOCAB_SIZE, Family, family, rope
+from genai_iface.build._state_families import STATE_FAMILIES
 from genai_iface.errors import InvalidInputError
 
-__all__ = ["FAMILIES", "VOCAB_SIZE", "Family", "family_of", "make_checkpoint", "tiny_model"]
+__all__ = ["FAMILIES", "STATE_FAMILIES", "VOCAB_SIZE", "Family", "family_of", "make_checkpoint", "tiny_model"]
 
-VOCAB_SIZE = 131
-
-# 64 wide, head size 16, two query heads to a key head: small, and yet nothing is 1 or equal by accident.
-_SIZES: dict[str, Any] = {
-    "vocab_size": VOCAB_SIZE,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "max_position_embeddings": 128,
-}
-_HEAD: dict[str, Any] = {"head_dim": 16}
-_TOKENS: dict[str, Any] = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
 _EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 32}
 _WINDOW_THEN_FULL: dict[str, Any] = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
-_BASE = 10000.0
 
-
-@dataclass(frozen=True, slots=True)
-class Family:
-    """One decoder architecture in a small size.
-
-    Attributes:
-        name: The name in reports and tests.
-        model_type: The name that Transformers gives it.
-        settings: Arguments of its configuration class.
-        notes: What sets it apart from a Llama.
-        inexpressible: Why standard Attention cannot express it ("" if it can): a learned sink per head, or a bias
-            that grows with the distance (ALiBi).
-    """
-
-    name: str
-    model_type: str
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-    inexpressible: str = ""
-
-
-def _family(
-    name: str,
-    *notes: str,
-    model_type: str | None = None,
-    sizes: bool = True,
-    inexpressible: str = "",
-    **settings: Any,
-) -> Family:
-    base = _SIZES if sizes else {}
-    return Family(name, model_type or name, {**base, **_TOKENS, **settings}, notes, inexpressible)
-
-
-def _rope(kind: str, **more: Any) -> dict[str, Any]:
-    return {"rope_type": kind, "rope_theta": _BASE, **more}
-
-
-_LLAMA3 = _rope("llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)
-_YARN = _rope("yarn", factor=4.0, original_max_position_embeddings=32)
-_LONGROPE = _rope(
+_LLAMA3 = rope("llama3", factor=4.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=32)
+_YARN = rope("yarn", factor=4.0, original_max_position_embeddings=32)
+_LONGROPE = rope(
     "longrope",
     short_factor=[1.0 + 0.1 * i for i in range(8)],
     long_factor=[2.0 + 0.5 * i for i in range(8)],
@@ -81,59 +30,59 @@ _SINK = "attention sinks: a learned logit per head in the softmax, which the sta
 _ALIBI = "ALiBi: a bias that grows with the distance, which the standard Attention has no attribute for"
 
 _ALL = (
-    _family("llama"),
-    _family("llama-llama3", "rope scaled as in Llama 3", model_type="llama", rope_parameters=_LLAMA3),
-    _family("llama-yarn", "yarn: scaled cos and sin", model_type="llama", rope_parameters=_YARN),
-    _family("qwen2", "biases on q, k, v"),
-    _family("qwen2_moe", "experts with a shared one", **_EXPERTS, num_experts=4, shared_expert_intermediate_size=32),
-    _family("qwen3", "norms on q and k", **_HEAD),
-    _family("qwen3_moe", "norms on q and k", "experts", **_EXPERTS, **_HEAD, num_experts=4),
-    _family("mistral", "sliding window", sliding_window=8, **_HEAD),
-    _family("mixtral", "experts", num_local_experts=4, num_experts_per_tok=2, sliding_window=None, **_HEAD),
-    _family("gemma", "norm weight plus one", "GeGLU", **_HEAD),
-    _family("gemma2", "soft caps", "four norms a layer", "window in every other layer", **_WINDOW_THEN_FULL, **_HEAD),
-    _family(
+    family("llama"),
+    family("llama-llama3", "rope scaled as in Llama 3", model_type="llama", rope_parameters=_LLAMA3),
+    family("llama-yarn", "yarn: scaled cos and sin", model_type="llama", rope_parameters=_YARN),
+    family("qwen2", "biases on q, k, v"),
+    family("qwen2_moe", "experts with a shared one", **_EXPERTS, num_experts=4, shared_expert_intermediate_size=32),
+    family("qwen3", "norms on q and k", **HEAD),
+    family("qwen3_moe", "norms on q and k", "experts", **_EXPERTS, **HEAD, num_experts=4),
+    family("mistral", "sliding window", sliding_window=8, **HEAD),
+    family("mixtral", "experts", num_local_experts=4, num_experts_per_tok=2, sliding_window=None, **HEAD),
+    family("gemma", "norm weight plus one", "GeGLU", **HEAD),
+    family("gemma2", "soft caps", "four norms a layer", "window in every other layer", **_WINDOW_THEN_FULL, **HEAD),
+    family(
         "gemma3",
         "two rotary bases",
         "norms on q and k",
         "window",
         model_type="gemma3_text",
         **_WINDOW_THEN_FULL,
-        **_HEAD,
+        **HEAD,
     ),
-    _family(
+    family(
         "gemma4",
         "norm without weight on v",
         "partial rotary in full layers",
         "inputs per layer",
         model_type="gemma4_text",
         **_WINDOW_THEN_FULL,
-        **_HEAD,
+        **HEAD,
         global_head_dim=32,
         vocab_size_per_layer_input=VOCAB_SIZE,
         hidden_size_per_layer_input=16,
     ),
-    _family("phi", "partial rotary", "LayerNorm", rope_parameters=_rope("default", partial_rotary_factor=0.5)),
-    _family("phi3", "packed q, k, v and gate, up"),
-    _family(
+    family("phi", "partial rotary", "LayerNorm", rope_parameters=rope("default", partial_rotary_factor=0.5)),
+    family("phi3", "packed q, k, v and gate, up"),
+    family(
         "phi3-longrope",
         "longrope: scaled cos and sin, two sets of frequencies",
         model_type="phi3",
         rope_parameters=_LONGROPE,
         original_max_position_embeddings=32,
     ),
-    _family("phimoe", "experts", "LayerNorm", num_local_experts=4, num_experts_per_tok=2),
-    _family(
+    family("phimoe", "experts", "LayerNorm", num_local_experts=4, num_experts_per_tok=2),
+    family(
         "gpt2", "learned positions", sizes=False, vocab_size=VOCAB_SIZE, n_positions=128, n_embd=64, n_layer=2, n_head=4
     ),
-    _family(
+    family(
         "gpt_neox",
         "partial rotary",
         "packed q, k, v",
         "LayerNorm",
-        rope_parameters=_rope("default", partial_rotary_factor=0.5),
+        rope_parameters=rope("default", partial_rotary_factor=0.5),
     ),
-    _family(
+    family(
         "gptj",
         "interleaved partial rotary",
         sizes=False,
@@ -144,38 +93,38 @@ _ALL = (
         n_head=4,
         rotary_dim=8,
     ),
-    _family("olmo", "LayerNorm without weight"),
-    _family("olmo2", "norm after attention and MLP", "norms on all of q and k"),
-    _family("olmo3", "as OLMo 2", "window", **_WINDOW_THEN_FULL),
-    _family("smollm3", "layers without rotary", no_rope_layers=[1, 0]),
-    _family("granite", "multipliers", attention_multiplier=0.3, residual_multiplier=0.7, logits_scaling=2.0),
-    _family("granitemoe", "experts", "multipliers", num_local_experts=4, num_experts_per_tok=2),
-    _family("starcoder2", "LayerNorm", "biases", use_bias=True, sliding_window=None),
-    _family("stablelm", "partial rotary", "LayerNorm", rope_parameters=_rope("default", partial_rotary_factor=0.5)),
-    _family("cohere", "interleaved rotary", "LayerNorm without bias", "attention beside the MLP", logit_scale=0.5),
-    _family(
+    family("olmo", "LayerNorm without weight"),
+    family("olmo2", "norm after attention and MLP", "norms on all of q and k"),
+    family("olmo3", "as OLMo 2", "window", **_WINDOW_THEN_FULL),
+    family("smollm3", "layers without rotary", no_rope_layers=[1, 0]),
+    family("granite", "multipliers", attention_multiplier=0.3, residual_multiplier=0.7, logits_scaling=2.0),
+    family("granitemoe", "experts", "multipliers", num_local_experts=4, num_experts_per_tok=2),
+    family("starcoder2", "LayerNorm", "biases", use_bias=True, sliding_window=None),
+    family("stablelm", "partial rotary", "LayerNorm", rope_parameters=rope("default", partial_rotary_factor=0.5)),
+    family("cohere", "interleaved rotary", "LayerNorm without bias", "attention beside the MLP", logit_scale=0.5),
+    family(
         "cohere2",
         "interleaved rotary in window layers only",
         "LayerNorm without bias",
         logit_scale=0.5,
         **_WINDOW_THEN_FULL,
-        **_HEAD,
+        **HEAD,
     ),
-    _family(
+    family(
         "glm",
         "interleaved partial rotary",
         "biases on q, k, v",
-        rope_parameters=_rope("default", partial_rotary_factor=0.5),
-        **_HEAD,
+        rope_parameters=rope("default", partial_rotary_factor=0.5),
+        **HEAD,
     ),
-    _family(
+    family(
         "glm4",
         "interleaved partial rotary",
         "four norms a layer",
-        rope_parameters=_rope("default", partial_rotary_factor=0.5),
-        **_HEAD,
+        rope_parameters=rope("default", partial_rotary_factor=0.5),
+        **HEAD,
     ),
-    _family(
+    family(
         "deepseek_v3",
         "latent attention: key and value sizes differ",
         "experts",
@@ -193,29 +142,27 @@ _ALL = (
         v_head_dim=16,
         first_k_dense_replace=1,
     ),
-    _family(
-        "exaone4", "norms on q and k, and after each part", "window with rotary, full without", **_WINDOW_THEN_FULL
+    family("exaone4", "norms on q and k, and after each part", "window with rotary, full without", **_WINDOW_THEN_FULL),
+    family("falcon", "one key head", "LayerNorm", "attention beside the MLP", num_kv_heads=1, bias=False),
+    family("opt", "learned positions", "LayerNorm", ffn_dim=96, word_embed_proj_dim=64),
+    family(
+        "nemotron", "partial rotary", "LayerNorm plus one", rope_parameters=rope("default", partial_rotary_factor=0.5)
     ),
-    _family("falcon", "one key head", "LayerNorm", "attention beside the MLP", num_kv_heads=1, bias=False),
-    _family("opt", "learned positions", "LayerNorm", ffn_dim=96, word_embed_proj_dim=64),
-    _family(
-        "nemotron", "partial rotary", "LayerNorm plus one", rope_parameters=_rope("default", partial_rotary_factor=0.5)
-    ),
-    _family("helium", "interleaved rotary", "epsilon 1e-8", **_HEAD),
-    _family("ernie4_5", "interleaved rotary", **_HEAD),
-    _family("seed_oss", "biases on q, k, v", **_HEAD),
-    _family("lfm2", "convolutions between attention layers", layer_types=["conv", "full_attention"], **_HEAD),
-    _family("hunyuan", "norms on q and k after the rotation", model_type="hunyuan_v1_dense", **_HEAD),
-    _family("arcee", "squared ReLU", **_HEAD),
-    _family("apertus", "xIELU", "norms on q and k"),
-    _family(
+    family("helium", "interleaved rotary", "epsilon 1e-8", **HEAD),
+    family("ernie4_5", "interleaved rotary", **HEAD),
+    family("seed_oss", "biases on q, k, v", **HEAD),
+    STATE_FAMILIES["lfm2"],  # for the report on fusions
+    family("hunyuan", "norms on q and k after the rotation", model_type="hunyuan_v1_dense", **HEAD),
+    family("arcee", "squared ReLU", **HEAD),
+    family("apertus", "xIELU", "norms on q and k"),
+    family(
         "ministral3",
         "yarn",
         "queries scaled by position",
         rope_parameters={**_YARN, "llama_4_scaling_beta": 0.1},
-        **_HEAD,
+        **HEAD,
     ),
-    _family(
+    family(
         "bloom",
         "ALiBi",
         sizes=False,
@@ -225,7 +172,7 @@ _ALL = (
         n_layer=2,
         n_head=4,
     ),
-    _family(
+    family(
         "mpt",
         "ALiBi",
         sizes=False,
@@ -236,7 +183,7 @@ _ALL = (
         n_heads=4,
         max_seq_len=128,
     ),
-    _family(
+    family(
         "gpt_oss",
         "attention sinks",
         "experts",
@@ -246,11 +193,12 @@ _ALL = (
         num_experts_per_tok=2,
         rope_parameters=_YARN,
         **_WINDOW_THEN_FULL,
-        **_HEAD,
+        **HEAD,
     ),
 )
 
-FAMILIES: Mapping[str, Family] = {family.name: family for family in _ALL}
+FAMILIES: Mapping[str, Family] = {each.name: each for each in _ALL}
+"""Those that keep keys and values, with one of ``STATE_FAMILIES``, where the others are."""
 
 
 def family_of(name: str) -> Family:
@@ -259,9 +207,10 @@ def family_of(name: str) -> Family:
     Raises:
         InvalidInputError: There is none.
     """
-    if name not in FAMILIES:
-        raise InvalidInputError(f"there is no family {name!r}", remedy=f"choose from {', '.join(FAMILIES)}")
-    return FAMILIES[name]
+    known = {**FAMILIES, **STATE_FAMILIES}
+    if name not in known:
+        raise InvalidInputError(f"there is no family {name!r}", remedy=f"choose from {', '.join(known)}")
+    return known[name]
 
 
 def tiny_model(family: str | Family, *, dtype: str = "float32", seed: int = 0, **options: Any) -> Any:

@@ -6,10 +6,10 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,27 +17,37 @@ from numpy.typing import NDArray
 
 from genai_iface._tolerance import LOGIT_TOLERANCES, relative_difference
 from genai_iface.build._network_cache import cache_keyword, cache_of
+from genai_iface.errors import UnsupportedModelError
 from genai_iface.protocols import Model
 
-__all__ = ["Comparison", "Reference", "compare", "torch_reference"]
+__all__ = ["MORE_TOKENS", "Comparison", "Reference", "compare", "torch_reference"]
 
+_Ids: TypeAlias = NDArray[np.int64]
 
+_MORE_TOKENS = (2, 7, 4)
+MORE_TOKENS = max(_MORE_TOKENS)
+"""The most tokens that a row of a reference without cache has after its greedy ones."""
+
+# Timed runs of torch with many threads and with one.
 _ROUNDS = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """What torch computes, each row alone, with Transformers' own attention and cache.
+    """What torch computes, each row alone, with Transformers' own attention.
 
     Attributes:
         prompts: Token ids of each row; the rows have different lengths.
-        logits: float32 (B, steps + 1, V): after the prompt, then after each token.
+        logits: float32 (B, steps + 1, V): after the prompt, then after each token; (B, steps + 2, V) with more of the
+            prompt at the end.
         tokens: int64 (B, steps), the greedy continuation.
+        more: Token ids that follow it in one step, of different lengths; empty if nothing does.
     """
 
     prompts: tuple[NDArray[np.int64], ...]
     logits: NDArray[np.float32]
     tokens: NDArray[np.int64]
+    more: tuple[NDArray[np.int64], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +92,7 @@ def torch_reference(
     prompt_tokens: int = 16,
     rows: int = 3,
     seed: int = 0,
+    use_cache: bool = True,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Reference:
     """Decodes greedily with torch.
@@ -92,6 +103,8 @@ def torch_reference(
         prompt_tokens: Tokens of the longest prompt; row b's is 3 * b shorter, but not empty.
         rows: Rows of the batch.
         seed: Of the random prompts.
+        use_cache: Whether logits may come from Transformers' cache. Without it whole rows are run, which is right where
+            continuing from a cache is not, and more tokens follow the greedy ones in one step.
         progress: Called with (rows done, all rows).
     """
     vocabulary = network.config.get_text_config().vocab_size
@@ -99,20 +112,66 @@ def torch_reference(
     prompts = tuple(
         draw.integers(0, vocabulary, max(prompt_tokens - 3 * row, 1), dtype=np.int64) for row in range(rows)
     )
-    logits = np.zeros((rows, steps + 1, vocabulary), np.float32)
-    tokens = np.zeros((rows, steps), np.int64)
+    decoded = []
     with torch.no_grad(), _quickest_threads(network, prompts[-1]):
         for row, prompt in enumerate(prompts):
-            ids, cache = torch.from_numpy(prompt)[None], None
-            for step in range(steps + 1):
-                output = network(input_ids=ids, **cache_keyword(network, cache), use_cache=True)
-                cache = cache_of(output)
-                logits[row, step] = output.logits[0, -1].float().numpy()[:vocabulary]
-                if step < steps:
-                    tokens[row, step] = logits[row, step].argmax()
-                    ids = torch.from_numpy(tokens[row : row + 1, step : step + 1])
+            decoded.append(_greedy(network, prompt, steps))
             progress(row + 1, rows)
-    return Reference(prompts, logits, tokens)
+        more: tuple[_Ids, ...] = ()
+        if not use_cache:
+            sizes = [_MORE_TOKENS[row % len(_MORE_TOKENS)] for row in range(rows)]
+            more = tuple(draw.integers(0, vocabulary, size, dtype=np.int64) for size in sizes)
+            decoded = [
+                _without_cache(network, prompt, tokens, after)
+                for prompt, (_, tokens), after in zip(prompts, decoded, more, strict=True)
+            ]
+    logits, tokens = (np.stack(parts) for parts in zip(*decoded, strict=True))
+    return Reference(prompts, logits, tokens, more)
+
+
+def _greedy(network: Any, prompt: _Ids, steps: int) -> tuple[NDArray[np.float32], _Ids]:
+    """The logits (steps + 1, V) and greedy tokens (steps,) of one row, with Transformers' cache."""
+    vocabulary = network.config.get_text_config().vocab_size
+    logits, tokens = np.zeros((steps + 1, vocabulary), np.float32), np.zeros(steps, np.int64)
+    ids, cache = torch.from_numpy(prompt)[None], None
+    for step in range(steps + 1):
+        output = network(input_ids=ids, **cache_keyword(network, cache), use_cache=True)
+        cache = cache_of(output)
+        logits[step] = output.logits[0, -1].float().numpy()[:vocabulary]
+        if step < steps:
+            tokens[step] = logits[step].argmax()
+            ids = torch.from_numpy(tokens[None, step : step + 1])
+    return logits, tokens
+
+
+def _without_cache(network: Any, prompt: _Ids, tokens: _Ids, more: _Ids) -> tuple[NDArray[np.float32], _Ids]:
+    """As ``_greedy``, and the logits after ``more``, from runs of the whole row.
+
+    Args:
+        network: The Transformers network.
+        prompt: Ids of the row.
+        tokens: Greedy tokens by way of the cache, which may be wrong: a run shows the first that is.
+        more: Ids that follow them.
+
+    Raises:
+        UnsupportedModelError: The network is random.
+    """
+    vocabulary = network.config.get_text_config().vocab_size
+    tokens = tokens.copy()
+    for _ in range(len(tokens) + 1):  # each run makes one more token right
+        row = torch.from_numpy(np.concatenate((prompt, tokens, more)))[None]
+        every = network(input_ids=row, use_cache=False).logits[0].float().numpy()[:, :vocabulary]
+        after = np.append(np.arange(len(prompt) - 1, len(prompt) + len(tokens)), -1)
+        logits: NDArray[np.float32] = every[after]
+        greedy = logits[: len(tokens)].argmax(axis=1)
+        wrong = np.flatnonzero(greedy != tokens)
+        if wrong.size == 0:
+            return logits, tokens
+        tokens[wrong[0] :] = greedy[wrong[0] :]
+    raise UnsupportedModelError(
+        f"{type(network).__name__} computes other logits each time it is run, so nothing can be compared with it",
+        remedy="Look for randomness in the checkpoint's configuration.",
+    )
 
 
 @contextmanager
@@ -140,33 +199,28 @@ def _quickest_threads(network: Any, prompt: NDArray[np.int64]) -> Iterator[None]
 def compare(
     model: Model[Any], reference: Reference, *, progress: Callable[[int, int], None] = lambda *_: None
 ) -> Comparison:
-    """Runs the same prompts as one ragged batch, then the reference's tokens.
+    """Runs the same prompts as one ragged batch, then the reference's tokens, then more of its prompts if it has any.
 
     Args:
         model: A loaded model of any backend.
         reference: Prompts, tokens and logits that torch gave.
         progress: Called with (steps done, all steps).
     """
-    rows, steps = reference.tokens.shape
-    counts = np.array([len(prompt) for prompt in reference.prompts])
-    ids = np.zeros((rows, counts.max()), np.int64)
-    for row, prompt in enumerate(reference.prompts):
-        ids[row, : len(prompt)] = prompt
-    differences = np.zeros((rows, steps + 1))
-    flips = np.zeros((rows, steps + 1))
+    rows = len(reference.tokens)
+    runs = list(_runs(reference))
+    differences = np.zeros((rows, len(runs)))
+    flips = np.zeros((rows, len(runs)))
     equal = 0
-    with_room = int(counts.max()) + steps
+    with_room = int(np.sum([counts.max() for _, counts in runs]))
     cache = model.create_cache(batch_size=rows, capacity=with_room)
     try:
-        for step in range(steps + 1):
-            got = model.forward(ids, cache, counts=counts if step == 0 else None)[:, 0]
+        for step, (ids, counts) in enumerate(runs):
+            got = model.forward(ids, cache, counts=counts if ids.shape[1] > 1 else None)[:, 0]
             for row in range(rows):
                 expected = reference.logits[row, step]
                 differences[row, step], flips[row, step] = _difference(got[row, : expected.size], expected)
                 equal += flips[row, step] == 0
-            progress(step + 1, steps + 1)
-            if step < steps:
-                ids = reference.tokens[:, step : step + 1]
+            progress(step + 1, len(runs))
     finally:
         cache.close()
     worst_row, worst_step = np.unravel_index(int(differences.argmax()), differences.shape)
@@ -178,6 +232,23 @@ def compare(
         steps=differences.size,
         worst_flip=float(flips.max()),
     )
+
+
+def _runs(reference: Reference) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Ids (B, S) and counts (B,) of each step: prompts, tokens one by one, what follows."""
+    yield _padded(reference.prompts)
+    for token in reference.tokens.T:
+        yield token[:, None], np.ones(len(token), np.int64)
+    if reference.more:
+        yield _padded(reference.more)
+
+
+def _padded(rows: Sequence[NDArray[np.int64]]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    counts = np.array([len(row) for row in rows])
+    ids = np.zeros((len(rows), counts.max()), np.int64)
+    for index, row in enumerate(rows):
+        ids[index, : len(row)] = row
+    return ids, counts
 
 
 def _difference(got: NDArray[np.float32], expected: NDArray[np.float32]) -> tuple[float, float]:

@@ -250,7 +250,7 @@ def test_a_wrong_model_is_kept_on_request_and_marked(
 
 
 @pytest.mark.parametrize(
-    ("family", "reason"), [("bloom", "ALiBi"), ("mpt", "ALiBi"), ("gpt_oss", "sinks"), ("lfm2", "keys and values")]
+    ("family", "reason"), [("bloom", "ALiBi"), ("mpt", "ALiBi"), ("gpt_oss", "sinks"), ("zaya", "of a kind of its own")]
 )
 def test_what_has_no_standard_form_is_refused_with_the_reason(
     family: str, reason: str, checkpoint: Checkpoint, tmp_path: Path

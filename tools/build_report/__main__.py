@@ -22,22 +22,25 @@ from importlib.metadata import version
 from pathlib import Path
 
 from genai_iface.build._build import METHODS, Method
-from genai_iface.build._families import FAMILIES
+from genai_iface.build._families import FAMILIES, STATE_FAMILIES
 from genai_iface.types import DType
 from tools.build_report.case import Outcome, lowered_by_ort, run_case
 from tools.build_report.page import page
 
 _REPORTS = Path(__file__).parents[2] / "docs" / "reports"
 _VERSIONS = ("genai-iface", "torch", "transformers", "onnx", "onnxscript", "onnx-ir", "mobius-onnx", "onnxruntime")
+_EVERY = {**FAMILIES, **STATE_FAMILIES}
 # Half precision by the first method only: what differs between methods does not depend on the type.
 _CASES: tuple[tuple[Method, DType], ...] = (*((method, "float32") for method in METHODS), ("export", "float16"))
+# No other method writes states.
+_STATE_CASES: tuple[tuple[Method, DType], ...] = (("export", "float32"), ("export", "float16"))
 
 
 def main() -> int:
     """Runs the command."""
     parser = argparse.ArgumentParser(prog="python -m tools.build_report", description=__doc__.splitlines()[0])
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, models and single results")
-    parser.add_argument("--family", action="append", choices=sorted(FAMILIES), help="only this; may be repeated")
+    parser.add_argument("--family", action="append", choices=sorted(_EVERY), help="only this; may be repeated")
     parser.add_argument("--method", action="append", choices=METHODS, help="only this; may be repeated")
     parser.add_argument("--dtype", action="append", choices=("float32", "float16", "bfloat16"), help="likewise")
     parser.add_argument("--write", action="store_true", help="write the report from the results there are")
@@ -46,8 +49,8 @@ def main() -> int:
     arguments = parser.parse_args()
     results = arguments.work / "results"
     results.mkdir(parents=True, exist_ok=True)
-    for family in () if arguments.lowered else arguments.family or FAMILIES:
-        for method, dtype in _CASES:
+    for family in () if arguments.lowered else arguments.family or _EVERY:
+        for method, dtype in _cases(family):
             if (arguments.method and method not in arguments.method) or (
                 arguments.dtype and dtype not in arguments.dtype
             ):
@@ -67,6 +70,10 @@ def main() -> int:
     return 0
 
 
+def _cases(family: str) -> tuple[tuple[Method, DType], ...]:
+    return _STATE_CASES if family in STATE_FAMILIES else _CASES
+
+
 def _reported() -> dict[tuple[str, str, str], Outcome]:
     """The cases of the report as it is."""
     data = json.loads((_REPORTS / "families.json").read_text(encoding="utf-8"))
@@ -81,8 +88,8 @@ def _reported_versions() -> dict[str, str]:
 
 
 def _outcomes(results: Path, kept: Mapping[tuple[str, str, str], Outcome]) -> Iterator[Outcome]:
-    for family in FAMILIES:
-        for method, dtype in _CASES:
+    for family in _EVERY:
+        for method, dtype in _cases(family):
             file = results / f"{family}.{method}.{dtype}.json"
             if file.exists():
                 yield Outcome(**json.loads(file.read_text(encoding="utf-8")))

@@ -22,9 +22,17 @@ from genai_iface.types import DType
 
 __all__ = ["REWRITES", "Outcome", "lowered_by_ort", "run_case"]
 
-REWRITES = ("group-query-attention", "skip-norm")
+REWRITES = ("group-query-attention", "skip-norm", "states")
 
-_COUNTED = ("Attention", "TensorScatter", "RMSNormalization", "LayerNormalization", "RotaryEmbedding")
+_COUNTED = (
+    "Attention",
+    "TensorScatter",
+    "RMSNormalization",
+    "LayerNormalization",
+    "RotaryEmbedding",
+    "CausalConvWithState",
+    "LinearAttention",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +49,7 @@ class Outcome:
         ort_problem: Why ONNX Runtime did not agree; empty if it did.
         nodes: Nodes of the graph.
         operators: How many of some operators.
+        bytes_per_row: What the model keeps of a row, however long it is.
         lowered: What the ONNX Runtime backend's own rewrites did at load, by their name, or why they did nothing.
     """
 
@@ -56,6 +65,7 @@ class Outcome:
     nodes: int = 0
     operators: dict[str, int] = field(default_factory=dict)
     lowered: dict[str, str] = field(default_factory=dict)
+    bytes_per_row: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """For JSON."""
@@ -80,10 +90,11 @@ def run_case(family: str, method: Method, dtype: DType, work: Path) -> Outcome:
     if compared is None:
         raise RuntimeError("a verified build has a comparison")
     difference, equal = {"numpy": compared.difference}, {"numpy": compared.equal_tokens}
-    problem, lowered = "", dict[str, str]()
+    problem, lowered, bytes_per_row = "", dict[str, str](), 0
     try:
         model = load_model(out, backend="ort")
         lowered = _of_interest(getattr(model, "notes", ()))
+        bytes_per_row = model.spec.cache.bytes_per_row
         try:
             on_ort = compare(model, result.reference)
         finally:
@@ -108,6 +119,7 @@ def run_case(family: str, method: Method, dtype: DType, work: Path) -> Outcome:
         len(graph.node),
         {name: counts[name] for name in _COUNTED},
         lowered,
+        bytes_per_row,
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from genai_iface.build._build import METHODS
-from genai_iface.build._families import FAMILIES
+from genai_iface.build._families import FAMILIES, STATE_FAMILIES
 from tools.build_report.case import REWRITES, Outcome
 
 __all__ = ["page"]
@@ -23,8 +23,8 @@ SPDX-License-Identifier: Apache-2.0
 # Families and methods
 
 Which decoder families `genai-iface build` takes to a standard model (opset 24, `TensorScatter`, `Attention` with
-`nonpad_kv_seqlen`), and by which [method](../build.md). Made by `python -m tools.build_report`; the numbers are in
-[families.json](families.json).
+`nonpad_kv_seqlen`; opset 27 with `CausalConvWithState` and `LinearAttention` where states are kept), and by which
+[method](../build.md). Made by `python -m tools.build_report`; the numbers are in [families.json](families.json).
 
 Each family is a tiny random checkpoint. A number is the largest difference of a logit from torch, as a part of the
 largest logit of its step, over a ragged batch of three prompts and the greedy tokens after them, on the reference
@@ -47,14 +47,17 @@ def page(versions: Mapping[str, str], outcomes: Sequence[Outcome], lowering: Map
         lowering: Of the packages with which the models were built whose lowering was looked at.
     """
     by_case: dict[_Case, Outcome] = {(one.family, one.method, one.dtype): one for one in outcomes}
-    families = [name for name in FAMILIES if any(outcome.family == name for outcome in outcomes)]
-    built = [name for name in families if any(o.verified for o in outcomes if o.family == name)]
+    present = {outcome.family for outcome in outcomes}
+    families = [name for name in FAMILIES if name in present and name not in STATE_FAMILIES]
+    with_states = [name for name in STATE_FAMILIES if name in present]
+    every = [*families, *with_states]
+    built = [name for name in every if any(o.verified for o in outcomes if o.family == name)]
     half = [o.family for o in outcomes if o.verified and o.dtype == "float16"]
     on_ort = [o for o in outcomes if o.verified and not o.ort_problem]
     verified = [o for o in outcomes if o.verified]
     lines = [_HEAD, "Versions: " + ", ".join(f"{name} {number}" for name, number in versions.items()) + ".", ""]
     lines += [
-        f"Of {len(families)} families {len(built)} have a verified standard model in float32 or float16; in float16, "
+        f"Of {len(every)} families {len(built)} have a verified standard model in float32 or float16; in float16, "
         f"by the first method, {len(half)}. Of the {len(verified)} verified models {len(on_ort)} agree with torch on "
         "ONNX Runtime too.",
         "",
@@ -66,13 +69,14 @@ def page(versions: Mapping[str, str], outcomes: Sequence[Outcome], lowering: Map
         cells.append(_cell(by_case.get((name, "export", "float16"))))
         cells.append(_short(_first(name, by_case)))
         lines.append(f"| {name} | " + " | ".join(cells) + f" | {'; '.join(FAMILIES[name].notes)} |")
+    lines += _states(with_states, by_case, lowering)
     lines += ["", "A dash: no verified result. An asterisk: ONNX Runtime does not agree, see below.", ""]
     lines += ["*lowered*: whether the ONNX Runtime backend computes attention by its own kernel; more below.", ""]
     lines += ["## What the graphs hold", ""]
     lines += ["Nodes, and standard operators among them, of the float32 model by the first method that verifies.", ""]
     lines += ["| Family | method | nodes | Attention | RMSNormalization | LayerNormalization | RotaryEmbedding |"]
     lines += ["|---|---|---|---|---|---|---|"]
-    for name in families:
+    for name in every:
         first = _first(name, by_case)
         if first is not None:
             counts = first.operators
@@ -80,7 +84,7 @@ def page(versions: Mapping[str, str], outcomes: Sequence[Outcome], lowering: Map
                 f"| {name} | {first.method} | {first.nodes} | {counts['Attention']} | {counts['RMSNormalization']} | "
                 f"{counts['LayerNormalization']} | {counts['RotaryEmbedding']} |"
             )
-    lines += _lowering(families, by_case, lowering)
+    lines += _lowering(every, by_case, lowering)
     lines += ["", "## Why not", ""]
     said: set[tuple[str, str]] = set()
     for outcome in outcomes:
@@ -96,23 +100,55 @@ _LOWERING = """
 
 Of the same models, what the ONNX Runtime backend [lowered](../lowering.md) at load: attention with its cache writes to
 GroupQueryAttention (how many layers have the rotation inside, take queries, keys and values as one product gives them,
-have a window or a soft cap), and sums with the norm after them. Where attention stays as it is on disk, the reason.
-ONNX Runtime fuses a sum and a LayerNormalization by itself. Built and loaded with {versions}.
+have a window or a soft cap), sums with the norm after them, and the operators that keep states. Where attention stays
+as it is on disk, the reason. ONNX Runtime fuses a sum and a LayerNormalization by itself. Built and loaded with
+{versions}.
 
-| Family | attention | sums and norms |
-|---|---|---|"""
+| Family | attention | sums and norms | states |
+|---|---|---|---|"""
+
+
+_STATES = """
+## Families that keep states
+
+Decoders with short convolutions, linear attention or state spaces, with attention or without. Torch runs **without**
+its cache here, all tokens anew for each one; after the greedy tokens a second chunk follows, of another length in each
+row. Only the method "export" writes states. *State*: what the model keeps of a row, however long it is, in the tiny
+model's bytes; *operators*: how many CausalConvWithState and LinearAttention. Built with {versions}.
+
+| Family | export | export, float16 | operators | state | lowered | what is special |
+|---|---|---|---|---|---|---|"""
+
+
+def _states(families: Sequence[str], by_case: Mapping[_Case, Outcome], versions: Mapping[str, str]) -> list[str]:
+    lines = _STATES.format(versions=_named(versions)).splitlines()
+    for name in families:
+        first = by_case.get((name, "export", "float32"))
+        operators, state, lowered = "-", "-", "-"
+        if first is not None and first.verified:
+            operators = f"{first.operators['CausalConvWithState']} and {first.operators['LinearAttention']}"
+            state = str(first.bytes_per_row)
+            lowered = "yes" if "state operators run" in first.lowered.get("states", "") else "no"
+        cells = [_cell(by_case.get((name, "export", dtype))) for dtype in ("float32", "float16")]
+        notes = "; ".join(STATE_FAMILIES[name].notes)
+        lines.append(f"| {name} | {' | '.join((*cells, operators, state, lowered, notes))} |")
+    return lines
 
 
 def _lowering(families: Sequence[str], by_case: Mapping[_Case, Outcome], versions: Mapping[str, str]) -> list[str]:
-    named = ", ".join(f"{name} {versions[name]}" for name in ("transformers", "torch", "onnxruntime"))
-    lines = _LOWERING.format(versions=named).splitlines()
+    lines = _LOWERING.format(versions=_named(versions)).splitlines()
     for name in families:
         first = _first(name, by_case)
         if first is not None and first.lowered:
-            lines.append(
-                f"| {name} | " + " | ".join(_said(first.lowered.get(rewrite, "")) for rewrite in REWRITES) + " |"
-            )
+            said = {rewrite: _said(first.lowered.get(rewrite, "")) for rewrite in REWRITES}
+            if not first.operators["Attention"]:
+                said[REWRITES[0]] = "-"
+            lines.append(f"| {name} | {' | '.join(said.values())} |")
     return lines
+
+
+def _named(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {versions[name]}" for name in ("transformers", "torch", "onnxruntime"))
 
 
 def _first(name: str, by_case: Mapping[_Case, Outcome]) -> Outcome | None:
@@ -130,6 +166,8 @@ def _short(outcome: Outcome | None) -> str:
 def _said(note: str) -> str:
     """What a note says was done, or "no" and why."""
     applied, _, reason = note.partition(" (")
+    if not applied.endswith("applied"):
+        return _plain(note) or "-"
     return _plain(reason.removesuffix(")") if applied == "applied" else f"no: {reason.removesuffix(')')}")
 
 

@@ -3,12 +3,13 @@
 """The method "export": torch.onnx.export of a network whose attention and cache are the standard operators.
 
 The network is traced as it is, but for three things that Transformers lets one replace: the attention
-function, the mask function and the cache.
+function, the mask function and the cache. Where it keeps states, its convolutions and recurrences are replaced too.
 """
 
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import warnings
 from collections.abc import Iterator, Sequence
@@ -16,7 +17,6 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from transformers.cache_utils import Cache
 
 from genai_iface.build._network_cache import cache_keyword
 from genai_iface.build.methods.fuse_standard import fuse_standard
@@ -24,16 +24,21 @@ from genai_iface.build.methods.names import name_parts
 from genai_iface.build.methods.quick_matching import quick_matching
 from genai_iface.build.methods.rotary_context import fixed_rotary
 from genai_iface.build.methods.standard_attention import LayerShape, StandardAttention
-from genai_iface.build.methods.standard_cache import OPSET, NewTokensLayer
+from genai_iface.build.methods.standard_cache import OPSET
+from genai_iface.build.methods.tensor_names import name_tensors
+from genai_iface.build.states.installed import installed_states, keeps_states, step_cache
+from genai_iface.build.states.operators import STATE_OPSET
+from genai_iface.build.states.step_states import StateSlot, StepStates
 from genai_iface.errors import GenAIError, UnsupportedModelError
 from genai_iface.graph import derive_signature
 from genai_iface.transform.fuse.rotary_tables import RotaryTables
 from genai_iface.types import CacheLayout
 
-__all__ = ["export_standard", "layer_shapes", "quiet_exporter", "traced"]
+__all__ = ["export_standard", "quiet_exporter", "traced"]
 
 # Sizes of the traced step: no two alike and none 0 or 1, so that nothing is taken for a constant.
 _BATCH, _SEQUENCE, _CAPACITY = 2, 3, 7
+_STATE_IR_VERSION = 13
 
 
 def export_standard(network: Any, *, layout: CacheLayout = "bnsh", context: int | None = None) -> ir.Model:
@@ -46,20 +51,25 @@ def export_standard(network: Any, *, layout: CacheLayout = "bnsh", context: int 
 
     Returns:
         The model at opset 24: inputs input_ids (B, S), write_indices (B,), key_cache.i and value_cache.i of any
-        capacity; outputs logits (B, S, V), updated_key_cache.i and updated_value_cache.i.
+        capacity; outputs logits (B, S, V), updated_key_cache.i and updated_value_cache.i. Of a network that keeps
+        states, at opset 27: also counts (B,), past_conv.i and past_recurrent.i, and present_conv.i and
+        present_recurrent.i, with i the layer's number; without attention there are no write_indices.
 
     Raises:
-        UnsupportedModelError: The network computes attention by itself, keeps something else than keys and
-            values, or cannot be traced.
+        UnsupportedModelError: The network computes attention by itself, keeps something that neither attention nor
+            the two state operators keep, or cannot be traced.
     """
-    attention = StandardAttention(layout)
-    with attention.installed(network), fixed_rotary(network, context):
-        shapes = layer_shapes(network, attention)
-        arguments, dynamic = _arguments(shapes, layout, network.dtype)
-        model = traced(_Step(network, attention), arguments, dynamic)
-    _name(model, len(shapes))
+    attention, states = StandardAttention(layout), StepStates()
+    with attention.installed(network), installed_states(states, network), fixed_rotary(network, context):
+        step = _Step(network, attention, states)
+        shapes, layers, slots = _kept(step)
+        arguments, dynamic = _arguments(shapes, slots, layout, network.dtype)
+        model = traced(step, arguments, dynamic)
+    name_tensors(model, layers, [(slot.kind, slot.layer) for slot in slots])
     fuse_standard(model)
     _count_axes_from_the_front(model)
+    if slots:
+        model.opset_imports[""], model.ir_version = STATE_OPSET, _STATE_IR_VERSION
     rows = context or getattr(network.config.get_text_config(), "max_position_embeddings", None)
     if rows is not None:
         RotaryTables(derive_signature(model), rows)(model)
@@ -70,10 +80,14 @@ def export_standard(network: Any, *, layout: CacheLayout = "bnsh", context: int 
 class _Step(torch.nn.Module):
     """One step as the graph has it: positions and lengths follow from write_indices."""
 
-    def __init__(self, network: Any, attention: StandardAttention) -> None:
+    def __init__(self, network: Any, attention: StandardAttention, states: StepStates) -> None:
         super().__init__()
         self.network = network
-        self._attention = attention
+        self.attention = attention
+        self.states = states
+        # What has no attention has no positions either.
+        parameters = inspect.signature(network.forward).parameters
+        self._takes_positions = "position_ids" in parameters or not keeps_states(network)
 
     def forward(
         self,
@@ -81,50 +95,49 @@ class _Step(torch.nn.Module):
         write_indices: torch.Tensor,
         keys: Sequence[torch.Tensor],
         values: Sequence[torch.Tensor],
-    ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor]]:
-        positions = write_indices[:, None] + torch.arange(input_ids.shape[1])[None]
-        self._attention.begin_step(positions, write_indices, keys, values)
-        capacity = keys[0].shape[2 if keys[0].ndim == 4 else 1]
-        # Layers that share the cache of another have none in Transformers; one too many does no harm.
-        cache = Cache(layers=[NewTokensLayer(capacity) for _ in range(_num_layers(self.network))])
+        counts: torch.Tensor | None = None,
+        past: Sequence[torch.Tensor] | None = None,
+    ) -> tuple[torch.Tensor, list[torch.Tensor], list[torch.Tensor], list[torch.Tensor]]:
+        length = input_ids.shape[1]
+        positions = write_indices[:, None] + torch.arange(length)[None]
+        self.attention.begin_step(positions, write_indices, keys, values)
+        self.states.begin_step(length, counts, past)
+        capacity = keys[0].shape[2 if keys[0].ndim == 4 else 1] if keys else length
+        cache = step_cache(self.network, capacity, self.states)
         output = self.network(
-            input_ids=input_ids, position_ids=positions, **cache_keyword(self.network, cache), use_cache=True
+            input_ids=input_ids,
+            **({"position_ids": positions} if self._takes_positions else {}),
+            **cache_keyword(self.network, cache),
+            use_cache=True,
         )
-        return output.logits, *self._attention.written
+        return output.logits, *self.attention.written, self.states.present
 
 
-def layer_shapes(network: Any, attention: StandardAttention) -> list[LayerShape]:
-    """What each layer keeps, from a step of two tokens with the standard attention installed.
+def _kept(step: _Step) -> tuple[list[LayerShape], Sequence[int], list[StateSlot]]:
+    """Keys and values, the layers that keep them, and states, from a step of two tokens with everything installed.
 
     Raises:
-        UnsupportedModelError: The network computes attention by itself.
+        UnsupportedModelError: The network computes attention by itself, or keeps states in a way of its own.
     """
-    positions = torch.arange(2)[None]
-    attention.begin_step(positions, torch.zeros(1, dtype=torch.int64))
-    cache = Cache(layers=[NewTokensLayer(2) for _ in range(_num_layers(network))])
+    network = step.network
+    name = type(network).__name__
     problem = ""
     try:
         with torch.no_grad():
-            network(
-                input_ids=torch.tensor([[1, 2]]),
-                position_ids=positions,
-                **cache_keyword(network, cache),
-                use_cache=True,
-            )
+            step(torch.tensor([[1, 2]]), torch.zeros(1, dtype=torch.int64), [], [])
     except (TypeError, AttributeError, RuntimeError, ValueError) as error:
         # Older network classes expect a mask, or take no positions.
         problem = f": {' '.join(str(error).split())[:150]}"
-    if problem or not attention.shapes:
+    shapes, slots = step.attention.shapes, step.states.slots
+    if not problem:
+        step.states.check_all_kept(name)
+    if problem or not (shapes or slots):
         raise UnsupportedModelError(
-            f"{type(network).__name__} computes attention by itself, not through Transformers' attention "
-            f"interface{problem}",
+            f"{name} computes attention by itself, not through Transformers' attention interface{problem}",
             remedy="Try another method: --via convert or --via mobius.",
         )
-    return attention.shapes
-
-
-def _num_layers(network: Any) -> int:
-    return int(network.config.get_text_config().num_hidden_layers)
+    layers = step.states.attention_layers
+    return shapes, layers if len(set(layers)) == len(layers) == len(shapes) else range(len(shapes)), slots
 
 
 def traced(
@@ -173,7 +186,7 @@ def quiet_exporter() -> Iterator[None]:
 
 
 def _arguments(
-    shapes: Sequence[LayerShape], layout: CacheLayout, dtype: torch.dtype
+    shapes: Sequence[LayerShape], slots: Sequence[StateSlot], layout: CacheLayout, dtype: torch.dtype
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Example inputs of a step, and which of their axes are free."""
     batch, sequence, capacity = (torch.export.Dim(name) for name in ("batch", "sequence", "capacity"))
@@ -187,22 +200,13 @@ def _arguments(
     ids = torch.ones(_BATCH, _SEQUENCE, dtype=torch.int64)
     write_indices = torch.tensor([1, 2])
     axes = {0: batch, 2 if layout == "bnsh" else 1: capacity}
+    arguments = (ids, write_indices, keys, values)
     free = ({0: batch, 1: sequence}, {0: batch}, [axes] * len(keys), [axes] * len(values))
-    return (ids, write_indices, keys, values), free
-
-
-def _name(model: ir.Model, layers: int) -> None:
-    """Gives inputs and outputs the names that mobius-onnx uses too, key and value of a layer side by side."""
-    inputs, outputs = list(model.graph.inputs), list(model.graph.outputs)
-    order = [(kind, layer) for layer in range(layers) for kind in ("key", "value")]
-    offset = {"key": 0, "value": layers}
-    caches = [inputs[2 + offset[kind] + layer] for kind, layer in order]
-    updated = [outputs[1 + offset[kind] + layer] for kind, layer in order]
-    inputs[0].name, inputs[1].name, outputs[0].name = "input_ids", "write_indices", "logits"
-    for (kind, layer), past, present in zip(order, caches, updated, strict=True):
-        past.name, present.name = f"{kind}_cache.{layer}", f"updated_{kind}_cache.{layer}"
-    model.graph.inputs[:] = [*inputs[:2], *caches]
-    model.graph.outputs[:] = [outputs[0], *updated]
+    if not slots:
+        return arguments, free
+    states = [torch.zeros(_BATCH, *slot.shape, dtype=slot.dtype) for slot in slots]
+    counts = torch.tensor([_SEQUENCE, _SEQUENCE - 1])
+    return (*arguments, counts, states), (*free, {0: batch}, [{0: batch}] * len(states))
 
 
 def _count_axes_from_the_front(model: ir.Model) -> None:

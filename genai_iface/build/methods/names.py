@@ -15,30 +15,38 @@ from genai_iface.build.checkpoint.integers import numpy_of
 __all__ = ["name_parts", "name_weights"]
 
 _WRAPPER = "network."
+_CACHES = {"key_cache": "key_scatter", "value_cache": "value_scatter"}
+_OPERATORS = {"CausalConvWithState": "convolution", "LinearAttention": "linear_attention"}
 # Elements along an axis by which a matrix is known.
 _SAMPLED = 64
 
 
 def name_parts(model: ir.Model) -> None:
-    """Names cache writes and attention after their layer, and weights as in the checkpoint.
+    """Names cache writes, attention and state operators after their layer, and weights as in the checkpoint.
 
     Args:
-        model: With caches named "key_cache.0" and so on. It is changed in place.
+        model: With caches named "key_cache.0" and so on, states "past_conv.0". It is changed in place.
     """
     taken = {str(node.name) for node in model.graph}
     for value in model.graph.inputs:
-        kind, _, layer = str(value.name).partition("_cache.")
-        if kind not in ("key", "value") or not layer.isdecimal():
-            continue
-        for writer, _ in value.uses():
-            _rename(writer, f"layers.{layer}.{kind}_scatter", taken)
-            for reader, _ in writer.outputs[0].uses():
-                if reader.op_type == "Attention" and kind == "key":
-                    _rename(reader, f"layers.{layer}.attention", taken)
+        _name_readers(value, taken)
     for name, weight in list(model.graph.initializers.items()):
         short = name.removeprefix(_WRAPPER)
         if short != name and short not in model.graph.initializers:
             weight.name = short
+
+
+def _name_readers(value: ir.Value, taken: set[str]) -> None:
+    """The nodes that a cache or a state belongs to."""
+    what, _, layer = str(value.name).partition(".")
+    for node, _ in value.uses():
+        if what in _CACHES:
+            _rename(node, f"layers.{layer}.{_CACHES[what]}", taken)
+            for reader, index in node.outputs[0].uses():
+                if reader.op_type == "Attention" and index == 1:
+                    _rename(reader, f"layers.{layer}.attention", taken)
+        elif node.op_type in _OPERATORS:
+            _rename(node, f"layers.{layer}.{_OPERATORS[node.op_type]}", taken)
 
 
 def name_weights(model: ir.Model, network: Any) -> None:

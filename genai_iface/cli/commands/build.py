@@ -35,9 +35,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "build",
         help="make a model folder from a checkpoint",
-        description="Builds a standard model (opset 24: TensorScatter, and Attention with nonpad_kv_seqlen) from a "
-        "local checkpoint, and compares its logits and greedy tokens with torch before the folder appears. Needs the "
-        'extra "build".',
+        description="Builds a standard model (opset 24: TensorScatter, and Attention with nonpad_kv_seqlen; opset 27 "
+        "where states are kept) from a local checkpoint, and compares its logits and greedy tokens with torch before "
+        'the folder appears. Needs the extra "build".',
         epilog=_EXAMPLE,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

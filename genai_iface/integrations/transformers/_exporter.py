@@ -20,7 +20,7 @@ from transformers.exporters import (
 )
 from transformers.exporters.auto import EXPORT_BACKENDS
 
-from genai_iface.build._expressible import check_expressible
+from genai_iface.build._expressible import check_expressible, check_stateless
 from genai_iface.build._model_file import save_model
 from genai_iface.build.methods.export import export_standard
 from genai_iface.errors import InvalidInputError
@@ -75,6 +75,7 @@ class StandardExporter(HfExporter):
                 remedy="Only decoders of text are exported; give what its generate() takes.",
             )
         check_expressible(model)
+        check_stateless(model)
         has_experts = getattr(model, "_can_set_experts_implementation", lambda: False)()
         before = model.get_experts_implementation() if has_experts else None
         if has_experts:
