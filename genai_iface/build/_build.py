@@ -472,7 +472,7 @@ def _reference(network: Any, context: int | None, progress: Callable[[int, int],
             progress=progress,
         )
     has_states = keeps_states(network)
-    limit = context or getattr(text, "max_position_embeddings", None) or prompt + _STEPS + MORE_TOKENS
+    limit = context or getattr(text, "max_position_embeddings", None) or 2 * _STEPS + MORE_TOKENS
     room = limit - MORE_TOKENS if has_states else limit
     steps = min(_STEPS, room // 2)
     return torch_reference(
