@@ -19,6 +19,8 @@ from onnx.reference import ReferenceEvaluator
 from tools.spec.cache_states import draw_states
 from tools.spec.clauses import SPEC
 from tools.spec.example_pictures import draw_event, draw_sight
+from tools.spec.state_example import tell as tell_states
+from tools.spec.state_pictures import PICTURES, draw_call
 from tools.spec.tables import NUMBERS
 from tools.spec.worked_example import PAD, STORIES, as_plain, tell
 
@@ -61,6 +63,8 @@ def make() -> dict[Path, str]:
     names = ["b0", "b1", "b2", PAD, PAD]
     panels = [("with lengths + S", 5, sight(5, 5, 5)), ("with lengths + counts: wrong", 3, sight(5, 5, 3))]
     files[FOLDER / "who-sees-what.svg"] = draw_sight(panels, names, names)
+    calls = {told["call"]: told for told in tell_states()}
+    files |= {FOLDER / f"{name}.svg": draw_call(calls[call]) for name, call in PICTURES.items()}
     files[NUMBERS] = json.dumps(numbers, indent=1) + "\n"
     return files
 
