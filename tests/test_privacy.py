@@ -64,6 +64,7 @@ def test_every_way_to_a_library_that_reports_passes_the_switch() -> None:
     assert open_ways == []
 
 
+@pytest.mark.slow
 def test_the_switch_comes_before_the_runtime() -> None:
     """Whatever of a backend is imported first."""
     if find_spec("onnxruntime") is None:

@@ -340,6 +340,7 @@ TOKENS = st.sampled_from(
 )
 
 
+@pytest.mark.slow
 @FUZZ
 @given(pieces=st.lists(TOKENS, max_size=30))
 @example(pieces=["{{", "99999", "**", "99999", "}}"])

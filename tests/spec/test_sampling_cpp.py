@@ -80,6 +80,7 @@ def test_the_vectors(choose: Choose) -> None:
     assert not wrong
 
 
+@pytest.mark.slow
 def test_random_cases(choose: Choose) -> None:
     """A thousand draws under random configurations, from vocabularies with ties, some of them large."""
     random = np.random.default_rng(7)

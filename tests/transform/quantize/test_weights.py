@@ -233,10 +233,10 @@ def test_onnxruntime_fuses_every_product(bits: Any, symmetric: bool, block_size:
     "form",
     [
         {"style": "concat"},
-        {"style": "decomposed"},
+        pytest.param({"style": "decomposed"}, marks=pytest.mark.slow),
         {"style": "shared", "position_ids": True},
-        {"positions": "learned"},
-        {"positions": "sincos"},
+        pytest.param({"positions": "learned"}, marks=pytest.mark.slow),
+        pytest.param({"positions": "sincos"}, marks=pytest.mark.slow),
     ],
 )
 def test_weights_of_every_cache_style(form: dict[str, Any], tmp_path: Path) -> None:
