@@ -20,10 +20,13 @@ def drop_carried(model: ir.Model) -> str | None:
         What was done, None for nothing.
     """
     graph = model.graph
+    inputs = [value for value in graph.inputs if not value.is_initializer()]
+    carried = [value for value in inputs if _is_carried(value)]
+    if len(carried) == len(inputs):
+        # A graph that computes nothing is refused later, with its inputs named.
+        return None
     names = []
-    for value in list(graph.inputs):
-        if value.is_initializer() or not _is_carried(value):
-            continue
+    for value in carried:
         copies = [node for node, _ in value.uses()]
         for node in copies:
             graph.outputs.remove(node.outputs[0])
