@@ -11,6 +11,10 @@ import pytest
 
 needs_ort = pytest.mark.skipif(find_spec("onnxruntime") is None, reason="onnxruntime is not installed")
 
+needs_toolbox = pytest.mark.skipif(
+    find_spec("genai_iface.build") is None, reason="the toolbox (build, transform) is not part of this tree"
+)
+
 BACKENDS = ["numpy", pytest.param("ort", marks=needs_ort)]
 """For ``parametrize``: the backends that the README's test command installs."""
 

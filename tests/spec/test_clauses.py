@@ -22,6 +22,7 @@ from genai_iface.conformance import all_checks
 from genai_iface.conformance._coverage import UNTESTABLE
 from genai_iface.generation import ModelGenerator
 from tests.conformance.plain import PlainBackend
+from tests.marks import needs_toolbox
 from tests.models import write_folder
 from tools.conformance_pages.__main__ import checks_page
 from tools.spec.clauses import ROOT, all_clauses, spec_pages
@@ -60,6 +61,7 @@ def test_numbers_have_no_gaps() -> None:
     }
 
 
+@needs_toolbox
 def test_the_tests_that_clauses_name_are_there() -> None:
     named = {test: clause.id for clause in CLAUSES.values() for test in clause.tests}
     for path in {test.partition("::")[0] for test in named}:
