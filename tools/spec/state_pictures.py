@@ -68,5 +68,5 @@ def _heading(told: Mapping[str, Any]) -> str:
     if told["error"]:
         return f"{told['call']}: CacheRewindError, nothing has changed"
     if told["counts"] is None:
-        return told["call"]
+        return str(told["call"])
     return f"forward, counts {told['counts']}: {told['call']}"
