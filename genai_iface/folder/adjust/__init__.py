@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 
-from genai_iface.folder.adjust._branches import narrow_to_one_token, take_cached_branch
+from genai_iface.folder.adjust._branches import take_cached_branch
 from genai_iface.folder.adjust._carried import drop_carried
 from genai_iface.folder.adjust._kept_logits import give_all_logits
 from genai_iface.folder.adjust._refused import refuse_compiled
 from genai_iface.folder.adjust._rotation import rotation_note
-from genai_iface.folder.adjust._width import takes_any_width
 from genai_iface.folder.adjust._windows import set_windows, unbind_window_buffers, window_note
 
 if TYPE_CHECKING:
@@ -39,10 +38,7 @@ def adjust_graph(model: ir.Model, side: SideFiles | None = None) -> tuple[str, .
         UnsupportedModelError: The graph is made for one device, or in parts.
     """
     refuse_compiled(model)
-    branch = take_cached_branch(model)
-    done = [branch, drop_carried(model), give_all_logits(model), unbind_window_buffers(model)]
-    if branch is not None and not takes_any_width(model):
-        done.append(narrow_to_one_token(model))
+    done = [take_cached_branch(model), drop_carried(model), give_all_logits(model), unbind_window_buffers(model)]
     if side is not None:
         done.append(set_windows(model, side))
     return tuple(note for note in done if note is not None)

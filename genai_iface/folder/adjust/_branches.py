@@ -9,13 +9,14 @@ import onnx_ir as ir
 from genai_iface.graph._edit import replace_value
 from genai_iface.graph._walk import input_at, is_op, trace_back
 
-__all__ = ["narrow_to_one_token", "take_cached_branch"]
+__all__ = ["take_cached_branch"]
 
 
 def take_cached_branch(model: ir.Model) -> str | None:
     """Puts the branch with a cache in the place of the If that chooses, and drops the input that it asks.
 
-    An empty cache is a cache of length 0: the other branch computes nothing that this one does not.
+    An empty cache is a cache of length 0: the other branch computes nothing that this one does not. It was often traced
+    with one token, so the graph's ``input_ids`` get the width 1, and backends run it token by token.
 
     Returns:
         What was done, None for nothing.
@@ -34,6 +35,7 @@ def take_cached_branch(model: ir.Model) -> str | None:
             continue
         _inline(graph, node, cached)
         _drop_unused(graph, condition)
+        _one_token_at_a_time(graph)
         return f"branches: the one with a cache is used; the input {condition.name!r} is gone"
     return None
 
@@ -83,15 +85,8 @@ def _drop_unused(graph: ir.Graph, condition: ir.Value) -> None:
         graph.inputs.remove(condition)
 
 
-def narrow_to_one_token(model: ir.Model) -> str:
-    """Fixes the width of ``input_ids`` to 1, so that backends run prompts token by token.
-
-    The branch with a cache was often traced with one token, and says nothing of it in its shapes.
-
-    Returns:
-        What was done.
-    """
-    for value in model.graph.inputs:
+def _one_token_at_a_time(graph: ir.Graph) -> None:
+    """Fixes the width of ``input_ids``; its shape does not say it, and finding out would mean to run the graph."""
+    for value in graph.inputs:
         if value.name == "input_ids" and value.shape is not None and len(value.shape) == 2:
             value.shape = ir.Shape([value.shape[0], 1])
-    return "branches: token by token, for nothing shows that it takes several"

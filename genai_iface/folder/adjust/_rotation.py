@@ -104,7 +104,8 @@ def _constants_before(cos: ir.Node) -> Iterator[ir.Value]:
         if _is_weight(value):
             yield value
         node = value.producer()
-        if node is not None and op(node) in _TO_ANGLES:
+        # A wide node is none on this way, and would be listed again for each Cos behind it.
+        if node is not None and len(node.inputs) <= _STEPS and op(node) in _TO_ANGLES:
             pending.extend(source for source in node.inputs if source is not None)
 
 
