@@ -27,8 +27,7 @@ pytestmark = pytest.mark.parity
 Checkpoint = Callable[[str], Path]
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+def made_once(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
     """Tiny random checkpoints, each made once."""
     from genai_iface.build._families import make_checkpoint
 
@@ -41,6 +40,11 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
         return made[family]
 
     return make
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    return made_once(tmp_path_factory)
 
 
 def built(source: Path, out: Path, **options: Any) -> Any:

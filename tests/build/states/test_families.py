@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from genai_iface.build.methods.tensor_names import name_tensors
 from genai_iface.cli.main import main
 from genai_iface.errors import UnsupportedModelError
 from genai_iface.folder import open_folder
-from tests.build.test_build import built, greedy_batch, independent_greedy
+from tests.build.test_build import Checkpoint, built, greedy_batch, independent_greedy, made_once
 from tests.marks import slow_but
 
 _EXPRESSIBLE = [name for name, family in STATE_FAMILIES.items() if not family.inexpressible]
@@ -31,23 +30,10 @@ _CONV, _BOTH = {"conv"}, {"conv", "recurrent"}
 _KINDS = {"lfm2": _CONV, "lfm2_moe": _CONV, "lfm3": _CONV, "minimax": {"recurrent"}}
 _WITHOUT_ATTENTION = ("mamba", "mamba2", "falcon_mamba")
 
-Checkpoint = Callable[[str], Path]
-
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
-    """Tiny random checkpoints, each made once."""
-    from genai_iface.build._families import make_checkpoint
-
-    made: dict[str, Path] = {}
-
-    def make(family: str) -> Path:
-        if family not in made:
-            made[family] = tmp_path_factory.mktemp(family) / "checkpoint"
-            make_checkpoint(family, made[family])
-        return made[family]
-
-    return make
+    return made_once(tmp_path_factory)
 
 
 def difference_on(backend: str, folder: Path, result: Any) -> float:
