@@ -74,6 +74,7 @@ class NumpyModel:
         self._spec = replace(folder.spec, cache=graph.signature.cache)
         self._inputs = GraphInputs(graph.signature, context_length=self._spec.context_length)
         self._rules = replace(self._inputs.rules, only_last_logits=graph.last_only)
+        self._one_row = folder.signature.one_row
         self._is_concat = self._spec.cache.style == "concat"
         self._is_shared = folder.spec.cache.style == "shared"
 
@@ -92,14 +93,12 @@ class NumpyModel:
         """What this model can do here; what depends on the cache is left out where it is absent."""
         cache = self._spec.cache
         found = _CAPABILITIES | cache_capabilities(cache, "shared" if self._is_shared else cache.style)
-        return found - NEEDS_ROWS if self._folder.signature.one_row else found
+        return found - NEEDS_ROWS if self._one_row else found
 
     def create_cache(self, *, batch_size: int = 1, capacity: int | None = None) -> NumpyCache:
         """Makes an empty cache. With a capacity it is reserved at once, without one it grows."""
         check_loaded(self._graph)
-        most = check_batch_and_capacity(
-            batch_size, capacity, capacity_bound(self._spec), one_row=self._folder.signature.one_row
-        )
+        most = check_batch_and_capacity(batch_size, capacity, capacity_bound(self._spec), one_row=self._one_row)
         cache = self._spec.cache
         states = make_states(state_shapes(cache), batch_size) if cache.states else None
         windows = [spec.window for spec in self._specs]
@@ -166,11 +165,7 @@ class NumpyModel:
     def _execute(
         self, graph: LoadedGraph, step: Step, run: GraphRun[Any], cache: NumpyCache
     ) -> tuple[NDArray[Any], UpdateMode]:
-        """Runs the graph.
-
-        Returns:
-            The logits of the asked columns, and whether the new tokens were written into the buffers.
-        """
+        """Runs the graph: the logits of the asked columns, and whether new tokens were written into the buffers."""
         begin, end, every = int(run.starts[0]), int(run.starts[0]) + run.width, slice(None)
         past = [
             buffer[spec.at(run.rows, 0, begin) if self._is_concat else run.rows]
