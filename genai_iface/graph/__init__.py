@@ -7,11 +7,11 @@ from genai_iface.graph._edit import (
     constant_array,
     constant_tensor,
     copy_type,
-    infer_shapes,
     is_transpose,
     replace_value,
     same_dims,
 )
+from genai_iface.graph._inference import infer_shapes
 from genai_iface.graph._walk import attribute, describe, input_at, is_op, output_at, rank, static_dim
 from genai_iface.graph.derive import derive_signature
 from genai_iface.graph.signature import CacheTensor, Evidence, GraphSignature, InputRole, StateTensor

@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
-from onnx_ir.passes.common import IdentityEliminationPass, ShapeInferencePass
+from onnx_ir.passes.common import IdentityEliminationPass
 
 from genai_iface.graph._walk import is_op, trace_back
 
@@ -22,15 +21,12 @@ __all__ = [
     "constant_tensor",
     "copy_type",
     "drop_identities",
-    "infer_shapes",
     "is_transpose",
     "only_user",
     "replace_value",
     "same_dims",
 ]
 
-# Inference that fails leaves shapes unknown, which every rewrite expects; it is no news for who loads a model.
-logging.getLogger("onnx_ir.passes.common.shape_inference").setLevel(logging.CRITICAL)
 _BRANCHING = frozenset({"If", "Loop", "Scan"})
 
 
@@ -181,24 +177,6 @@ def same_dims(one: ir.Value, other: ir.Value, *, axes: Sequence[int] | None = No
         elif mine.value is None or mine.value != its.value:
             return False
     return True
-
-
-# Shapes are vectors of a few elements.
-_LONGEST_VECTOR = 2**16
-
-
-def infer_shapes(model: ir.Model) -> None:
-    """Fills in shapes as far as they follow; weights are not copied. Where inference fails, they stay unknown."""
-    ShapeInferencePass(check_type=False, strict_mode=False, data_prop=not _has_long_vectors(model))(model)
-
-
-def _has_long_vectors(model: ir.Model) -> bool:
-    """Whether a graph declares a vector of so many elements that following each of them would take all memory."""
-    made = (value for node in model.graph.all_nodes() for value in node.outputs)
-    sizes = (
-        value.shape[0] for value in (*model.graph.inputs, *made) if value.shape is not None and len(value.shape) == 1
-    )
-    return any(isinstance(size, int) and size > _LONGEST_VECTOR for size in sizes)
 
 
 def drop_identities(model: ir.Model) -> None:

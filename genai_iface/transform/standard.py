@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import onnx_ir as ir
 
-from genai_iface.graph._edit import drop_identities, infer_shapes
+from genai_iface.graph._edit import drop_identities
+from genai_iface.graph._inference import infer_shapes
 from genai_iface.graph.signature import GraphSignature
 from genai_iface.transform.cache.cache_shapes import CacheShapes
 from genai_iface.transform.gather_quantized import GatherQuantized

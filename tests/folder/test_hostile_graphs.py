@@ -141,13 +141,29 @@ def long_vector(graph: onnx.GraphProto) -> None:
     value.type.tensor_type.shape.dim[0].dim_value = 2**31
 
 
+def long_vector_by_elements(graph: onnx.GraphProto) -> None:
+    """Nothing says its length but a product of two numbers."""
+    for name, number in (("half", 2**16), ("whole", 2**15)):
+        graph.initializer.append(helper.make_tensor(name, onnx.TensorProto.INT64, [1], [number]))
+    value = helper.make_tensor("one", onnx.TensorProto.INT64, [1], [1])
+    graph.node.extend(
+        [
+            helper.make_node("Mul", ["half", "whole"], ["number"]),
+            helper.make_node("ConstantOfShape", ["number"], ["long"], value=value),
+            helper.make_node("Concat", ["long", "long"], ["longer"], axis=0),
+        ]
+    )
+
+
 def logits_from_elsewhere(graph: onnx.GraphProto) -> None:
     maker = next(node for node in graph.node if "logits" in node.output)
     behind = next(node for node in graph.node if first(graph, "Attention").output[0] in node.input)
     maker.CopyFrom(helper.make_node("Identity", [behind.output[0]], ["logits"]))
 
 
-@pytest.mark.parametrize("change", [long_vector, logits_from_elsewhere], ids=lambda change: change.__name__)
+@pytest.mark.parametrize(
+    "change", [long_vector, long_vector_by_elements, logits_from_elsewhere], ids=lambda change: change.__name__
+)
 @pytest.mark.parametrize("backend", ["ort", "numpy"])
 def test_shapes_that_no_runtime_gives(
     tmp_path: Path, backend: str, change: Callable[[onnx.GraphProto], object]

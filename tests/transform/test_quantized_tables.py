@@ -13,7 +13,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from genai_iface.graph._edit import infer_shapes
+from genai_iface.graph._inference import infer_shapes
 from genai_iface.transform import GatherQuantized, SeparateDequantization
 from tests.models import ModelOptions, build_model
 from tests.transform.convert.drive import Drive, load, on_reference, same_steps

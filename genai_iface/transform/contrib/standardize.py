@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes.common import IdentityEliminationPass
 
-from genai_iface.graph._edit import infer_shapes
+from genai_iface.graph._inference import infer_shapes
 from genai_iface.graph.derive import derive_signature
 from genai_iface.graph.signature import GraphSignature
 from genai_iface.transform._raise_opset import check_age, raise_opset

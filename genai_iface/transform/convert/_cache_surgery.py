@@ -10,7 +10,8 @@ from dataclasses import dataclass
 import onnx_ir as ir
 from onnx_ir.passes.common import CommonSubexpressionEliminationPass, RemoveUnusedNodesPass
 
-from genai_iface.graph._edit import Editor, copy_type, infer_shapes, replace_value
+from genai_iface.graph._edit import Editor, copy_type, replace_value
+from genai_iface.graph._inference import infer_shapes
 from genai_iface.graph._walk import describe, is_op, rank, unsupported
 from genai_iface.graph.derive import derive_signature
 from genai_iface.graph.signature import GraphSignature, InputRole

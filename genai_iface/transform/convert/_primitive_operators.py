@@ -14,7 +14,8 @@ from onnx_ir.passes.common import (
 )
 
 from genai_iface.errors import UnsupportedModelError
-from genai_iface.graph._edit import Editor, copy_type, infer_shapes, replace_value
+from genai_iface.graph._edit import Editor, copy_type, replace_value
+from genai_iface.graph._inference import infer_shapes
 from genai_iface.graph._walk import attribute, describe, input_at, is_constant, is_op, rank, unsupported
 from genai_iface.transform._raise_opset import raise_opset
 from genai_iface.transform.convert._primitive_attention import PrimitiveAttention

@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterable, Sequence
 import onnx_ir as ir
 
 from genai_iface.errors import UnsupportedModelError
-from genai_iface.graph._edit import copy_type, drop_identities, infer_shapes, replace_value
+from genai_iface.graph._edit import copy_type, drop_identities, replace_value
+from genai_iface.graph._inference import infer_shapes
 from genai_iface.graph._walk import unsupported
 from genai_iface.graph.derive import derive_signature
 from genai_iface.graph.signature import GraphSignature

@@ -7,7 +7,8 @@ from __future__ import annotations
 import numpy as np
 import onnx_ir as ir
 
-from genai_iface.graph._edit import Editor, copy_type, infer_shapes, replace_value
+from genai_iface.graph._edit import Editor, copy_type, replace_value
+from genai_iface.graph._inference import infer_shapes
 from genai_iface.graph._walk import attribute, describe, dim, input_at, is_op, rank, static_dim, unsupported
 from genai_iface.graph.derive import derive_signature
 from genai_iface.transform.convert._cache_surgery import Converted, LayerNote

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import onnx_ir as ir
 
-from genai_iface.graph._edit import Editor, infer_shapes
+from genai_iface.graph._edit import Editor
+from genai_iface.graph._inference import infer_shapes
 from genai_iface.graph._walk import input_at, is_op, rank
 from genai_iface.transform.fuse._rotary_factors import for_every_row, same_rows
 from genai_iface.transform.rewrite import Note, Rewrite

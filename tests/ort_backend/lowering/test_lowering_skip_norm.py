@@ -9,7 +9,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from genai_iface.graph._edit import infer_shapes
+from genai_iface.graph._inference import infer_shapes
 from genai_iface_ort.lowering.skip_norm import SkipNorm
 from tests.models import NUMPY_DTYPES, ModelOptions, build_model
 from tests.transform.convert.drive import Drive, count_ops, load, on_ort, same_steps

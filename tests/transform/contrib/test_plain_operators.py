@@ -178,17 +178,21 @@ def test_fused_gemm(activation: str) -> None:
     same(one_node("FusedGemm", ["a", "b", "c"], feeds, weights, **attributes), feeds)
 
 
+# Without VNNI, ONNX Runtime adds two products of uint8 and int8 in 16 bits, where larger weights saturate.
+SEVEN_BITS = (-64, 64)
+
+
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("by_column", [False, True])
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8])
 def test_dynamic_quantize_matmul(dtype: Any, by_column: bool, bias: bool) -> None:
-    info = np.iinfo(dtype)
+    low, high = SEVEN_BITS if dtype is np.int8 else (0, 255)
     shape = (6,) if by_column else ()
     feeds = {"a": draw(2, 3, 16)}
     weights = {
-        "b": RANDOM.integers(info.min, info.max, (16, 6)).astype(dtype),
+        "b": RANDOM.integers(low, high, (16, 6)).astype(dtype),
         "s": (RANDOM.random(shape) + 0.1).astype(np.float32),
-        "z": np.asarray(RANDOM.integers(info.min // 2, info.max // 2, shape), dtype),
+        "z": np.asarray(RANDOM.integers(low // 2, high // 2, shape), dtype),
         "c": draw(6),
     }
     inputs = ["a", "b", "s", "z", *(["c"] if bias else [])]
@@ -200,7 +204,7 @@ def test_dynamic_quantize_matmul(dtype: Any, by_column: bool, bias: bool) -> Non
 def test_matmul_integer_to_float(points: bool) -> None:
     feeds = {"a": RANDOM.integers(0, 255, (2, 3, 16)).astype(np.uint8)}
     weights = {
-        "b": RANDOM.integers(-128, 127, (16, 6)).astype(np.int8),
+        "b": RANDOM.integers(*SEVEN_BITS, (16, 6)).astype(np.int8),
         "sa": np.float32(0.3).reshape(()),
         "sb": np.float32(0.2).reshape(()),
         "za": np.uint8(7).reshape(()),
