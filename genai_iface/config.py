@@ -16,9 +16,12 @@ from types import MappingProxyType
 from typing import Any, Literal
 
 from genai_iface._json_object import MAX_CONFIG_BYTES, parse_object
-from genai_iface.errors import InvalidInputError
+from genai_iface.errors import InvalidInputError, did_you_mean
 
-__all__ = ["GenerationConfig"]
+__all__ = ["DEFAULT_MAX_NEW_TOKENS", "GenerationConfig"]
+
+DEFAULT_MAX_NEW_TOKENS = 256
+"""Most new tokens of a call to a pipeline, or of a command, that names no length and whose model names none."""
 
 ALIASES: Mapping[str, str] = MappingProxyType(
     {
@@ -58,7 +61,8 @@ class GenerationConfig:
     """How to generate. Every field has a neutral default; unknown names are an error.
 
     Attributes:
-        max_new_tokens: Most tokens to generate; None for as many as the model's context allows.
+        max_new_tokens: Most tokens to generate. Where neither this nor max_length is given, pipelines and the command
+            line take ``DEFAULT_MAX_NEW_TOKENS``; a bare ``Generator`` goes on to the end of its cache.
         max_length: Most tokens of prompt and output together; with max_new_tokens, the tighter counts.
         min_new_tokens: No end-of-sequence token before so many generated ones.
         do_sample: Draw tokens (True) or take the likeliest (False). None: draw if temperature, top_k,
@@ -203,8 +207,10 @@ class GenerationConfig:
         for given, value in overrides.items():
             name = ALIASES.get(given, given)
             if name not in _FIELDS:
+                near = did_you_mean(given, (*_FIELDS, *ALIASES))
                 raise InvalidInputError(
-                    f"{given!r} is not a generation parameter", remedy=f"Legal names: {', '.join(sorted(_FIELDS))}."
+                    f"{given!r} is not a generation parameter",
+                    remedy=near or f"Legal names: {', '.join(sorted(_FIELDS))}.",
                 )
             if name in values:
                 raise InvalidInputError(f"{name!r} is given twice, once as {given!r}", remedy="Give it once.")

@@ -20,6 +20,8 @@ also kept in ``remedy``.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 __all__ = [
     "BackendError",
     "BackendNotFoundError",
@@ -32,6 +34,7 @@ __all__ = [
     "OutputError",
     "UnsupportedCapabilityError",
     "UnsupportedModelError",
+    "did_you_mean",
 ]
 
 
@@ -51,6 +54,14 @@ class GenAIError(Exception):
     def __reduce__(self) -> tuple[object, ...]:
         # Exception.__reduce__ would call __init__ with the finished message and lose the remedy.
         return _rebuild, (type(self), self.args, self.__dict__)
+
+
+def did_you_mean(name: str, names: Iterable[str]) -> str:
+    """``" Did you mean 'x'?"`` for the nearest of some names, nothing where none is near; for the end of a remedy."""
+    import difflib  # noqa: PLC0415 - only errors need it
+
+    found = difflib.get_close_matches(name, list(names), n=1)
+    return f" Did you mean {found[0]!r}?" if found else ""
 
 
 def _rebuild(cls: type[GenAIError], args: tuple[object, ...], state: dict[str, object]) -> GenAIError:
@@ -113,17 +124,21 @@ class CacheOverflowError(GenAIError):
     """A row has no room for the new tokens. The cache is as it was before the call.
 
     Args:
-        row: The first row that does not fit.
-        needed: Tokens that this row would hold after the step.
-        capacity: Tokens that it can hold.
+        row: The first row that does not fit; with ``is_prompt``, the first prompt.
+        needed: Tokens that this row would hold after the step, or that the prompt has.
+        capacity: Tokens that it can hold, or that the model takes.
+        is_prompt: No cache was made yet: a prompt is longer than the model's context.
     """
 
-    def __init__(self, row: int, needed: int, capacity: int) -> None:
+    def __init__(self, row: int, needed: int, capacity: int, *, is_prompt: bool = False) -> None:
         self.row, self.needed, self.capacity = int(row), int(needed), int(capacity)
-        super().__init__(
-            f"Row {self.row} of the cache would hold {self.needed} tokens, its capacity is {self.capacity}",
-            remedy="Create the cache with a larger capacity, or rewind or reset the row first.",
-        )
+        if is_prompt:
+            what = f"Prompt {self.row} has {self.needed} tokens, and the model takes at most {self.capacity}"
+            remedy = "Shorten it, or take a model with a longer context."
+        else:
+            what = f"Row {self.row} of the cache would hold {self.needed} tokens, its capacity is {self.capacity}"
+            remedy = "Create the cache with a larger capacity, or rewind or reset the row first."
+        super().__init__(what, remedy=remedy)
 
 
 class CacheRewindError(GenAIError):

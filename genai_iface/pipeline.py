@@ -58,7 +58,8 @@ class TextGenerationPipeline:
 
     Args:
         folder: A folder that holds a model, a ``.onnx`` file, or an id ``ORG/NAME[:VARIANT]`` of the Hugging Face Hub,
-            which is downloaded if it is not in the local cache; None for the model that comes with the package.
+            which is downloaded if it is not in the local cache; "onnx-prose" or None for the model that comes with the
+            package.
         backend: A registered name, or a backend object.
         device: An identifier from the backend's ``devices()``; None for its default.
         options: The backend's own settings by name.
@@ -364,6 +365,7 @@ class TextGenerationPipeline:
 
         Raises:
             InvalidInputError: Nothing bounds the conversation.
+            UnsupportedCapabilityError: The folder has no chat template, and none is given.
             InsufficientMemoryError: Its cache would need more memory than there is.
         """
         self._driver.check_open()

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from genai_iface.errors import BackendError, BackendNotFoundError
+from genai_iface.errors import BackendError, BackendNotFoundError, did_you_mean
 from genai_iface.protocols import Backend, Model
 from genai_iface.version import negotiate_version
 
@@ -50,7 +50,7 @@ def load_backend(name: str, /) -> Backend:
         names = ", ".join(list_backends()) or "none"
         raise BackendNotFoundError(
             f"There is no backend {name!r}; registered: {names}",
-            remedy="Install the package that brings it, or choose one of these.",
+            remedy=f"Install the package that brings it, or choose one of these.{did_you_mean(name, list_backends())}",
         )
     entry = found[0]
     try:

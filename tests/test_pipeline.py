@@ -22,6 +22,7 @@ from genai_iface import (
     TextGenerationPipeline,
     UnsupportedCapabilityError,
 )
+from genai_iface.config import DEFAULT_MAX_NEW_TOKENS
 from tests.fakes import ALL_CAPABILITIES, ByteTokenizer, FakeModel, speaks
 from tests.generation.text.tokenizers_for_tests import metaspace
 
@@ -160,15 +161,24 @@ def test_what_is_not_supported_or_unknown_is_refused() -> None:
         pipeline.generate("a", num_beams=4, temperature=0.5)
     with pytest.raises(InvalidInputError, match="'temprature' is not a generation parameter"):
         pipeline.stream("a", temprature=1)
-    with pytest.raises(CacheOverflowError):
+    with pytest.raises(CacheOverflowError, match=r"Prompt 0 has 300 tokens, and the model takes at most 256\. Shorten"):
         pipeline.stream("a" * 300)
     assert model_of(pipeline).caches == []
 
 
-def test_something_must_bound_the_output() -> None:
+def test_a_call_that_names_no_length_is_bounded() -> None:
     pipeline = hashing(context_length=None)
-    with pytest.raises(InvalidInputError, match="max_new_tokens"):
-        pipeline.generate("a")
+    result = pipeline.generate(["a", "a longer one"], ignore_eos=True)
+    assert list(map(len, result.token_ids)) == [DEFAULT_MAX_NEW_TOKENS] * 2
+    assert result.finish_reasons == ["length"] * 2
+    assert sum(len(chunk.token_ids) for chunk in pipeline.stream("a", ignore_eos=True)) == DEFAULT_MAX_NEW_TOKENS
+    # What the model's folder names, and the context, count as before.
+    config = GenerationConfig(max_new_tokens=3)
+    model = FakeModel(258)
+    named = TextGenerationPipeline.from_parts(model, ByteTokenizer(), config)
+    assert len(named.generate("a", ignore_eos=True).token_ids[0]) == 3
+    short = hashing(context_length=20)
+    assert len(short.generate("abcd", ignore_eos=True).token_ids[0]) == 16
     assert len(pipeline.generate("a", max_length=5).token_ids[0]) == 4
 
 

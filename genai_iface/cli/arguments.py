@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from genai_iface.errors import InvalidInputError
+from genai_iface.models import EMBEDDED
 
 __all__ = [
     "SOURCE",
@@ -19,13 +20,14 @@ __all__ = [
     "add_source_options",
     "add_template_argument",
     "chat_template_of",
+    "not_negative",
     "parse_options",
     "positive",
     "read_text",
     "source_of",
 ]
 
-SOURCE = "a folder that holds a model, a .onnx file, or an id ORG/NAME[:VARIANT] of the Hugging Face Hub"
+SOURCE = f"a folder that holds a model, a .onnx file, an id ORG/NAME[:VARIANT] of the Hugging Face Hub, or {EMBEDDED}"
 """What a command takes as a model, for its help."""
 
 
@@ -116,6 +118,21 @@ def positive(text: str, /) -> int:
         value = 0
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not an integer of at least 1")
+    return value
+
+
+def not_negative(text: str, /) -> float:
+    """A number of at least 0, for argparse.
+
+    Raises:
+        argparse.ArgumentTypeError: It is something else.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of at least 0")
     return value
 
 

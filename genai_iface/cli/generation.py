@@ -12,35 +12,96 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from genai_iface.cli.arguments import parse_options
+from genai_iface.cli.arguments import parse_options, positive, source_of
 from genai_iface.cli.progress import Progress
-from genai_iface.config import GenerationConfig
+from genai_iface.config import DEFAULT_MAX_NEW_TOKENS, GenerationConfig
+from genai_iface.generation.speculation.speculator import DraftModel, PromptLookup, Speculation
 from genai_iface.pipeline import TextGenerationPipeline
+from genai_iface.registry import load_model
 
-__all__ = ["add_generation_arguments", "cancel_on_interrupt", "load_pipeline", "overrides_of"]
+__all__ = [
+    "add_generation_arguments",
+    "add_speculation_arguments",
+    "cancel_on_interrupt",
+    "load_pipeline",
+    "overrides_of",
+    "speculation_of",
+]
+
+_DRAFTS = 8
 
 
-def add_generation_arguments(parser: argparse.ArgumentParser, /, *, max_new_tokens: int, of: str = "") -> None:
+def add_generation_arguments(parser: argparse.ArgumentParser, /, *, of: str = "") -> None:
     """Adds --max-new-tokens, --temperature and the like.
 
     Args:
         parser: The command's.
-        max_new_tokens: What ``overrides_of`` takes where neither the user nor the model says it.
         of: What is bounded, for the help: " of an answer".
     """
     how = parser.add_argument_group(
         "generation", "What is not given here comes from the model's generation_config.json."
     )
-    how.add_argument("--max-new-tokens", type=int, metavar="N", help=f"most tokens{of} (default: {max_new_tokens})")
+    how.add_argument(
+        "--max-new-tokens",
+        type=int,
+        metavar="N",
+        help=f"most tokens{of} (default: the model's own number, else {DEFAULT_MAX_NEW_TOKENS})",
+    )
     how.add_argument("--temperature", type=float, metavar="T", help="draw at this temperature; 0 takes the likeliest")
     how.add_argument("--top-k", type=int, metavar="K", help="draw among the K likeliest tokens")
     how.add_argument("--top-p", type=float, metavar="P", help="draw among the likeliest tokens that reach P together")
     how.add_argument("--min-p", type=float, metavar="P", help="drop tokens below P times the likeliest")
     how.add_argument("--repetition-penalty", type=float, metavar="R", help="above 1 discourages tokens that occurred")
     how.add_argument("--seed", type=int, metavar="N", help="draw with this seed")
+    how.add_argument("--num-beams", type=int, metavar="N", help="search with so many beams, in place of one path")
     how.add_argument(
         "--stop", action="append", dest="stop_strings", metavar="TEXT", help="end before this text; may be repeated"
     )
+
+
+def add_speculation_arguments(parser: argparse.ArgumentParser, /) -> None:
+    """Adds --prompt-lookup and --draft-model."""
+    how = parser.add_argument_group("speculation", "Guessed tokens are checked together; the text is the same, sooner.")
+    which = how.add_mutually_exclusive_group()
+    which.add_argument(
+        "--prompt-lookup",
+        nargs="?",
+        type=positive,
+        const=_DRAFTS,
+        metavar="N",
+        help=f"guess up to N tokens from what followed the same words before (N: {_DRAFTS})",
+    )
+    which.add_argument("--draft-model", metavar="SOURCE", help="guess with a smaller model that has the same tokens")
+
+
+@contextmanager
+def speculation_of(arguments: argparse.Namespace, progress: Progress, /) -> Iterator[Speculation | None]:
+    """What --prompt-lookup or --draft-model asks for, None for neither.
+
+    Args:
+        arguments: Those of the command.
+        progress: Shows that the smaller model is being loaded.
+
+    Yields:
+        For the keyword ``speculation`` of ``generate`` and ``chat``.
+
+    Raises:
+        GenAIError: The smaller model cannot be loaded.
+    """
+    if arguments.prompt_lookup is not None:
+        yield PromptLookup(arguments.prompt_lookup)
+    elif arguments.draft_model is not None:
+        with progress.loading():
+            draft = load_model(
+                source_of(argparse.Namespace(variant=None, revision=None), arguments.draft_model),
+                backend=arguments.backend,
+            )
+        try:
+            yield DraftModel(draft)
+        finally:
+            draft.close()
+    else:
+        yield None
 
 
 def overrides_of(arguments: argparse.Namespace, /) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import importlib
 import io
 import os
 import pkgutil
+import re
 import sys
 from collections.abc import Sequence
 from contextlib import suppress
@@ -20,9 +21,13 @@ from typing import Any, NoReturn
 
 import genai_iface
 from genai_iface.cli import commands as command_modules
-from genai_iface.errors import BackendError, GenAIError, OutputError
+from genai_iface.errors import BackendError, GenAIError, OutputError, did_you_mean
 
 __all__ = ["build_parser", "main"]
+
+# As argparse words it, with quotes or without.
+_CHOICE = re.compile(r"invalid choice: '([^']*)' \(choose from (.*)\)")
+_WORD = re.compile(r"[\w-]+")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -34,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     for found in pkgutil.iter_modules(command_modules.__path__, f"{command_modules.__name__}."):
         command = importlib.import_module(found.name)
         subparser = command.add_parser(commands)
-        subparser.set_defaults(run=command.run)
+        subparser.set_defaults(run=command.run, parser=subparser)
         # Also legal after the command; SUPPRESS leaves the value that was given before it.
         subparser.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     return parser
@@ -72,7 +77,31 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 class _Parser(argparse.ArgumentParser):
-    """A parser whose help is not lost in silence: argparse's own ignores an output that cannot be written."""
+    """A parser whose help is not lost in silence, and that knows what was mistyped.
+
+    argparse's own ignores an output that cannot be written.
+    """
+
+    def error(self, message: str) -> NoReturn:
+        """Says what is wrong, and what may have been meant; ends the program with 2.
+
+        Args:
+            message: What is wrong.
+        """
+        choice = _CHOICE.search(message)
+        if choice is not None:
+            message += did_you_mean(choice[1], _WORD.findall(choice[2]))
+        super().error(message)
+
+    def refuse_unknown(self, given: Sequence[str]) -> NoReturn:
+        """Ends the program with 2 for arguments that this command does not take.
+
+        Args:
+            given: The arguments.
+        """
+        options = [name for action in self._actions for name in action.option_strings]
+        near = did_you_mean(given[0].partition("=")[0], options) if given[0].startswith("-") else ""
+        self.error(f"unrecognized arguments: {' '.join(given)}.{near}")
 
     def print_help(self, file: Any = None) -> None:
         """Prints the help, on the standard output unless said otherwise.
@@ -97,7 +126,10 @@ class _Version(argparse.Action):
 def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; ends the program where they are wrong, or where --help or --version has printed something."""
     try:
-        return build_parser().parse_args(argv)
+        arguments, unknown = build_parser().parse_known_args(argv)
+        if unknown:
+            arguments.parser.refuse_unknown(unknown)
+        return arguments
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else 2
     except OSError as error:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from genai_iface.config import GenerationConfig
+from genai_iface.config import DEFAULT_MAX_NEW_TOKENS, GenerationConfig
 from genai_iface.errors import CacheOverflowError, InvalidInputError
 from genai_iface.generation._supported import check_supported, check_together
 from genai_iface.generation.hooks import GenerationHooks
@@ -38,6 +38,7 @@ class GenerationRequest:
         continues_text: Whether the text goes on where the prompt ends, or begins anew.
         seed: What the result reports.
         started: When the call began, by ``time.perf_counter``.
+        is_bounded: Whether the caller or the model said how long the output may be, for every prompt.
     """
 
     prompts: Sequence[list[int]]
@@ -47,6 +48,7 @@ class GenerationRequest:
     continues_text: bool = True
     seed: int | None = None
     started: float = dataclasses.field(default_factory=perf_counter)
+    is_bounded: bool = True
 
     @property
     def sequences(self) -> list[tuple[list[int], GenerationConfig]]:
@@ -58,11 +60,6 @@ class GenerationRequest:
     def num_sequences(self) -> int:
         """How many sequences the result has."""
         return sum(config.num_return_sequences for config in self.configs)
-
-    @property
-    def is_bounded(self) -> bool:
-        """Whether every configuration itself limits the length of the output."""
-        return all(config.max_new_tokens is not None or config.max_length is not None for config in self.configs)
 
 
 def make_request(
@@ -89,7 +86,7 @@ def make_request(
         chat_template: Which template renders a conversation.
 
     Raises:
-        InvalidInputError: A prompt is empty, a parameter is not legal, or nothing bounds the output.
+        InvalidInputError: A prompt is empty, or a parameter is not legal.
         UnsupportedCapabilityError: What was asked cannot be done together.
         CacheOverflowError: A prompt is longer than the model's context.
     """
@@ -99,15 +96,17 @@ def make_request(
     for one in given:
         check_supported(one)
     check_together(given, hooks)
-    seeded, seed = _with_seeds([_ending(one, eos_token_ids) for one in given])
+    seeded, seed = _with_seeds([_bounded(_ending(one, eos_token_ids)) for one in given])
     return GenerationRequest(
         prompts=encoded.token_ids,
         configs=seeded,
         hooks=hooks,
-        capacity=_capacity_for(spec, encoded.token_ids, seeded),
+        # A runtime that owns the loop knows its own context; it is asked for less where the caller said so.
+        capacity=_capacity_for(spec, encoded.token_ids, given if spec is None else seeded),
         continues_text=encoded.continues_text,
         seed=seed,
         started=started,
+        is_bounded=all(map(_is_bounded, given)),
     )
 
 
@@ -140,6 +139,15 @@ def _ending(config: GenerationConfig, eos_token_ids: Sequence[int]) -> Generatio
     return dataclasses.replace(config, eos_token_id=tuple(eos_token_ids))
 
 
+def _is_bounded(config: GenerationConfig) -> bool:
+    return config.max_new_tokens is not None or config.max_length is not None
+
+
+def _bounded(config: GenerationConfig) -> GenerationConfig:
+    """The configuration with a limit, where it names none: a model may never end by itself."""
+    return config if _is_bounded(config) else dataclasses.replace(config, max_new_tokens=DEFAULT_MAX_NEW_TOKENS)
+
+
 def _with_seeds(configs: Sequence[GenerationConfig]) -> tuple[list[GenerationConfig], int | None]:
     """The configurations with a seed wherever tokens are drawn, and the seed to report.
 
@@ -159,22 +167,16 @@ def _capacity_for(spec: ModelSpec | None, prompts: Sequence[Sequence[int]], conf
 
     Raises:
         CacheOverflowError: A prompt is longer than the model's context.
-        InvalidInputError: Nothing bounds the output.
     """
     context = UNBOUNDED if spec is None else context_of(spec)
     needed = 1
     for row, (prompt, config) in enumerate(zip(prompts, configs, strict=True)):
         if context is not None and len(prompt) > context:
-            raise CacheOverflowError(row, len(prompt), context)
+            raise CacheOverflowError(row, len(prompt), context, is_prompt=True)
         bounds = [] if context is None else [context]
         if config.max_new_tokens is not None:
             bounds.append(len(prompt) + config.max_new_tokens)
         if config.max_length is not None:
             bounds.append(max(len(prompt), config.max_length))
-        if not bounds:
-            raise InvalidInputError(
-                "Nothing bounds the length of the output: the model has no context length",
-                remedy="Give max_new_tokens or max_length.",
-            )
         needed = max(needed, min(bounds))
     return needed

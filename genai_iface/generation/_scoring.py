@@ -51,7 +51,7 @@ def score_tokens(
         )
     context = context_of(model.spec)
     if context is not None and len(tokens) > context:
-        raise CacheOverflowError(0, len(tokens), context)
+        raise CacheOverflowError(0, len(tokens), context, is_prompt=True)
     found: list[TokenLogprob] = []
 
     def observe(index: int, first: int, logits: NDArray[np.float32]) -> None:

@@ -4,9 +4,12 @@
 
 from pathlib import Path
 
-__all__ = ["default_folder"]
+__all__ = ["EMBEDDED", "default_folder"]
+
+EMBEDDED = "onnx-prose"
+"""What names the embedded model wherever a model is named, unless there is a file or folder of that name."""
 
 
 def default_folder() -> Path:
     """The folder of the embedded model."""
-    return Path(__file__).parent / "onnx-prose"
+    return Path(__file__).parent / EMBEDDED

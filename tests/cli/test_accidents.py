@@ -80,10 +80,12 @@ PRINTING: dict[str, Callable[[Path], list[str]]] = {
     "bench --json": lambda folder: [
         *("bench", str(folder), "--prompt-tokens", "2", "--new-tokens", "2", "--repeats", "1", "--json"),
     ],
-    "verify": lambda folder: ["verify", str(folder), "--backend", "numpy", "--steps", "2", "--prompt-tokens", "2"],
+    "verify": lambda folder: ["verify", str(folder), "--backend", "ort", "--steps", "2", "--prompt-tokens", "2"],
     "verify --json": lambda folder: [
-        *("verify", str(folder), "--backend", "numpy", "--steps", "2", "--prompt-tokens", "2", "--json"),
+        *("verify", str(folder), "--backend", "ort", "--steps", "2", "--prompt-tokens", "2", "--json"),
     ],
+    "perplexity": lambda folder: ["perplexity", str(Path(__file__).parent / "__init__.py")],
+    "perplexity --json": lambda folder: ["perplexity", str(Path(__file__).parent / "__init__.py"), "--json"],
     "conformance --list": lambda folder: ["conformance", "--list"],
     "conformance": lambda folder: ["conformance", "numpy", "--level", "0"],
     "devices": lambda folder: ["devices"],

@@ -166,7 +166,7 @@ def test_every_generation_option_reaches_the_configuration(loads: Loads, monkeyp
             seed=4,
             stop_strings=("a", "b"),
         ),
-        GenerationConfig(max_new_tokens=128),
+        GenerationConfig(max_new_tokens=None),
     ]
 
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,12 +17,12 @@ __all__ = ["parsed_once"]
 
 @contextmanager
 def parsed_once() -> Iterator[None]:
-    """Readers of one file are one object while this lasts.
+    """Readers of one file, and maps of the names of one architecture, are one object while this lasts.
 
     The reader makes an array of every token of the vocabulary, which takes up to half a minute, and Transformers makes
-    a reader each for the configuration, the weights and the tokenizer.
+    a reader each for the configuration, the weights and the tokenizer, and a map of names for every module.
     """
-    plain = gguf.GGUFReader
+    plain, plain_names = gguf.GGUFReader, gguf.get_tensor_name_map
     held: dict[tuple[str, str], Any] = {}
 
     def reader(path: str | os.PathLike[str], mode: Any = "r") -> Any:
@@ -31,7 +32,8 @@ def parsed_once() -> Iterator[None]:
         return held[key]
 
     gguf.GGUFReader = reader
+    gguf.get_tensor_name_map = functools.cache(plain_names)
     try:
         yield
     finally:
-        gguf.GGUFReader = plain
+        gguf.GGUFReader, gguf.get_tensor_name_map = plain, plain_names

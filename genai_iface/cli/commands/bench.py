@@ -16,6 +16,7 @@ from genai_iface.cli.arguments import SOURCE, add_source_options, parse_options,
 from genai_iface.cli.progress import Progress
 from genai_iface.cli.text import printable
 from genai_iface.config import GenerationConfig
+from genai_iface.errors import InvalidInputError
 from genai_iface.generation.generator import ModelGenerator
 from genai_iface.protocols import Model
 from genai_iface.registry import load_model
@@ -50,7 +51,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Runs the command."""
+    """Runs the command.
+
+    Raises:
+        InvalidInputError: There is nothing to measure.
+    """
+    if arguments.new_tokens < 2:
+        raise InvalidInputError("--new-tokens is 1: the first token is the prompt's work", remedy="Give 2 or more.")
+    if arguments.compare == arguments.backend:
+        raise InvalidInputError(f"--compare names {arguments.backend!r} again", remedy="Name another backend.")
     folder = source_of(arguments, arguments.source)
     progress = Progress()
     with progress.loading():

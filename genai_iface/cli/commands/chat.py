@@ -14,9 +14,11 @@ from genai_iface._new_files import new_file
 from genai_iface.cli.arguments import add_model_arguments, add_template_argument, chat_template_of
 from genai_iface.cli.generation import (
     add_generation_arguments,
+    add_speculation_arguments,
     cancel_on_interrupt,
     load_pipeline,
     overrides_of,
+    speculation_of,
 )
 from genai_iface.cli.progress import Progress
 from genai_iface.errors import GenAIError, InvalidInputError
@@ -25,7 +27,6 @@ from genai_iface.results import Chunk
 
 __all__ = ["add_parser", "run"]
 
-_DEFAULT_MAX_NEW_TOKENS = 512
 _HELP = """\
 /reset         forget the conversation
 /system TEXT   set the system message; without TEXT remove it
@@ -49,7 +50,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--system", metavar="TEXT", help="the system message")
     add_template_argument(parser)
     add_model_arguments(parser)
-    add_generation_arguments(parser, max_new_tokens=_DEFAULT_MAX_NEW_TOKENS, of=" of an answer")
+    add_generation_arguments(parser, of=" of an answer")
+    add_speculation_arguments(parser)
     return parser
 
 
@@ -61,11 +63,13 @@ def run(arguments: argparse.Namespace) -> int:
     """
     template = chat_template_of(arguments)
     progress = Progress()
-    pipeline = load_pipeline(arguments, progress)
-    overrides = overrides_of(arguments)
-    if pipeline.generation_config.max_new_tokens is None:
-        overrides.setdefault("max_new_tokens", _DEFAULT_MAX_NEW_TOKENS)
-    with pipeline, pipeline.chat(system=arguments.system, chat_template=template, **overrides) as session:
+    with (
+        load_pipeline(arguments, progress) as pipeline,
+        speculation_of(arguments, progress) as speculation,
+        pipeline.chat(
+            system=arguments.system, chat_template=template, speculation=speculation, **overrides_of(arguments)
+        ) as session,
+    ):
         _Loop(session, pipeline.cancel, progress).run()
     return 0
 

@@ -84,6 +84,11 @@ def run(arguments: argparse.Namespace) -> int:
 
     cache = Path(arguments.cache) if arguments.cache else _default_cache()
     cases = [case for name in names for case in cases_of(name, opsets=opsets, dtypes=dtypes)]
+    print(
+        f"{len(cases)} exports of {len(names)} families, about {max(1, len(cases) * 6 // arguments.jobs // 60)} min; "
+        "--families limits them, and what was exported before is kept",
+        file=sys.stderr,
+    )
     with _bar("exporting", len(cases)) as advance:
         run_exports(cases, cache, jobs=arguments.jobs, done=lambda case, _: advance(case.name))
     rows: list[dict[str, Any]] = []

@@ -13,9 +13,11 @@ from typing import Any
 from genai_iface.cli.arguments import add_model_arguments, add_template_argument, chat_template_of, read_text
 from genai_iface.cli.generation import (
     add_generation_arguments,
+    add_speculation_arguments,
     cancel_on_interrupt,
     load_pipeline,
     overrides_of,
+    speculation_of,
 )
 from genai_iface.cli.progress import Progress
 from genai_iface.errors import InvalidInputError
@@ -24,7 +26,6 @@ from genai_iface.results import Chunk, GenerationResult, PerfMetrics
 
 __all__ = ["add_parser", "run"]
 
-_DEFAULT_MAX_NEW_TOKENS = 128
 _CANCELLED = 130
 _FORMS = frozenset({"json_schema", "regex", "lark_grammar"})
 _DIM, _PLAIN = "\x1b[2m", "\x1b[0m"
@@ -46,7 +47,8 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
 
     add_model_arguments(parser)
 
-    add_generation_arguments(parser, max_new_tokens=_DEFAULT_MAX_NEW_TOKENS)
+    add_generation_arguments(parser)
+    add_speculation_arguments(parser)
     form = parser.add_argument_group(
         "form of the output",
         'At most one of these; they need "genai-iface[grammar]" to be installed.',
@@ -76,16 +78,13 @@ def run(arguments: argparse.Namespace) -> int:
     prompt: Prompt = _as_messages(text, arguments.system) if is_chat else text
     overrides = _overrides(arguments)
     progress = Progress()
-    pipeline = load_pipeline(arguments, progress)
-    with pipeline:
-        if "max_new_tokens" not in overrides and pipeline.generation_config.max_new_tokens is None:
-            overrides["max_new_tokens"] = _DEFAULT_MAX_NEW_TOKENS
+    with load_pipeline(arguments, progress) as pipeline, speculation_of(arguments, progress) as speculation:
         # A reader sees what is continued; a program gets the continuation alone.
         head = f"{_DIM}{text}{_PLAIN}" if isinstance(prompt, str) and sys.stdout.isatty() else ""
         printer = None if arguments.json else _Printer(progress, head, waits=arguments.no_stream)
         with cancel_on_interrupt(pipeline.cancel):
             try:
-                result = pipeline.generate(prompt, on_chunk=printer, **chosen, **overrides)
+                result = pipeline.generate(prompt, on_chunk=printer, speculation=speculation, **chosen, **overrides)
             finally:
                 progress.stop()
                 if printer is not None:

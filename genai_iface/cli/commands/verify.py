@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genai_iface._tolerance import LOGIT_TOLERANCES, ROUNDED_ACTIVATIONS_TOLERANCE, relative_difference
-from genai_iface.cli.arguments import SOURCE, add_source_options, parse_options, positive, source_of
+from genai_iface.cli.arguments import SOURCE, add_source_options, not_negative, parse_options, positive, source_of
 from genai_iface.cli.progress import Progress
+from genai_iface.errors import InvalidInputError
 from genai_iface.protocols import Model
 from genai_iface.registry import load_model
 
@@ -76,7 +77,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--prompt-tokens", type=positive, default=16, metavar="N", help="tokens of the longest prompt")
     parser.add_argument("--batch-size", type=positive, default=3, metavar="B", help="prompts, of different lengths")
     parser.add_argument(
-        "--tolerance", type=float, metavar="T", help="largest legal difference, as a part of the largest logit"
+        "--tolerance", type=not_negative, metavar="T", help="largest legal difference, as a part of the largest logit"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     return parser
@@ -87,7 +88,15 @@ def run(arguments: argparse.Namespace) -> int:
 
     Returns:
         0 if all differences are within the tolerance and tokens differ at near ties only, otherwise 1.
+
+    Raises:
+        InvalidInputError: A backend is compared with itself.
     """
+    if (arguments.backend, arguments.device, arguments.option) == (arguments.against, None, []):
+        raise InvalidInputError(
+            f"--backend and --against are both {arguments.backend!r}, which agrees with itself",
+            remedy="Name another reference, or a --device or --option of the backend to judge.",
+        )
     folder = source_of(arguments, arguments.source)
     with Progress().loading():
         reference = load_model(folder, backend=arguments.against)
@@ -97,7 +106,8 @@ def run(arguments: argparse.Namespace) -> int:
     try:
         tolerance, reason = arguments.tolerance, ""
         if tolerance is None:
-            tolerance = max(LOGIT_TOLERANCES[layer.dtype] for layer in reference.spec.cache.layers)
+            dtypes = {layer.dtype for layer in reference.spec.cache.layers} or {"float32"}
+            tolerance = max(LOGIT_TOLERANCES[dtype] for dtype in dtypes)
             if tolerance < ROUNDED_ACTIVATIONS_TOLERANCE and _rounds_activations(folder, arguments):
                 tolerance, reason = ROUNDED_ACTIVATIONS_TOLERANCE, _ROUNDED_ACTIVATIONS
         steps = compare(

@@ -15,7 +15,7 @@ from genai_iface.folder._load import MODEL_FILE
 from genai_iface.folder.resolve._choose import choose
 from genai_iface.folder.resolve._levels import levels_of
 from genai_iface.folder.resolve._listing import Listing, list_folder
-from genai_iface.folder.resolve._source import HubId, LocalPath, is_id, parse_source
+from genai_iface.folder.resolve._source import HubId, LocalPath, is_embedded, is_id, parse_source
 from genai_iface.folder.resolve._variants import Variant, find_variants
 
 __all__ = ["Located", "as_checkpoint", "as_path", "list_variants", "locate"]
@@ -68,11 +68,13 @@ def locate(source: str | PathLike[str], *, variant: str | None = None, revision:
 def as_path(
     source: str | PathLike[str], *, variant: str | None = None, revision: str | None = None
 ) -> str | PathLike[str]:
-    """What a backend can be given: a path as it is, and in place of an id, or with a variant, the path of that model.
+    """What a backend can be given: a path as it is, and in place of a name, or with a variant, the path of that model.
 
     Raises:
         GenAIError: As ``locate``.
     """
+    if is_embedded(source):
+        return locate(source, variant=variant, revision=revision).path
     if variant is None and revision is None and not is_id(source):
         return source
     return locate(source, variant=variant, revision=revision).path

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""What a user names a model by: a path of this machine, or an id of the Hugging Face Hub."""
+"""What a user names a model by: a path of this machine, an id of the Hugging Face Hub, or the embedded model's name."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from os import PathLike
 from pathlib import Path
 
 from genai_iface.errors import InvalidInputError
+from genai_iface.models import EMBEDDED, default_folder
 
-__all__ = ["HubId", "LocalPath", "is_id", "parse_source"]
+__all__ = ["HubId", "LocalPath", "is_embedded", "is_id", "parse_source"]
 
 # ORG/NAME[:VARIANT]; the hub allows letters, digits, and . _ - between them.
 _ID = re.compile(r"([A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95})(?::([^:\s][^:\n]*))?", re.ASCII)
@@ -50,8 +51,13 @@ def is_id(source: str | PathLike[str]) -> bool:
     return isinstance(source, str) and not _exists(Path(source)) and _as_id(source) is not None
 
 
+def is_embedded(source: str | PathLike[str]) -> bool:
+    """Whether it is the name of the embedded model, and of nothing that exists."""
+    return source == EMBEDDED and not _exists(Path(source))
+
+
 def parse_source(source: str | PathLike[str]) -> LocalPath | HubId:
-    """Tells a path from an id. What exists is a path; only a text, and no ``Path``, may be an id.
+    """Tells a path from a name. What exists is a path; only a text, and no ``Path``, may be an id or a name.
 
     Raises:
         InvalidInputError: It is neither.
@@ -59,6 +65,8 @@ def parse_source(source: str | PathLike[str]) -> LocalPath | HubId:
     path = Path(source)
     if _exists(path):
         return LocalPath(path)
+    if is_embedded(source):
+        return LocalPath(default_folder())
     text = source if isinstance(source, str) else ""
     before, _, variant = text.rpartition(":")
     if before and variant and _exists(Path(before)):
@@ -68,7 +76,8 @@ def parse_source(source: str | PathLike[str]) -> LocalPath | HubId:
         return found
     raise InvalidInputError(
         f"{str(source)!r} cannot be opened: there is no such file or folder",
-        remedy="Give a folder that holds a model, a .onnx file, or the id of a repository: ORG/NAME[:VARIANT].",
+        remedy="Give a folder that holds a model, a .onnx file, the id of a repository (ORG/NAME[:VARIANT]), or "
+        f"{EMBEDDED!r}, the model that comes with the package.",
     )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Protocol, Self
 
-from genai_iface.errors import InvalidInputError
+from genai_iface.errors import InvalidInputError, UnsupportedCapabilityError
 from genai_iface.generation._own_process import OwnProcess
 from genai_iface.generation.engine import Engine
 from genai_iface.generation.hooks import GenerationHooks
@@ -47,6 +47,9 @@ class ChatSession:
         tools: What the template is told about tools.
         chat_template: Which template: a name, or a template itself; None for the tokenizer's choice.
         template_kwargs: Further variables of the template.
+
+    Raises:
+        UnsupportedCapabilityError: The tokenizer has no template, and none is given.
     """
 
     def __init__(
@@ -61,6 +64,12 @@ class ChatSession:
         chat_template: str | None = None,
         template_kwargs: Mapping[str, Any] | None = None,
     ) -> None:
+        if chat_template is None and not getattr(tokenizer, "has_chat_template", True):
+            kept.close()
+            raise UnsupportedCapabilityError(
+                "This model has no chat template: it continues texts, and was not made for conversations",
+                remedy="Pass chat_template (--chat-template), or use generate.",
+            )
         self._tokenizer = tokenizer
         self._kept = kept
         self._run_engine = run
