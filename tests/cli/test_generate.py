@@ -146,7 +146,7 @@ def test_every_generation_option_reaches_the_configuration(loads: Loads, monkeyp
     generate = TextGenerationPipeline.generate
 
     def spy(self: TextGenerationPipeline, prompt: Any, **arguments: Any) -> Any:
-        fields = {name: value for name, value in arguments.items() if name != "on_chunk"}
+        fields = {name: value for name, value in arguments.items() if name not in ("on_chunk", "speculation")}
         configs.append(self.generation_config.replace(**fields))
         return generate(self, prompt, **arguments)
 
