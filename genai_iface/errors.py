@@ -34,7 +34,6 @@ __all__ = [
     "OutputError",
     "UnsupportedCapabilityError",
     "UnsupportedModelError",
-    "did_you_mean",
 ]
 
 
