@@ -9,16 +9,16 @@ import json
 import math
 import operator
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike, fspath
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from genai_iface._json_object import MAX_CONFIG_BYTES, parse_object
 from genai_iface.errors import InvalidInputError, did_you_mean
 
-__all__ = ["DEFAULT_MAX_NEW_TOKENS", "GenerationConfig"]
+__all__ = ["DEFAULT_MAX_NEW_TOKENS", "GenerationConfig", "GenerationOverrides"]
 
 DEFAULT_MAX_NEW_TOKENS = 256
 """Most new tokens of a call to a pipeline, or of a command, that names no length and whose model names none."""
@@ -54,6 +54,52 @@ _MOST_SHOWN = 200
 _SAMPLING = MappingProxyType(
     {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0, "typical_p": 1.0, "seed": None}
 )
+
+
+class GenerationOverrides(TypedDict, total=False):
+    """The fields of ``GenerationConfig`` as keywords, for type checkers and editors; lists pass for tuples.
+
+    A test holds the names against the dataclass and its aliases.
+    """
+
+    max_new_tokens: int | None
+    max_tokens: int | None
+    max_length: int | None
+    min_new_tokens: int
+    do_sample: bool | None
+    temperature: float
+    top_k: int
+    top_p: float
+    min_p: float
+    typical_p: float
+    repetition_penalty: float
+    presence_penalty: float
+    frequency_penalty: float
+    no_repeat_ngram_size: int
+    logit_bias: Mapping[int, float]
+    bad_words_ids: Sequence[Sequence[int]]
+    json_schema: str | Mapping[str, Any] | bool | None
+    regex: str | None
+    lark_grammar: str | None
+    grammar: str | None
+    stop_strings: str | Sequence[str]
+    stop: str | Sequence[str]
+    stop_token_ids: int | Sequence[int]
+    include_stop_str_in_output: bool
+    ignore_eos: bool
+    eos_token_id: int | Sequence[int] | None
+    num_beams: int
+    num_beam_groups: int
+    diversity_penalty: float
+    length_penalty: float
+    early_stopping: bool | Literal["never"]
+    num_return_sequences: int
+    logprobs: int | None
+    echo: bool
+    max_time: float | None
+    seed: int | None
+    rng_seed: int | None
+    random_seed: int | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

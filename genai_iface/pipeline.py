@@ -8,11 +8,11 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from os import PathLike
-from typing import TYPE_CHECKING, Any, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Self, TypeAlias, Unpack
 from weakref import WeakSet
 
 from genai_iface.capabilities import Capability
-from genai_iface.config import GenerationConfig
+from genai_iface.config import GenerationConfig, GenerationOverrides
 from genai_iface.generation._collect import collect
 from genai_iface.generation._driver import Driver
 from genai_iface.generation._engines import Engines, ModelEngines, StepSettings
@@ -234,7 +234,7 @@ class TextGenerationPipeline:
         prefix: str | PathLike[str] | None = None,
         speculation: Speculation | None = None,
         chat_template: str | None = None,
-        **overrides: Any,
+        **overrides: Unpack[GenerationOverrides],
     ) -> GenerationResult:
         """Generates until every sequence is done.
 
@@ -291,7 +291,7 @@ class TextGenerationPipeline:
         prefix: str | PathLike[str] | None = None,
         speculation: Speculation | None = None,
         chat_template: str | None = None,
-        **overrides: Any,
+        **overrides: Unpack[GenerationOverrides],
     ) -> Iterator[Chunk]:
         """Generates and yields text as it comes. Arguments and errors as ``generate``.
 
@@ -318,7 +318,7 @@ class TextGenerationPipeline:
         prefix: str | PathLike[str] | None = None,
         speculation: Speculation | None = None,
         chat_template: str | None = None,
-        **overrides: Any,
+        **overrides: Unpack[GenerationOverrides],
     ) -> AsyncIterator[Chunk]:
         """As ``stream``, for asyncio: the steps run in a worker thread.
 
@@ -346,7 +346,7 @@ class TextGenerationPipeline:
         stopping_criteria: Sequence[StopHook] = (),
         constraint: Constraint | None = None,
         speculation: Speculation | None = None,
-        **overrides: Any,
+        **overrides: Unpack[GenerationOverrides],
     ) -> ChatSession:
         """Starts a conversation that keeps its cache from turn to turn.
 

@@ -24,13 +24,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from os import PathLike
-from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
+from typing import Any, Protocol, Self, TypeAlias, Unpack, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from typing_extensions import TypeVar
 
-from genai_iface.config import GenerationConfig
+from genai_iface.config import GenerationConfig, GenerationOverrides
 from genai_iface.results import Chunk, FinishReason, GenerationResult
 from genai_iface.types import BackendInfo, Device, LogitsMode, ModelSpec, UpdateMode
 
@@ -577,7 +577,9 @@ class Pipeline(Protocol):
         """The defaults that a call's ``config`` and overrides replace."""
         ...
 
-    def generate(self, prompt: Prompt, config: GenerationConfig | None = None, **overrides: Any) -> GenerationResult:
+    def generate(
+        self, prompt: Prompt, config: GenerationConfig | None = None, **overrides: Unpack[GenerationOverrides]
+    ) -> GenerationResult:
         """Generates until every sequence is done.
 
         Args:
@@ -603,7 +605,9 @@ class Pipeline(Protocol):
         """
         ...
 
-    def stream(self, prompt: Prompt, config: GenerationConfig | None = None, **overrides: Any) -> Iterator[Chunk]:
+    def stream(
+        self, prompt: Prompt, config: GenerationConfig | None = None, **overrides: Unpack[GenerationOverrides]
+    ) -> Iterator[Chunk]:
         """Generates and yields text as it comes. Arguments and errors as ``generate``.
 
         Contract:

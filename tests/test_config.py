@@ -10,7 +10,7 @@ import json
 import pickle
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pytest
@@ -18,6 +18,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from genai_iface import GenerationConfig, InvalidInputError
+from genai_iface.config import ALIASES, GenerationOverrides
 from genai_iface.generation import GenerationHooks
 from genai_iface.generation.sampling.sampler import make_sampler
 
@@ -329,3 +330,12 @@ def test_no_values_raise_anything_else(values: dict[str, Any]) -> None:
         return
     assert isinstance(config.samples, bool)
     assert all(isinstance(token, int) for token in config.eos_token_ids)
+
+
+def test_the_keywords_are_the_fields_and_their_aliases() -> None:
+    fields = {field.name for field in dataclasses.fields(GenerationConfig)}
+    assert set(GenerationOverrides.__annotations__) == fields | set(ALIASES)
+    for name, hint in get_type_hints(GenerationOverrides).items():
+        default = getattr(GenerationConfig(), ALIASES.get(name, name))
+        # What a field holds by default, its keyword takes: None is legal in both or in neither.
+        assert (type(None) in get_args(hint)) == (default is None), name

@@ -6,8 +6,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, Unpack
 
+from genai_iface.config import GenerationOverrides
 from genai_iface.errors import InvalidInputError, UnsupportedCapabilityError
 from genai_iface.generation._own_process import OwnProcess
 from genai_iface.generation.engine import Engine
@@ -105,7 +106,14 @@ class ChatSession:
         """Measurements of the last answer; ``num_reused_tokens`` did not run again."""
         return self._metrics
 
-    def send(self, message: str | Message, /, *, hooks: GenerationHooks | None = None, **overrides: Any) -> str:
+    def send(
+        self,
+        message: str | Message,
+        /,
+        *,
+        hooks: GenerationHooks | None = None,
+        **overrides: Unpack[GenerationOverrides],
+    ) -> str:
         """Adds a message and returns the answer.
 
         Args:
@@ -120,17 +128,24 @@ class ChatSession:
         return "".join(chunk.text for chunk in self.stream(message, hooks=hooks, **overrides))
 
     def stream(
-        self, message: str | Message, /, *, hooks: GenerationHooks | None = None, **overrides: Any
+        self,
+        message: str | Message,
+        /,
+        *,
+        hooks: GenerationHooks | None = None,
+        **overrides: Unpack[GenerationOverrides],
     ) -> Iterator[Chunk]:
         """As ``send``, piece by piece. Closing the iterator ends the answer and keeps what there is of it."""
         added: Message = {"role": "user", "content": message} if isinstance(message, str) else dict(message)
         return self._answer([*self._messages, added], hooks, overrides)
 
-    def regenerate(self, *, hooks: GenerationHooks | None = None, **overrides: Any) -> str:
+    def regenerate(self, *, hooks: GenerationHooks | None = None, **overrides: Unpack[GenerationOverrides]) -> str:
         """Gives another answer to the last message and forgets the one that there was."""
         return "".join(chunk.text for chunk in self.stream_again(hooks=hooks, **overrides))
 
-    def stream_again(self, *, hooks: GenerationHooks | None = None, **overrides: Any) -> Iterator[Chunk]:
+    def stream_again(
+        self, *, hooks: GenerationHooks | None = None, **overrides: Unpack[GenerationOverrides]
+    ) -> Iterator[Chunk]:
         """As ``regenerate``, piece by piece.
 
         Raises:
@@ -143,7 +158,15 @@ class ChatSession:
             raise InvalidInputError("There is no message to answer", remedy="Send one first.")
         return self._answer(kept, hooks, overrides)
 
-    def edit(self, index: int, content: str, /, *, hooks: GenerationHooks | None = None, **overrides: Any) -> str:
+    def edit(
+        self,
+        index: int,
+        content: str,
+        /,
+        *,
+        hooks: GenerationHooks | None = None,
+        **overrides: Unpack[GenerationOverrides],
+    ) -> str:
         """Replaces the text of a message, forgets what follows it and returns a new answer.
 
         Args:

@@ -139,7 +139,8 @@ def empty_prompt(context: Context) -> None:
 def unknown_parameter(context: Context) -> None:
     """An unknown parameter is refused, not ignored."""
     pipeline = context.pipeline()
-    raises(InvalidInputError, lambda: pipeline.generate(PROMPT, temprature=0.5), "the parameter temprature")
+    mistyped = {"temprature": 0.5}
+    raises(InvalidInputError, lambda: pipeline.generate(PROMPT, **mistyped), "the parameter temprature")  # type: ignore[arg-type]
 
 
 @check("L4.errors.illegal_value", spec=["Pipeline.generate.4"])
