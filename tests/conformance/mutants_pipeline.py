@@ -13,7 +13,7 @@ from genai_iface.conformance._sampling_reference import law, uniform
 from tests.conformance import mutants_runtime  # noqa: F401 - registers its mutants
 from tests.conformance.mutants import MUTANTS, Mutant
 from tests.conformance.plain_pipeline import PlainPipeline, PlainStack
-from tests.states.mutants import STATE_MUTANTS
+from tests.states.mutants_levels import STATE_MUTANTS
 
 __all__ = ["ALL_MUTANTS", "LOOP_MUTANTS"]
 

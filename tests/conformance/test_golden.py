@@ -31,7 +31,7 @@ SHORT = [plan.name for plan in PLANS if plan.name != "long"]
 def test_they_are_small_and_pinned() -> None:
     files = {path.relative_to(GOLDEN).as_posix() for path in GOLDEN.rglob("*") if path.is_file()}
     assert files == {*manifest()["files"], "manifest.json"}
-    assert sum((GOLDEN / name).stat().st_size for name in files) < 2_400_000
+    assert sum((GOLDEN / name).stat().st_size for name in files) < 2_700_000
     assert manifest()["models"].keys() == BY_NAME.keys()
 
 

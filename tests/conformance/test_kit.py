@@ -221,7 +221,7 @@ def test_the_wrong_error_is_a_failure() -> None:
 # The two entries.
 
 
-@parametrize_checks(NUMPY, level=3)
+@parametrize_checks(NUMPY, level=1)
 def test_the_pytest_entry(run: Any) -> None:
     run()
 

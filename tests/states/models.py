@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from tests.model_files import write_config_files, write_tokenizer_files
-from tests.models import _ONNX_DTYPES, ModelOptions, _Builder, _rename_edges
+from tests.models import _ONNX_DTYPES, NUMPY_DTYPES, ModelOptions, _Builder, _rename_edges
 
 Mixer: TypeAlias = Literal["attention", "conv", "linear", "gated", "delta", "gated_delta", "gated_channels", "spelled"]
 
@@ -44,12 +45,14 @@ class StateOptions(ModelOptions):
         mixers: What each layer mixes tokens with. "gated_delta" has a convolution before it; "gated_channels" lets each
             key channel fade at a rate of its own; "spelled" is a convolution as Concat, Conv and Slice.
         counted: The graph has the input ``counts``, and padding leaves its states alone.
+        exact: Weights and tables are numbers that float32, float16 and bfloat16 all hold.
         domain: Of the state operators.
         opset: Of the default domain.
     """
 
     mixers: tuple[Mixer, ...] = ("conv", "attention")
     counted: bool = True
+    exact: bool = False
     domain: Literal["", "com.microsoft"] = ""
     opset: int = 27
 
@@ -80,6 +83,12 @@ class _StateBuilder(_Builder):
     """The plumbing of a decoder, with other mixers than attention."""
 
     o: StateOptions
+
+    def __init__(self, options: StateOptions) -> None:
+        super().__init__(options)
+        if options.exact:
+            # Rounded once, in ``constant``: twice gives other numbers.
+            self.dtype = np.dtype(np.float32)
 
     def build(self) -> onnx.ModelProto:
         o = self.o
@@ -116,6 +125,13 @@ class _StateBuilder(_Builder):
         if o.anonymous:
             _rename_edges(model)
         return model
+
+    def constant(self, name: str, array: np.ndarray) -> str:
+        if self.o.exact and np.issubdtype(array.dtype, np.floating):
+            # What is smaller than that has fewer digits in float16.
+            array = np.where(np.abs(array) < 2.0**-16, 0, array.astype(ml_dtypes.bfloat16))
+            array = array.astype(NUMPY_DTYPES[self.o.dtype])
+        return super().constant(name, array)
 
     def attention(self, layer: int, x: str) -> str:
         mixer = self.o.mixers[layer]
@@ -242,25 +258,32 @@ class StateOracle:
         """float64 (T, V): what follows each token."""
         x = self.w["embedding"][np.asarray(tokens)]
         for layer, mixer in enumerate(self.o.mixers):
-            x = x + self.mix(layer, mixer, self.norm(f"{layer}.attention", x))
+            x = self.store(x + self.mix(layer, mixer, self.norm(f"{layer}.attention", x)))
             y = self.norm(f"{layer}.mlp", x)
-            gate = y @ self.w[f"{layer}.gate.weight"]
-            active = gate / (1 + np.exp(-gate)) * (y @ self.w[f"{layer}.up.weight"])
-            x = x + active @ self.w[f"{layer}.down.weight"]
-        return self.norm("final", x) @ self.w["lm_head.weight"]
+            gate, up = self.linear(f"{layer}.gate", y), self.linear(f"{layer}.up", y)
+            active = self.store(self.store(gate * self.store(1 / (1 + np.exp(-gate)))) * up)
+            x = self.store(x + self.linear(f"{layer}.down", active))
+        return self.linear("lm_head", self.norm("final", x))
+
+    def store(self, x: np.ndarray) -> np.ndarray:
+        """What the model's type would keep of a tensor between two operators: here all of it."""
+        return x
+
+    def linear(self, name: str, x: np.ndarray) -> np.ndarray:
+        return self.store(x @ self.w[f"{name}.weight"])
 
     def norm(self, name: str, x: np.ndarray) -> np.ndarray:
-        return x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * self.w[f"{name}.norm"]
+        return self.store(x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * self.w[f"{name}.norm"])
 
     def mix(self, layer: int, mixer: Mixer, x: np.ndarray) -> np.ndarray:
         if mixer == "attention":
             return self.attend(layer, x)
         if mixer == "conv":
-            before, after, x = np.split(x @ self.w[f"{layer}.in.weight"], 3, axis=-1)
-            return (after * self.filtered(layer, before * x)) @ self.w[f"{layer}.out.weight"]
+            before, after, x = np.split(self.linear(f"{layer}.in", x), 3, axis=-1)
+            return self.linear(f"{layer}.out", self.store(after * self.filtered(layer, self.store(before * x))))
         if mixer == "spelled":
-            return self.filtered(layer, x @ self.w[f"{layer}.in.weight"]) @ self.w[f"{layer}.out.weight"]
-        return self.recur(layer, "gated" if mixer == "gated_channels" else mixer, x) @ self.w[f"{layer}.out.weight"]
+            return self.linear(f"{layer}.out", self.filtered(layer, self.linear(f"{layer}.in", x)))
+        return self.linear(f"{layer}.out", self.recur(layer, "gated" if mixer == "gated_channels" else mixer, x))
 
     def filtered(self, layer: int, x: np.ndarray) -> np.ndarray:
         """Each channel's weighted sum of its last inputs, zeros before the first."""
@@ -268,22 +291,24 @@ class StateOracle:
         total = np.zeros_like(x) + self.w.get(f"{layer}.conv.bias", np.zeros(x.shape[-1]))
         for back in range(weight.shape[1]):
             total[back:] += x[: len(x) - back] * weight[:, weight.shape[1] - 1 - back]
-        return total
+        return self.store(total)
 
     def recur(self, layer: int, rule: str, x: np.ndarray) -> np.ndarray:
-        packed = x @ self.w[f"{layer}.qkv.weight"]
+        packed = self.linear(f"{layer}.qkv", x)
         if rule == "gated_delta":
             packed = self.filtered(layer, packed)
-            packed = packed / (1 + np.exp(-packed))
+            packed = self.store(packed / (1 + np.exp(-packed)))
         q, k, v = (
             part.reshape(len(x), HEADS, -1) for part in np.split(packed, [HEADS * KEY, 2 * HEADS * KEY], axis=-1)
         )
         if "delta" in rule:
-            q, k = (part / np.linalg.norm(part, axis=-1, keepdims=True) for part in (q, k))
-        rate = 1 / (1 + np.exp(-(x @ self.w[f"{layer}.beta.weight"]))) if "delta" in rule else np.ones((len(x), HEADS))
+            q, k = (self.store(part / self.store(np.linalg.norm(part, axis=-1, keepdims=True))) for part in (q, k))
+        rate = np.ones((len(x), HEADS))
+        if "delta" in rule:
+            rate = self.store(1 / (1 + np.exp(-self.linear(f"{layer}.beta", x))))
         decay = np.zeros((len(x), HEADS, 1))
         if "gated" in rule:
-            decay = -np.log1p(np.exp(x @ self.w[f"{layer}.decay.weight"])).reshape(len(x), HEADS, -1)
+            decay = self.store(-np.log1p(np.exp(self.linear(f"{layer}.decay", x)))).reshape(len(x), HEADS, -1)
         output = np.zeros((len(x), HEADS, VALUE))
         for head in range(HEADS):
             state = np.zeros((KEY, VALUE))
@@ -292,29 +317,28 @@ class StateOracle:
                 new = v[at, head] - (k[at, head] @ state if "delta" in rule else 0)
                 state = state + np.outer(k[at, head], rate[at, head] * new)
                 output[at, head] = 0.5 * q[at, head] @ state
-        return output.reshape(len(x), -1)
+        return self.store(output.reshape(len(x), -1))
 
     def attend(self, layer: int, x: np.ndarray) -> np.ndarray:
         o = self.o
         size, heads, groups = int(o.per_layer("head_dim", layer)), o.num_heads, o.num_heads // 2
         q, k, v = (
-            (x @ self.w[f"{layer}.{name}.weight"]).reshape(len(x), -1, size).swapaxes(0, 1) for name in ("q", "k", "v")
+            self.linear(f"{layer}.{name}", x).reshape(len(x), -1, size).swapaxes(0, 1) for name in ("q", "k", "v")
         )
-        q, k = self.turned(q), self.turned(k)
+        q, k = self.store(self.turned(q)), self.store(self.turned(k))
         scores = q @ np.repeat(k, groups, 0).swapaxes(1, 2) / np.sqrt(size)
         back = np.arange(len(x))[:, None] - np.arange(len(x))
         window = o.per_layer("capacity", layer) if o.per_layer("mode", layer) == "circular" else len(x)
         scores = np.where((back >= 0) & (back < window), scores, -np.inf)
         weights = np.exp(scores - scores.max(-1, keepdims=True))
-        mixed = weights / weights.sum(-1, keepdims=True) @ np.repeat(v, groups, 0)
-        return mixed.swapaxes(0, 1).reshape(len(x), heads * size) @ self.w[f"{layer}.o.weight"]
+        mixed = self.store(weights / weights.sum(-1, keepdims=True) @ np.repeat(v, groups, 0))
+        return self.linear(f"{layer}.o", mixed.swapaxes(0, 1).reshape(len(x), heads * size))
 
     def turned(self, x: np.ndarray) -> np.ndarray:
         """Rotary positions, (H, T, D)."""
         half = x.shape[-1] // 2
-        angles = np.arange(x.shape[1])[:, None] * 100.0 ** (-np.arange(half) / half)
+        cos, sin = (self.w[f"{name}_{x.shape[-1]}"][: x.shape[1]] for name in ("cos", "sin"))
         first, second = x[..., :half], x[..., half:]
-        cos, sin = np.cos(angles), np.sin(angles)
         return np.concatenate((first * cos - second * sin, second * cos + first * sin), axis=-1)
 
 

@@ -17,7 +17,7 @@ from genai_iface_numpy.model import NumpyModel
 from tests.conformance.mutants import Mutant
 from tests.conformance.plain import PlainAdapter
 
-__all__ = ["STATE_MUTANTS"]
+__all__ = ["STATE_MUTANTS", "StateModel", "model", "states"]
 
 STATE_MUTANTS: list[Mutant] = []
 

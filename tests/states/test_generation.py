@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from genai_iface import GenerationConfig, TextGenerationPipeline, UnsupportedCapabilityError
+from genai_iface import Capability, GenerationConfig, TextGenerationPipeline, UnsupportedCapabilityError
 from genai_iface.generation import DraftModel, ModelGenerator, PromptLookup
 from tests.marks import BACKENDS
 from tests.states.models import KINDS, StateOracle, oracle_of, write_state_folder
@@ -133,7 +133,50 @@ def test_a_scheduler_gives_what_generate_gives(opened: tuple[TextGenerationPipel
     assert [result.token_ids[0] for result in results] == wanted
 
 
-def test_a_draft_model_with_states_is_refused(opened: tuple[TextGenerationPipeline, StateOracle]) -> None:
+class Mistaken:
+    """A model that counts the tokens which run on it, and whose logits are wrong after every third token of a row."""
+
+    def __init__(self, model: Any, without: frozenset[str] = frozenset()) -> None:
+        self.model, self.num_ran = model, 0
+        self.capabilities = model.capabilities - without
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.model, name)
+
+    def forward(self, input_ids: Any, cache: Any, /, *, counts: Any = None, logits: Any = "last") -> Any:
+        self.num_ran += int(np.size(input_ids) if counts is None else np.sum(counts))
+        got = self.model.forward(input_ids, cache, counts=counts, logits=logits)
+        return np.where((cache.lengths % 3 == 0)[:, None, None], -got, got)
+
+
+def test_a_draft_model_with_states(opened: tuple[TextGenerationPipeline, StateOracle]) -> None:
+    """What it drafts wrongly costs it the accepted tokens once more, and never the prompt."""
+    pipeline, oracle = opened
+    prompts, count = [PROMPTS[2] * 3, PROMPTS[0] * 2], 16
+    draft: Any = Mistaken(pipeline.model)
+    speculation = DraftModel(draft, num_drafts=4)
+    result = pipeline.generate(prompts, max_new_tokens=count, ignore_eos=True, speculation=speculation)
+    assert result.token_ids == [greedy(oracle, prompt, count) for prompt in prompts]
+    metrics = result.perf_metrics
+    assert metrics.num_drafted_tokens > metrics.num_accepted_tokens > 0
+    # The prompts once; a round runs its drafts but the last, what it chose, and what was accepted in the one before.
+    runs = metrics.num_drafted_tokens + len(prompts) * count + metrics.num_accepted_tokens
+    assert sum(map(len, prompts)) < draft.num_ran <= sum(map(len, prompts)) + runs
+
+
+def test_a_model_as_its_own_draft(opened: tuple[TextGenerationPipeline, StateOracle]) -> None:
+    """Everything is accepted."""
+    pipeline, oracle = opened
+    draft = DraftModel(pipeline.model, num_drafts=3)
+    result = pipeline.generate(PROMPTS[0], max_new_tokens=12, ignore_eos=True, speculation=draft)
+    assert result.token_ids == [greedy(oracle, PROMPTS[0], 12)]
+    assert result.perf_metrics.num_accepted_tokens == result.perf_metrics.num_drafted_tokens > 0
+
+
+def test_a_draft_model_with_states_and_no_checkpoints_is_refused(
+    opened: tuple[TextGenerationPipeline, StateOracle],
+) -> None:
     pipeline, _ = opened
-    with pytest.raises(UnsupportedCapabilityError, match="draft model has to forget"):
-        pipeline.generate(PROMPTS[0], max_new_tokens=4, speculation=DraftModel(pipeline.model))
+    draft: Any = Mistaken(pipeline.model, frozenset({Capability.CHECKPOINT}))
+    with pytest.raises(UnsupportedCapabilityError, match="needs checkpoints"):
+        pipeline.generate(PROMPTS[0], max_new_tokens=4, speculation=DraftModel(draft))

@@ -258,6 +258,20 @@ class CachedRows(Generic[CacheT]):
                 _keep_end(cache)
         return kept
 
+    def keep_here(self, active: Sequence[bool]) -> None:
+        """Keeps the states of the active sequences where their rows end now, and no longer those that were kept before.
+
+        Only where the model declares checkpoints; elsewhere it does nothing.
+        """
+        if not self._has_checkpoints:
+            return
+        for cache, members in self._groups:
+            rows = [row for row, index in enumerate(members) if active[index]]
+            if rows and isinstance(cache, SupportsCheckpoint):
+                for row in rows:
+                    cache.drop(row)
+                cache.checkpoint(rows)
+
     def _shorten(
         self, cache: CacheT, members: list[int], lengths: NDArray[np.int64], wanted: NDArray[np.int64]
     ) -> None:

@@ -131,10 +131,11 @@ class DraftModel:
             InvalidInputError: The two models have vocabularies of different sizes.
             UnsupportedCapabilityError: The smaller model cannot go back by the drafts that were refused.
         """
-        if self._model.spec.cache.states:
+        if self._model.spec.cache.states and Capability.CHECKPOINT not in self._model.capabilities:
             raise UnsupportedCapabilityError(
-                "A draft model has to forget several tokens that it ran one by one, which one that keeps states cannot",
-                capability=Capability.REWIND,
+                "A draft model has to forget several tokens that it ran one by one; one that keeps states needs "
+                "checkpoints for that, which this one does not declare",
+                capability=Capability.CHECKPOINT,
                 remedy="Use a draft model of attention alone, or PromptLookup.",
             )
         if self._model.spec.vocab_size != model.spec.vocab_size:
@@ -148,7 +149,11 @@ class DraftModel:
 
 
 class _ModelDrafter:
-    """The drafts of one call: the smaller model's own sequences follow the real ones."""
+    """The drafts of one call: the smaller model's own sequences follow the real ones.
+
+    One with states keeps them where its drafts begin. When some are refused it goes back there and runs the accepted
+    ones again, at most ``num_drafts`` of them.
+    """
 
     def __init__(self, model: Model[Any], num_sequences: int, capacity: int, num_drafts: int) -> None:
         self._num_drafts = num_drafts
@@ -169,6 +174,9 @@ class _ModelDrafter:
             for at in going:
                 active[requests[at].index] = True
             self._rows.run(self._sequences, active, is_interrupted=lambda: False)
+            if step == 0:
+                # All that has run so far is certain. States go back here when drafts are refused.
+                self._rows.keep_here(active)
             for at in going:
                 index = requests[at].index
                 sequence = self._sequences[index]

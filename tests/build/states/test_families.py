@@ -75,7 +75,7 @@ def test_experts_by_the_command(
 ) -> None:
     source, out = checkpoint(family), tmp_path / "out"
     assert main(["build", str(source), str(out)]) == 0
-    assert "verified" in capsys.readouterr().err
+    assert "verified" in capsys.readouterr().out
     prompts = [[5, 9, 17, 33, 65, 12, 3, 88, 41], [60, 61], [100]]
     expected = [independent_greedy(source, prompt, 12) for prompt in prompts]
     for backend in ("numpy", "ort"):

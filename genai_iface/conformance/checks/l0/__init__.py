@@ -2,5 +2,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """Internal: the checks of level 0."""
 
-MODULES = ("backend", "model", "errors")
+MODULES = ("backend", "model", "states", "errors")
 """In the order in which reports show their checks."""

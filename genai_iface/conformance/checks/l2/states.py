@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 
 from genai_iface.capabilities import Capability
-from genai_iface.conformance._context import Context, Subject, padded
+from genai_iface.conformance._context import Context
 from genai_iface.conformance._failure import equal, expect, raises
+from genai_iface.conformance._state_models import LINEAR, MODELS, near_next, ragged_step, state_subject
 from genai_iface.conformance.registry import check
-from genai_iface.errors import CacheRewindError
-from genai_iface.protocols import KVCache
+from genai_iface.errors import CacheRewindError, InvalidInputError
 
 __all__: list[str] = []
 
@@ -24,41 +24,12 @@ _RAGGED = (Capability.STATE, Capability.BATCH, Capability.RAGGED)
 _CHUNKS = (Capability.STATE, Capability.CHUNKED_PREFILL)
 _STEP = (Capability.STATE, Capability.REWIND_STEP)
 
-MODELS = ("conv", "delta", "gated", "alone", "ring", "uncounted")
-_LINEAR = ("conv", "delta", "gated", "alone", "uncounted")
-
-
-def near_next(
-    subject: Subject, cache: KVCache, lengths: list[int], what: str, *, rows: list[int] | None = None
-) -> None:
-    """Runs each golden row's next token and compares the logits after it.
-
-    Args:
-        subject: A golden model.
-        cache: Its rows hold beginnings of golden rows.
-        lengths: Of these beginnings.
-        what: What has happened before.
-        rows: The golden row of each; row i for None.
-    """
-    rows = list(range(len(lengths))) if rows is None else rows
-    ids = np.array([[subject.golden.tokens[row, length]] for row, length in zip(rows, lengths, strict=True)])
-    got = subject.model.forward(ids, cache)
-    for at, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-        subject.near(got[at, 0], row, length + 1, f"logits of row {at} {what}")
-
-
-def ragged_step(subject: Subject, cache: KVCache, begins: list[int], counts: list[int]) -> None:
-    """Runs so many tokens of each golden row, from these places on."""
-    pairs = enumerate(zip(begins, counts, strict=True))
-    rows = padded([subject.golden.tokens[row, begin : begin + count] for row, (begin, count) in pairs])
-    subject.model.forward(rows["ids"], cache, counts=rows["counts"])
-
 
 @check("L2.state.padding", requires=_RAGGED, spec=["State.1", "Model.forward.4"])
 def padding(context: Context) -> None:
     """Padding does not get into a state: rows of a ragged step go on as if they had run alone."""
-    for name in _LINEAR:
-        subject = context.subject(f"states-{name}")
+    for name in LINEAR:
+        subject = state_subject(context, name)
         cache = context.cache(subject, 3, 16)
         ragged_step(subject, cache, [0, 0, 0], [7, 2, 4])
         near_next(subject, cache, [7, 2, 4], f"of {name!r} after a ragged step")
@@ -68,7 +39,7 @@ def padding(context: Context) -> None:
 def idle(context: Context) -> None:
     """A row that idles keeps its states, however long the others run."""
     for name in MODELS:
-        subject = context.subject(f"states-{name}")
+        subject = state_subject(context, name)
         cache = context.cache(subject, 2, 24)
         subject.model.forward(subject.golden.tokens[:2, :5], cache)
         for begin, end in ((5, 9), (9, 10), (10, 16)):
@@ -79,8 +50,8 @@ def idle(context: Context) -> None:
 @check("L2.state.counts_differ", requires=_RAGGED, spec=["State.1", "Model.forward.6"])
 def counts_differ(context: Context) -> None:
     """Steps in which every row has another count, one after the other."""
-    for name in _LINEAR:
-        subject = context.subject(f"states-{name}")
+    for name in LINEAR:
+        subject = state_subject(context, name)
         cache = context.cache(subject, 3, 24)
         lengths = [0, 0, 0]
         for counts in ([3, 1, 5], [0, 4, 1], [1, 1, 0], [2, 5, 3]):
@@ -98,7 +69,7 @@ def _chunk_check(size: int) -> None:
     )
     def chunked(context: Context) -> None:
         for name in MODELS:
-            subject = context.subject(f"states-{name}")
+            subject = state_subject(context, name)
             cache = context.cache(subject, 1, 24)
             for begin in range(0, 12, size):
                 subject.model.forward(subject.golden.tokens[:1, begin : min(begin + size, 12)], cache)
@@ -113,7 +84,7 @@ for _size in (1, 2, 3, 4, 7):
 def reset_zeroes(context: Context) -> None:
     """A row that was reset begins with empty states."""
     for name in MODELS:
-        subject = context.subject(f"states-{name}")
+        subject = state_subject(context, name)
         cache = context.cache(subject, 1, 24)
         subject.model.forward(subject.golden.tokens[1:2, :6], cache)
         cache.reset()
@@ -124,8 +95,8 @@ def reset_zeroes(context: Context) -> None:
 @check("L2.state.rewind_to_zero", requires=_STATE, spec=["State.3", "KVCache.rewind_to.1"])
 def to_zero(context: Context) -> None:
     """A row that was rewound to 0 begins with empty states."""
-    for name in _LINEAR:
-        subject = context.subject(f"states-{name}")
+    for name in LINEAR:
+        subject = state_subject(context, name)
         cache = context.cache(subject, 1, 24)
         subject.model.forward(subject.golden.tokens[1:2, :3], cache)
         subject.model.forward(subject.golden.tokens[1:2, 3:6], cache)
@@ -138,8 +109,8 @@ def to_zero(context: Context) -> None:
 @check("L2.state.reset_of_some", requires=_RAGGED, spec=["State.3", "KVCache.reset.1"])
 def reset_of_some(context: Context) -> None:
     """A slot that is reset begins anew, and its neighbours go on."""
-    for name in _LINEAR:
-        subject = context.subject(f"states-{name}")
+    for name in LINEAR:
+        subject = state_subject(context, name)
         cache = context.cache(subject, 3, 24)
         subject.model.forward(subject.golden.tokens[:3, :6], cache)
         cache.reset([1])
@@ -149,8 +120,8 @@ def reset_of_some(context: Context) -> None:
 @check("L2.state.reorder", requires=[*_RAGGED, Capability.REORDER], spec=["State.4", "KVCache.reorder.2"])
 def reorder(context: Context) -> None:
     """States go where their rows go, and as many times."""
-    for name in _LINEAR:
-        subject = context.subject(f"states-{name}")
+    for name in LINEAR:
+        subject = state_subject(context, name)
         for order in ([2, 0, 1], [1, 1], [0, 2, 2, 1]):
             cache = context.cache(subject, 3, 24)
             ragged_step(subject, cache, [0, 0, 0], [6, 3, 5])
@@ -164,7 +135,7 @@ def reorder(context: Context) -> None:
 def fork(context: Context) -> None:
     """A fork has states of its own."""
     for name in MODELS:
-        subject = context.subject(f"states-{name}")
+        subject = state_subject(context, name)
         cache: Any = context.cache(subject, 1, 24)
         subject.model.forward(subject.golden.tokens[:1, :6], cache)
         twin = context.keep(cache.fork())
@@ -178,7 +149,7 @@ def fork(context: Context) -> None:
 def save(context: Context) -> None:
     """A cache that was saved goes on with its states, rows of different lengths among them."""
     for name in MODELS:
-        subject = context.subject(f"states-{name}")
+        subject = state_subject(context, name)
         model: Any = subject.model
         cache = context.cache(subject, 1, 24)
         model.forward(subject.golden.tokens[:1, :6], cache)
@@ -188,11 +159,28 @@ def save(context: Context) -> None:
         near_next(subject, loaded, [6], f"of a loaded cache of {name!r}")
 
 
+@check("L2.state.other_model", requires=[*_STATE, Capability.SAVE], spec=["State.4", "SupportsSave.load_cache.2"])
+def other_model(context: Context) -> None:
+    """A file with the states of another model is refused, and so is one whose states were cut off."""
+    subject, stranger = state_subject(context, "delta"), state_subject(context, "uncounted")
+    model: Any = subject.model
+    other: Any = stranger.model
+    cache = context.cache(subject, 1, 24)
+    model.forward(subject.golden.tokens[:1, :6], cache)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "cache.safetensors"
+        model.save_cache(cache, file)
+        raises(InvalidInputError, lambda: other.load_cache(file), "a file with states of another model")
+        file.write_bytes(file.read_bytes()[:-1])
+        raises(InvalidInputError, lambda: model.load_cache(file), "a file whose last state was cut off")
+    near_next(subject, cache, [6], "of the cache that was saved")
+
+
 @check("L2.state.rewind_step", requires=_STEP, spec=["State.5", "KVCache.rewind_to.1"])
 def rewind_step(context: Context) -> None:
     """A row goes back to where the last step began, and what was accepted runs again."""
-    for name in _LINEAR:
-        subject = context.subject(f"states-{name}")
+    for name in LINEAR:
+        subject = state_subject(context, name)
         cache = context.cache(subject, 1, 24)
         subject.model.forward(subject.golden.tokens[:1, :6], cache)
         subject.model.forward(np.concatenate((subject.golden.tokens[:1, 6:8], [[5, 6]]), axis=1), cache)
@@ -206,8 +194,8 @@ def rewind_step(context: Context) -> None:
 @check("L2.state.rewind_step_of_some", requires=[*_RAGGED, Capability.REWIND_STEP], spec=["State.5"])
 def rewind_step_of_some(context: Context) -> None:
     """Some rows go back to where the step began, and the others stay."""
-    for name in _LINEAR:
-        subject = context.subject(f"states-{name}")
+    for name in LINEAR:
+        subject = state_subject(context, name)
         cache = context.cache(subject, 3, 24)
         subject.model.forward(subject.golden.tokens[:3, :4], cache)
         subject.model.forward(subject.golden.tokens[:3, 4:7], cache)
@@ -218,8 +206,8 @@ def rewind_step_of_some(context: Context) -> None:
 @check("L2.state.rewind_is_true", requires=_STATE, spec=["State.5", "State.6", "KVCache.can_rewind_to.1"])
 def rewind_is_true(context: Context) -> None:
     """For every length: what is said to work is right, what is refused changes nothing."""
-    for name in _LINEAR:
-        subject = context.subject(f"states-{name}")
+    for name in LINEAR:
+        subject = state_subject(context, name)
         for length in range(9):
             cache = context.cache(subject, 1, 24)
             for begin, end in ((0, 4), (4, 7), (7, 8)):
@@ -239,7 +227,7 @@ def rewind_is_true(context: Context) -> None:
 def memory(context: Context) -> None:
     """The states of every row are counted in nbytes, and in the spec."""
     for name in MODELS:
-        subject = context.subject(f"states-{name}")
+        subject = state_subject(context, name)
         spec = subject.model.spec.cache
         expect(spec.states, f"the spec of {name!r} names no states")
         cache = context.cache(subject, 2 if Capability.BATCH in subject.model.capabilities else 1, 24)
