@@ -16,7 +16,13 @@ from numpy.typing import NDArray
 from genai_iface.capabilities import Capability
 from genai_iface.conformance._failure import NotApplicable, close
 from genai_iface.conformance._golden import Golden, open_golden
-from genai_iface.conformance.adapter import Adapter, SupportsLoading, SupportsPipeline
+from genai_iface.conformance.adapter import (
+    Adapter,
+    SupportsLoading,
+    SupportsOperators,
+    SupportsPipeline,
+    profile_of,
+)
 from genai_iface.protocols import Backend, KVCache, Model, Pipeline
 from genai_iface.types import BackendInfo
 
@@ -59,10 +65,19 @@ class Context:
         self.adapter = adapter
         self.dtype = dtype
         self.factor = factor
+        self.profile = profile_of(adapter)
         self.backend: Backend = adapter.backend()
         self.info: BackendInfo = self.backend.info()
         self._subjects: dict[tuple[str, str], Subject] = {}
         self._opened: list[Any] = []
+
+    @property
+    def operators(self) -> SupportsOperators | None:
+        """What runs single nodes: the adapter, else the backend, else nothing."""
+        for thing in (self.adapter, self.backend):
+            if isinstance(thing, SupportsOperators):
+                return thing
+        return None
 
     @property
     def form(self) -> str:

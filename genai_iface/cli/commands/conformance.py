@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 __all__ = ["add_parser", "run"]
 
+# 2 is every command's code for a usage error.
+_EXIT_CODES = {"conforms": 0, "known_deviations": 3, "does_not_reach": 1, "no_verdict": 1}
 _SHOWN = {"failed": "FAILED", "deviation": "deviation"}
 
 
@@ -23,8 +25,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "conformance",
         help="check a runtime against the interface",
-        description="Runs the conformance kit and gives a verdict per level. Exit code: 0 if the level was reached, "
-        "1 if it was not or there is no verdict, 2 for a usage error.",
+        description="Runs the conformance kit and gives a verdict per level. Exit code: 0 if the runtime conforms "
+        "at the level, 3 if it does but for known deviations, 1 if it does not reach it or there is no verdict, 2 "
+        "for a usage error.",
     )
     parser.add_argument("adapter", nargs="?", help="a registered backend, or module:attribute of an adapter")
     parser.add_argument("--level", type=int, default=4, help="the level to reach, 0 to 4 (default: 4)")
@@ -74,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.report is not None:
         for path in kit.write_report(result, arguments.report):
             print(f"wrote {path}", file=sys.stderr)
-    return 0 if result.verdict == "reached" else 1
+    return _EXIT_CODES[result.verdict]
 
 
 def _print_outcome(outcome: Outcome) -> None:
@@ -86,10 +89,11 @@ def _print_outcome(outcome: Outcome) -> None:
 
 
 def _print_verdict(result: ConformanceResult) -> None:
+    from genai_iface.conformance._report import WORDS, as_json, claim_in_words  # noqa: PLC0415
+
     for level in result.levels:
         counts = ", ".join(f"{number} {status.replace('_', ' ')}" for status, number in level.counts.items())
-        print(f"level {level.level}: {level.verdict.replace('_', ' ')} ({counts})")
+        print(f"level {level.level}: {WORDS[level.verdict]} ({counts})")
         if level.missing:
             print(f"    not declared, but asked for at this level: {', '.join(level.missing)}")
-    deviations = f", with {result.num_deviations} known deviations" if result.num_deviations else ""
-    print(f"{result.adapter}, {result.dtype}: level {result.level} {result.verdict.replace('_', ' ')}{deviations}")
+    print(claim_in_words(as_json(result)))

@@ -43,9 +43,12 @@ def _runner(name: str) -> CheckFunction:
 
 
 for _name in GREEDY:
-    check(f"L4.greedy.{_name}", spec=["Generator.generate_next_token.1"], title=f"Greedy tokens of the model {_name}")(
-        _runner(_name)
-    )
+    check(
+        f"L4.greedy.{_name}",
+        spec=["Generator.generate_next_token.1"],
+        title=f"Greedy tokens of the model {_name}",
+        core="Equal models must say equal things.",
+    )(_runner(_name))
 
 
 @check("L4.greedy.long_context", spec=["Generator.generate_next_token.1"])
