@@ -4,13 +4,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from genai_iface.cli.main import main
 from genai_iface.conformance import (
     all_checks,
     load_adapter,
@@ -18,9 +15,7 @@ from genai_iface.conformance import (
     run_checks,
 )
 from genai_iface.conformance._coverage import UNTESTABLE, checks_by_contract
-from genai_iface.conformance._report import claim_in_words
 from tests.conformance.plain_pipeline import PlainStack
-from tools.conformance_pages.__main__ import REPORTS, command
 from tools.spec.clauses import methods
 
 NUMPY = load_adapter("numpy")
@@ -44,16 +39,6 @@ def test_every_contract_of_the_protocols_has_a_check_or_a_reason() -> None:
 @parametrize_checks(PlainStack(), level=4)
 def test_the_pytest_entry(run: Any) -> None:
     run()
-
-
-def test_the_printed_command_gives_the_published_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    program, *arguments = command("numpy", "float32").split()
-    assert program == "genai-iface"
-    assert main([*arguments, "--report", str(tmp_path)]) == 0, capsys.readouterr().out
-    run = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    published = json.loads((REPORTS / "numpy-float32/report.json").read_text(encoding="utf-8"))
-    assert [item["verdict"] for item in run["levels"]] == ["conforms"] * 5
-    assert (run["levels"], claim_in_words(run)) == (published["levels"], claim_in_words(published))
 
 
 @pytest.mark.slow
