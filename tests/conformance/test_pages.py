@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,7 @@ def test_committed_reports(path: Path) -> None:
 
 
 def test_the_printed_command_gives_the_published_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    program, *arguments = command("numpy", "float32").split()
+    program, *arguments = shlex.split(command("numpy", "float32"))
     assert program == "genai-iface"
     assert main([*arguments, "--report", str(tmp_path)]) == 0, capsys.readouterr().out
     run = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))

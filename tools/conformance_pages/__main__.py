@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -24,6 +25,7 @@ from genai_iface.conformance._report import claim_in_words
 from genai_iface.conformance._results import Outcome
 from genai_iface.conformance._runner import run_check
 from genai_iface.conformance.registry import LEVELS
+from genai_iface.conformance.wire import WireAdapter
 from tests.conformance.mutants_pipeline import ALL_MUTANTS
 from tools.spec.clauses import all_clauses
 from tools.spec.render import clause_link
@@ -35,7 +37,10 @@ ADAPTERS = {
     "ort": "ort",
     "transformers": "transformers",
     "openvino": "examples.new_runtime.openvino_runtime:OpenVinoAdapter",
+    "onnxruntime-node": "node examples/harness_javascript/harness.mjs onnxruntime-node",
+    "onnxruntime-web": "node examples/harness_javascript/harness.mjs onnxruntime-web",
 }
+"""A backend, an adapter, or the command of a harness."""
 DTYPES = ("float32", "float16", "bfloat16")
 
 _HEAD = """\
@@ -68,7 +73,8 @@ def main() -> int:
 
 
 def _run(name: str, dtype: str, level: int) -> int:
-    adapter = load_adapter(ADAPTERS[name])
+    target = ADAPTERS[name]
+    adapter = WireAdapter(target) if " " in target else load_adapter(target)
     if dtype not in adapter.backend().info().dtypes:
         return 0
     deviations = REPORTS / f"{name}-deviations.json"
@@ -81,13 +87,14 @@ def _run(name: str, dtype: str, level: int) -> int:
 
 def command(name: str, dtype: str) -> str:
     """The command that gives a report's numbers, from the root of the repository."""
-    words = ["genai-iface", "conformance", ADAPTERS[name]]
+    target = ADAPTERS[name]
+    words = ["genai-iface", "conformance", *(["--command", target] if " " in target else [target])]
     if dtype != "float32":
         words += ["--dtype", dtype]
     deviations = REPORTS / f"{name}-deviations.json"
     if deviations.exists():
         words += ["--deviations", deviations.relative_to(DOCS.parent).as_posix()]
-    return " ".join(words)
+    return shlex.join(words)
 
 
 def checks_page() -> str:

@@ -6,12 +6,13 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from genai_iface.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from genai_iface.conformance import ConformanceResult, Outcome
+    from genai_iface.conformance import Adapter, ConformanceResult, Outcome
 
 __all__ = ["add_parser", "run"]
 
@@ -30,6 +31,15 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "for a usage error.",
     )
     parser.add_argument("adapter", nargs="?", help="a registered backend, or module:attribute of an adapter")
+    parser.add_argument(
+        "--command",
+        dest="harness",
+        metavar="COMMAND",
+        help="check a program that speaks the wire protocol: 'node harness.mjs'",
+    )
+    parser.add_argument(
+        "--time-limit", type=float, default=60.0, metavar="S", help="most seconds for one reply of it (default: 60)"
+    )
     parser.add_argument("--level", type=int, default=4, help="the level to reach, 0 to 4 (default: 4)")
     parser.add_argument(
         "--dtype",
@@ -52,32 +62,48 @@ def run(arguments: argparse.Namespace) -> int:
     # The kit is not needed for --help.
     from genai_iface import conformance as kit  # noqa: PLC0415
     from genai_iface.conformance._report import check_report_folder  # noqa: PLC0415
+    from genai_iface.conformance.wire import WireAdapter  # noqa: PLC0415
 
     if arguments.list:
         for item in kit.all_checks(level=arguments.level):
             needs = f" [{', '.join(sorted(item.requires))}]" if item.requires else ""
             print(f"{item.id}  {item.title}{needs}")
         return 0
-    if arguments.adapter is None:
-        raise InvalidInputError("No adapter is named", remedy="Name a backend, or module:attribute; or give --list.")
-    adapter = kit.load_adapter(arguments.adapter)
+    adapter = _find_adapter(arguments)
     if arguments.report is not None:
         check_report_folder(arguments.report)
     known = kit.read_deviations(arguments.deviations, dtype=arguments.dtype) if arguments.deviations else None
-    result = kit.run_checks(
-        adapter,
-        level=arguments.level,
-        dtype=arguments.dtype,
-        only=arguments.only,
-        deviations=known,
-        factor=arguments.tolerance_factor,
-        on_outcome=_print_outcome,
-    )
+    with ExitStack() as stack:
+        if isinstance(adapter, WireAdapter):
+            stack.callback(adapter.close)
+        result = kit.run_checks(
+            adapter,
+            level=arguments.level,
+            dtype=arguments.dtype,
+            only=arguments.only,
+            deviations=known,
+            factor=arguments.tolerance_factor,
+            on_outcome=_print_outcome,
+        )
     _print_verdict(result)
     if arguments.report is not None:
         for path in kit.write_report(result, arguments.report):
             print(f"wrote {path}", file=sys.stderr)
     return _EXIT_CODES[result.verdict]
+
+
+def _find_adapter(arguments: argparse.Namespace) -> Adapter:
+    if (arguments.adapter is None) == (arguments.harness is None):
+        raise InvalidInputError(
+            "One target is needed: a backend, module:attribute, or --command COMMAND", remedy="Or give --list."
+        )
+    if arguments.harness is not None:
+        from genai_iface.conformance.wire import WireAdapter  # noqa: PLC0415 - not for --help
+
+        return WireAdapter(arguments.harness, time_limit=arguments.time_limit)
+    from genai_iface.conformance import load_adapter  # noqa: PLC0415
+
+    return load_adapter(arguments.adapter)
 
 
 def _print_outcome(outcome: Outcome) -> None:

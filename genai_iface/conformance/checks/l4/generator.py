@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from genai_iface.capabilities import Capability
 from genai_iface.config import GenerationConfig
 from genai_iface.conformance._context import Context, Subject
 from genai_iface.conformance._failure import close, equal, expect, raises
@@ -45,6 +46,7 @@ def _runner(name: str) -> CheckFunction:
 for _name in GREEDY:
     check(
         f"L4.greedy.{_name}",
+        requires=[Capability.CACHE_CIRCULAR] if _name == "ring" else [],
         spec=["Generator.generate_next_token.1"],
         title=f"Greedy tokens of the model {_name}",
         core="Equal models must say equal things.",
