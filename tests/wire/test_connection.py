@@ -25,7 +25,7 @@ from genai_iface import (
 )
 from genai_iface.conformance import run_checks
 from genai_iface.conformance.wire import HarnessError, WireAdapter, as_error, from_error
-from genai_iface.conformance.wire.connection import Connection
+from genai_iface.conformance.wire._connection import Connection
 
 START = """
 import json, sys

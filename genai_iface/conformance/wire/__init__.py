@@ -7,10 +7,10 @@
 ``serve`` is the other side for programs in Python.
 """
 
-from genai_iface.conformance.wire.adapter import WireAdapter
-from genai_iface.conformance.wire.connection import SCHEMA, WIRE_VERSION, HarnessError
-from genai_iface.conformance.wire.errors import as_error, from_error
-from genai_iface.conformance.wire.tensors import decode_tensor, encode_tensor
+from genai_iface.conformance.wire._adapter import WireAdapter
+from genai_iface.conformance.wire._connection import SCHEMA, WIRE_VERSION, HarnessError
+from genai_iface.conformance.wire._errors import as_error, from_error
+from genai_iface.conformance.wire._tensors import decode_tensor, encode_tensor
 
 __all__ = [
     "SCHEMA",

@@ -16,7 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, NoReturn
 
-from genai_iface.conformance.wire.errors import as_error
+from genai_iface.conformance.wire._errors import as_error
 from genai_iface.errors import InterfaceVersionError, InvalidInputError
 from genai_iface.version import SUPPORTED_INTERFACE_VERSIONS
 

@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from genai_iface.conformance.wire.connection import Connection, HarnessError
-from genai_iface.conformance.wire.tensors import decode_tensor, encode_tensor
+from genai_iface.conformance.wire._connection import Connection, HarnessError
+from genai_iface.conformance.wire._tensors import decode_tensor, encode_tensor
 from genai_iface.errors import InvalidInputError
 from genai_iface.types import (
     BackendInfo,

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genai_iface.conformance._failure import NotApplicable
-from genai_iface.conformance.wire.connection import Connection, HarnessError
-from genai_iface.conformance.wire.target import WireBackend, WireModel
-from genai_iface.conformance.wire.tensors import decode_tensor, encode_tensor
+from genai_iface.conformance.wire._connection import Connection, HarnessError
+from genai_iface.conformance.wire._target import WireBackend, WireModel
+from genai_iface.conformance.wire._tensors import decode_tensor, encode_tensor
 from genai_iface.errors import InvalidInputError
 
 __all__ = ["WireAdapter"]
