@@ -122,6 +122,7 @@ def as_json(run: ConformanceResult) -> dict[str, Any]:
         "dtype": run.dtype,
         "form": run.form,
         "profile": run.profile,
+        "seed": run.seed,
         "level": run.level,
         "capabilities": dict(zip(("declared", "known"), run.declared, strict=True)),
         "tolerance_factor": run.factor,
@@ -190,7 +191,7 @@ def as_markdown(data: Mapping[str, Any]) -> str:
         "",
         f"Backend {backend['name']} {backend['version']} on {backend['runtime']} {backend['runtime_version']}, golden "
         f"models in the form `{data['form']}`, interface version {data['interface_version']}, "
-        f"{len(data['checks'])} checks in {data['seconds']:.0f} s.",
+        f"{len(data['checks'])} checks in {data['seconds']:.0f} s, seed {data['seed']}.",
         "",
         "| level | verdict | passed | failed | deviation | not applicable | not executed |",
         "|---|---|---:|---:|---:|---:|---:|",

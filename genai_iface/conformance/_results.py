@@ -72,6 +72,7 @@ class ConformanceResult:
     levels: tuple[LevelVerdict, ...]
     seconds: float
     profile: str = "step"
+    seed: int = 0
 
     @property
     def verdict(self) -> Verdict:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args
@@ -31,6 +32,7 @@ def run_checks(
     only: Iterable[str] = (),
     deviations: Mapping[str, Deviation] | None = None,
     factor: float = 1.0,
+    seed: int | None = None,
     on_outcome: Callable[[Outcome], object] | None = None,
 ) -> ConformanceResult:
     """Runs the kit.
@@ -42,16 +44,20 @@ def run_checks(
         only: Ids of the checks to run; the others are not executed. None given: all.
         deviations: Known deviations by check id.
         factor: Tightens tolerances, above 0 and at most 1.
+        seed: Of the models and programs that are made for this run, at least 0; None draws one.
         on_outcome: Told each outcome as it comes.
 
     Raises:
-        InvalidInputError: A level, dtype, id or factor is not legal, or the backend does not declare the dtype.
+        InvalidInputError: A level, dtype, id, factor or seed is not legal, or the backend does not declare the dtype.
     """
     profile = profile_of(adapter)
     checks = [item for item in all_checks(level=level) if profile in item.profiles]
     chosen = set(only)
     _check_arguments(level, dtype, factor, chosen - {item.id for item in checks})
-    context = Context(adapter, dtype=dtype, factor=factor)
+    drawn = secrets.randbelow(2**31) if seed is None else seed
+    if drawn < 0:
+        raise InvalidInputError(f"The seed {drawn} is negative", remedy="Give 0 or more.")
+    context = Context(adapter, dtype=dtype, factor=factor, seed=drawn)
     if dtype not in context.info.dtypes:
         raise InvalidInputError(
             f"{adapter.name} does not declare {dtype}", remedy=f"Declared: {', '.join(sorted(context.info.dtypes))}."
@@ -87,6 +93,7 @@ def run_checks(
             levels=levels,
             seconds=time.perf_counter() - started,
             profile=profile,
+            seed=drawn,
         )
     finally:
         context.close()

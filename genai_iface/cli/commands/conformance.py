@@ -53,6 +53,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--tolerance-factor", type=float, default=1.0, metavar="F", help="tighten tolerances: above 0, at most 1"
     )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="of the models and programs that are made for the run (default: a new one)",
+    )
     parser.add_argument("--list", action="store_true", help="list the checks and run nothing")
     return parser
 
@@ -83,6 +89,7 @@ def run(arguments: argparse.Namespace) -> int:
             only=arguments.only,
             deviations=known,
             factor=arguments.tolerance_factor,
+            seed=arguments.seed,
             on_outcome=_print_outcome,
         )
     _print_verdict(result)
@@ -122,4 +129,5 @@ def _print_verdict(result: ConformanceResult) -> None:
         print(f"level {level.level}: {WORDS[level.verdict]} ({counts})")
         if level.missing:
             print(f"    not declared, but asked for at this level: {', '.join(level.missing)}")
+    print(f"seed {result.seed}")
     print(claim_in_words(as_json(result)))

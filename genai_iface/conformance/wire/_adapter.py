@@ -52,6 +52,11 @@ class WireAdapter:
         return _again, (self.connection.command, self.connection.time_limit)
 
     @property
+    def expression(self) -> str:
+        """Python that makes it again, for programs that the kit prints."""
+        return f'__import__("genai_iface.conformance.wire", fromlist="_").WireAdapter({list(self.connection.command)})'
+
+    @property
     def name(self) -> str:
         """The name of the harness's backend."""
         return str(self.backend().info().name)
