@@ -26,14 +26,16 @@ from genai_iface.conformance.adapter import (
     SupportsOperators,
     SupportsPipeline,
     load_adapter,
+    profile_of,
 )
 from genai_iface.conformance.deviations import Deviation, read_deviations
 from genai_iface.conformance.pytest_entry import parametrize_checks
-from genai_iface.conformance.registry import LEVELS, Check, all_checks, check
+from genai_iface.conformance.registry import LEVELS, PROFILES, Check, all_checks, check
 
 __all__ = [
     "GOLDEN",
     "LEVELS",
+    "PROFILES",
     "Adapter",
     "BackendAdapter",
     "Check",
@@ -53,6 +55,7 @@ __all__ = [
     "check",
     "load_adapter",
     "parametrize_checks",
+    "profile_of",
     "read_deviations",
     "run_checks",
     "write_report",

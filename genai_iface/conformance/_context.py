@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import dataclasses
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +17,21 @@ from numpy.typing import NDArray
 from genai_iface.capabilities import Capability
 from genai_iface.conformance._failure import NotApplicable, close
 from genai_iface.conformance._golden import Golden, open_golden
-from genai_iface.conformance.adapter import Adapter, SupportsLoading, SupportsPipeline
+from genai_iface.conformance.adapter import (
+    Adapter,
+    SupportsLoading,
+    SupportsOperators,
+    SupportsPipeline,
+    profile_of,
+)
 from genai_iface.protocols import Backend, KVCache, Model, Pipeline
 from genai_iface.types import BackendInfo
 
 if TYPE_CHECKING:
+    from genai_iface.conformance.decoder.fresh import FreshModel
     from genai_iface.generation import ModelGenerator
 
-__all__ = ["Context", "Subject", "padded"]
+__all__ = ["Context", "FreshSubject", "Subject", "padded"]
 
 PAD = -1
 """What stands behind the real tokens of a row: no legal id, so that whoever looks at it shows."""
@@ -46,6 +54,17 @@ class Subject:
         close(got, self.golden.after(row, length), self.golden.tolerance, what)
 
 
+@dataclass(frozen=True, slots=True)
+class FreshSubject(Subject):
+    """A model that was made for this run, loaded.
+
+    Attributes:
+        made: Its logits after any tokens.
+    """
+
+    made: FreshModel
+
+
 class Context:
     """One run of the kit.
 
@@ -53,16 +72,29 @@ class Context:
         adapter: The vendor's adapter, which gives the backend under test.
         dtype: Of the golden models.
         factor: Tightens tolerances, at most 1.
+        seed: Of the models and programs that are made for this run.
     """
 
-    def __init__(self, adapter: Adapter, *, dtype: str = "float32", factor: float = 1.0) -> None:
+    def __init__(self, adapter: Adapter, *, dtype: str = "float32", factor: float = 1.0, seed: int = 0) -> None:
         self.adapter = adapter
         self.dtype = dtype
         self.factor = factor
+        self.seed = seed
+        self._fresh: dict[tuple[str, int], FreshSubject] = {}
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self.profile = profile_of(adapter)
         self.backend: Backend = adapter.backend()
         self.info: BackendInfo = self.backend.info()
         self._subjects: dict[tuple[str, str], Subject] = {}
         self._opened: list[Any] = []
+
+    @property
+    def operators(self) -> SupportsOperators | None:
+        """What runs single nodes: the adapter, else the backend, else nothing."""
+        for thing in (self.adapter, self.backend):
+            if isinstance(thing, SupportsOperators):
+                return thing
+        return None
 
     @property
     def form(self) -> str:
@@ -96,6 +128,28 @@ class Context:
             golden = self.golden(name, dtype)
             self._subjects[key] = Subject(self.load(golden), golden)
         return self._subjects[key]
+
+    def fresh(self, name: str = "base", number: int = 0) -> FreshSubject:
+        """A model that was made for this run, loaded once.
+
+        Args:
+            name: The golden model whose shape it has.
+            number: Which of several of that shape.
+
+        Raises:
+            NotApplicable: The golden model has no such form.
+        """
+        # Other checks need no float64 decoder.
+        from genai_iface.conformance.decoder.fresh import make_fresh  # noqa: PLC0415
+
+        key = name, number
+        if key not in self._fresh:
+            if self._folder is None:
+                self._folder = tempfile.TemporaryDirectory(prefix="genai-iface-fresh-")
+            place = Path(self._folder.name) / str(number)
+            made = make_fresh(self.golden(name), self.seed + number, place, factor=self.factor)
+            self._fresh[key] = FreshSubject(self.load(made.golden), made.golden, made)
+        return self._fresh[key]
 
     def load(self, golden: Golden) -> Model[Any]:
         """Loads a golden folder anew."""
@@ -162,6 +216,11 @@ class Context:
         self.end_check()
         while self._subjects:
             self._subjects.popitem()[1].model.close()
+        while self._fresh:
+            self._fresh.popitem()[1].model.close()
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
 
 
 def padded(rows: Sequence[Sequence[int] | NDArray[np.int64]], pad: int = PAD) -> Mapping[str, NDArray[np.int64]]:

@@ -1,6 +1,9 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""Reports: report.json for machines, report.md for a pull request, report.html for a site, of one run."""
+"""Reports of one run: report.json for machines, report.md for a pull request, report.html for a site.
+
+Beside them junit.xml and badge.json, for continuous integration and for a README.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,24 @@ from pathlib import Path
 from typing import Any
 
 from genai_iface._new_files import new_file, temporary_name
+from genai_iface.conformance._formats import as_badge, as_junit
 from genai_iface.conformance._golden import manifest_digest
 from genai_iface.conformance._results import ConformanceResult
 from genai_iface.conformance.registry import LEVELS
 from genai_iface.errors import InvalidInputError, OutputError
 from genai_iface.version import INTERFACE_VERSION
 
-__all__ = ["SCHEMA", "as_html", "as_json", "as_markdown", "check_report_folder", "verdict_in_words", "write_report"]
+__all__ = [
+    "SCHEMA",
+    "WORDS",
+    "as_html",
+    "as_json",
+    "as_markdown",
+    "check_report_folder",
+    "claim_in_words",
+    "verdict_in_words",
+    "write_report",
+]
 
 SCHEMA = Path(__file__).parent / "report.schema.json"
 """The JSON Schema of report.json."""
@@ -32,7 +46,12 @@ _LICENCE = (
     "<!-- SPDX-License-Identifier: Apache-2.0 -->",
 )
 # REUSE-IgnoreEnd
-_WORDS = {"reached": "reached", "not_reached": "not reached", "no_verdict": "no verdict"}
+WORDS = {
+    "conforms": "conforms",
+    "known_deviations": "with known deviations",
+    "does_not_reach": "does not reach",
+    "no_verdict": "no verdict",
+}
 _STYLE = """
 body {font-family: sans-serif; max-width: 70em; margin: 2em auto; padding: 0 1em}
 table {border-collapse: collapse}
@@ -45,7 +64,7 @@ _STATUSES = ("passed", "failed", "deviation", "not_applicable", "not_executed")
 
 
 def write_report(run: ConformanceResult, folder: str | PathLike[str], /) -> list[Path]:
-    """Writes report.json, report.md and report.html and returns their paths.
+    """Writes report.json, report.md, report.html, junit.xml and badge.json and returns their paths.
 
     Raises:
         InvalidInputError: There is no such folder and there cannot be one.
@@ -57,9 +76,11 @@ def write_report(run: ConformanceResult, folder: str | PathLike[str], /) -> list
         "report.json": json.dumps(data, indent=1) + "\n",
         "report.md": as_markdown(data),
         "report.html": as_html(data),
+        "junit.xml": as_junit(data),
+        "badge.json": json.dumps(as_badge(data, verdict_in_words(data)), indent=1) + "\n",
     }
     with ExitStack() as files:
-        # All three take their names when all are written.
+        # All take their names when all are written.
         for name, text in texts.items():
             files.enter_context(new_file(target / name)).write_text(text, encoding="utf-8")
     return [target / name for name in texts]
@@ -93,14 +114,17 @@ def check_report_folder(folder: str | PathLike[str], /) -> Path:
 def as_json(run: ConformanceResult) -> dict[str, Any]:
     """The run as plain data; ``report.schema.json`` describes it."""
     return {
-        "format": 1,
+        "format": 2,
         "interface_version": INTERFACE_VERSION,
         "golden_sha256": manifest_digest(),
         "adapter": run.adapter,
         "backend": dict(run.backend),
         "dtype": run.dtype,
         "form": run.form,
+        "profile": run.profile,
+        "seed": run.seed,
         "level": run.level,
+        "capabilities": dict(zip(("declared", "known"), run.declared, strict=True)),
         "tolerance_factor": run.factor,
         "verdict": run.verdict,
         "seconds": round(run.seconds, 2),
@@ -122,6 +146,7 @@ def as_json(run: ConformanceResult) -> dict[str, Any]:
                 "requires": sorted(item.check.requires),
                 "spec": list(item.check.spec),
                 "since": item.check.since,
+                "core": item.check.core,
                 "status": item.status,
                 "message": item.message,
                 "numbers": dict(item.numbers),
@@ -134,12 +159,24 @@ def as_json(run: ConformanceResult) -> dict[str, Any]:
 
 
 def verdict_in_words(data: Mapping[str, Any]) -> str:
-    """One sentence: which level was judged, and the outcome."""
-    num_deviations = sum(item["status"] == "deviation" for item in data["checks"])
-    text = f"level {data['level']} {_WORDS[data['verdict']]}"
-    if num_deviations:
-        text += f", with {num_deviations} known deviation{'s' if num_deviations > 1 else ''}"
-    return text
+    """The verdict as it must be published, in the three words of the specification."""
+    level, number = data["level"], sum(item["status"] == "deviation" for item in data["checks"])
+    words = {
+        "conforms": f"conforms at level {level}",
+        "known_deviations": f"level {level} with {number} known deviation{'s' if number > 1 else ''}",
+        "does_not_reach": f"does not reach level {level}",
+        "no_verdict": f"no verdict at level {level}",
+    }
+    return words[data["verdict"]]
+
+
+def claim_in_words(data: Mapping[str, Any]) -> str:
+    """Who, with what, and the verdict: the line that a claim of conformance quotes."""
+    said = data["capabilities"]
+    return (
+        f"{data['adapter']}, {data['dtype']}: {verdict_in_words(data)} (profile {data['profile']}, "
+        f"{said['declared']} of {said['known']} capabilities)"
+    )
 
 
 def as_markdown(data: Mapping[str, Any]) -> str:
@@ -150,16 +187,18 @@ def as_markdown(data: Mapping[str, Any]) -> str:
         "",
         f"# Conformance of {data['adapter']}, {data['dtype']}: {verdict_in_words(data)}",
         "",
+        f"{claim_in_words(data)}.",
+        "",
         f"Backend {backend['name']} {backend['version']} on {backend['runtime']} {backend['runtime_version']}, golden "
         f"models in the form `{data['form']}`, interface version {data['interface_version']}, "
-        f"{len(data['checks'])} checks in {data['seconds']:.0f} s.",
+        f"{len(data['checks'])} checks in {data['seconds']:.0f} s, seed {data['seed']}.",
         "",
         "| level | verdict | passed | failed | deviation | not applicable | not executed |",
         "|---|---|---:|---:|---:|---:|---:|",
     ]
     for level in data["levels"]:
         counts = " | ".join(str(level["counts"][status]) for status in _STATUSES)
-        lines.append(f"| {level['level']} {level['subject']} | {_WORDS[level['verdict']]} | {counts} |")
+        lines.append(f"| {level['level']} {level['subject']} | {WORDS[level['verdict']]} | {counts} |")
     for level in data["levels"]:
         if level["missing_capabilities"]:
             names = ", ".join(level["missing_capabilities"])
@@ -220,12 +259,13 @@ def _html_lines(data: Mapping[str, Any]) -> Iterator[str]:
     yield f"<style>{_STYLE}</style></head><body>"
     yield f"<h1>{title}</h1>"
     about = f"{backend['name']} {backend['version']} on {backend['runtime']} {backend['runtime_version']}"
+    yield f"<p>{html.escape(claim_in_words(data))}.</p>"
     yield f"<p>Backend {html.escape(about)}, form {data['form']}, {len(data['checks'])} checks.</p>"
     heads = "".join(f"<th>{status.replace('_', ' ')}</th>" for status in _STATUSES)
     yield f"<table><tr><th>level</th><th>verdict</th>{heads}</tr>"
     for level in data["levels"]:
         counts = "".join(f"<td>{level['counts'][status]}</td>" for status in _STATUSES)
-        yield f"<tr><td>{level['level']} {level['subject']}</td><td>{_WORDS[level['verdict']]}</td>{counts}</tr>"
+        yield f"<tr><td>{level['level']} {level['subject']}</td><td>{WORDS[level['verdict']]}</td>{counts}</tr>"
     yield "</table><h2>Checks</h2><table><tr><th>check</th><th>status</th><th>what</th><th>finding</th></tr>"
     for item in data["checks"]:
         finding = _as_item(item).partition(": ")[2] if item["message"] else ""

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
-from genai_iface.capabilities import LEVEL_PROFILES
+from genai_iface.capabilities import LEVEL_PROFILES, Capability
 from genai_iface.conformance.registry import LEVELS, Check
 
 __all__ = ["ConformanceResult", "LevelVerdict", "Outcome", "Status", "Verdict", "judge"]
@@ -16,7 +16,8 @@ __all__ = ["ConformanceResult", "LevelVerdict", "Outcome", "Status", "Verdict", 
 Status: TypeAlias = Literal["passed", "failed", "deviation", "not_applicable", "not_executed"]
 """not_applicable: the check has no subject here, and its level does not ask for one."""
 
-Verdict: TypeAlias = Literal["reached", "not_reached", "no_verdict"]
+Verdict: TypeAlias = Literal["conforms", "known_deviations", "does_not_reach", "no_verdict"]
+"""Three words for three outcomes; "no_verdict" where something was not executed, which is no outcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,20 +71,27 @@ class ConformanceResult:
     outcomes: tuple[Outcome, ...]
     levels: tuple[LevelVerdict, ...]
     seconds: float
+    profile: str = "step"
+    seed: int = 0
 
     @property
     def verdict(self) -> Verdict:
         """Of the level that was asked for: every level up to it counts, level 1 only if it was judged."""
         verdicts = {item.level: item.verdict for item in self.levels}
         needed = [verdicts[level] for level in verdicts if level != 1 or verdicts[level] != "no_verdict"]
-        if "not_reached" in needed:
-            return "not_reached"
-        return "no_verdict" if "no_verdict" in needed or not needed else "reached"
+        ranks: tuple[Verdict, ...] = ("does_not_reach", "no_verdict", "known_deviations")
+        return next((word for word in ranks if word in needed), "conforms" if needed else "no_verdict")
 
     @property
     def num_deviations(self) -> int:
         """Known deviations, without which the level would not be reached."""
         return sum(outcome.status == "deviation" for outcome in self.outcomes)
+
+    @property
+    def declared(self) -> tuple[int, int]:
+        """How many of the interface's capabilities the backend declares, and how many there are."""
+        known = {str(name) for name in Capability}
+        return len(known & set(self.backend["capabilities"])), len(known)
 
 
 def judge(level: int, outcomes: Sequence[Outcome], capabilities: frozenset[str]) -> LevelVerdict:
@@ -98,9 +106,9 @@ def judge(level: int, outcomes: Sequence[Outcome], capabilities: frozenset[str])
     for outcome in outcomes:
         counts[outcome.status] = counts.get(outcome.status, 0) + 1
     missing = tuple(sorted(str(name) for name in LEVEL_PROFILES[level] if name not in capabilities))
-    verdict: Verdict = "reached"
-    if counts.get("failed") or missing:
-        verdict = "not_reached"
+    verdict: Verdict = "known_deviations" if counts.get("deviation") else "conforms"
+    if counts.get("failed") or missing or (counts.get("deviation") and not counts.get("passed")):
+        verdict = "does_not_reach"
     elif counts.get("not_executed") or not counts.get("passed") or level not in LEVELS:
         verdict = "no_verdict"
     return LevelVerdict(level, verdict, counts, missing)

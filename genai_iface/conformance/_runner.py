@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import math
+import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, get_args
@@ -13,7 +14,7 @@ from genai_iface.capabilities import LEVEL_PROFILES
 from genai_iface.conformance._context import Context
 from genai_iface.conformance._failure import ConformanceFailure, NotApplicable
 from genai_iface.conformance._results import ConformanceResult, Outcome, judge
-from genai_iface.conformance.adapter import Adapter
+from genai_iface.conformance.adapter import Adapter, profile_of
 from genai_iface.conformance.deviations import Deviation
 from genai_iface.conformance.registry import LEVELS, Check, all_checks
 from genai_iface.errors import InvalidInputError
@@ -31,6 +32,7 @@ def run_checks(
     only: Iterable[str] = (),
     deviations: Mapping[str, Deviation] | None = None,
     factor: float = 1.0,
+    seed: int | None = None,
     on_outcome: Callable[[Outcome], object] | None = None,
 ) -> ConformanceResult:
     """Runs the kit.
@@ -42,15 +44,20 @@ def run_checks(
         only: Ids of the checks to run; the others are not executed. None given: all.
         deviations: Known deviations by check id.
         factor: Tightens tolerances, above 0 and at most 1.
+        seed: Of the models and programs that are made for this run, at least 0; None draws one.
         on_outcome: Told each outcome as it comes.
 
     Raises:
-        InvalidInputError: A level, dtype, id or factor is not legal, or the backend does not declare the dtype.
+        InvalidInputError: A level, dtype, id, factor or seed is not legal, or the backend does not declare the dtype.
     """
-    checks = all_checks(level=level)
+    profile = profile_of(adapter)
+    checks = [item for item in all_checks(level=level) if profile in item.profiles]
     chosen = set(only)
     _check_arguments(level, dtype, factor, chosen - {item.id for item in checks})
-    context = Context(adapter, dtype=dtype, factor=factor)
+    drawn = secrets.randbelow(2**31) if seed is None else seed
+    if drawn < 0:
+        raise InvalidInputError(f"The seed {drawn} is negative", remedy="Give 0 or more.")
+    context = Context(adapter, dtype=dtype, factor=factor, seed=drawn)
     if dtype not in context.info.dtypes:
         raise InvalidInputError(
             f"{adapter.name} does not declare {dtype}", remedy=f"Declared: {', '.join(sorted(context.info.dtypes))}."
@@ -66,10 +73,14 @@ def run_checks(
             if on_outcome is not None:
                 on_outcome(outcome)
         declared = frozenset(map(str, context.info.capabilities))
+        by_level = {
+            number: [item for item in outcomes if item.check.level == number] for number in LEVELS if number <= level
+        }
+        # A profile may have nothing to show at a level; without model and cache there is no profile of capabilities.
         levels = tuple(
-            judge(number, [item for item in outcomes if item.check.level == number], declared)
-            for number in LEVELS
-            if number <= level
+            judge(number, found, declared if profile == "step" else LEVEL_PROFILES[number])
+            for number, found in by_level.items()
+            if found
         )
         return ConformanceResult(
             adapter=adapter.name,
@@ -81,6 +92,8 @@ def run_checks(
             outcomes=tuple(outcomes),
             levels=levels,
             seconds=time.perf_counter() - started,
+            profile=profile,
+            seed=drawn,
         )
     finally:
         context.close()
@@ -91,7 +104,7 @@ def run_check(item: Check, context: Context, deviation: Deviation | None = None,
     started = time.perf_counter()
     message, numbers, is_failed, applies = "", {}, False, True
     declared = {str(name) for name in context.info.capabilities}
-    missing = sorted(name for name in item.requires if name not in declared)
+    missing = sorted(name for name in item.requires if name not in declared and context.profile == "step")
     if missing:
         # A level's own profile must be declared: leaving it out is no way around a check.
         is_failed = any(name in LEVEL_PROFILES[item.level] for name in missing)
@@ -114,6 +127,12 @@ def run_check(item: Check, context: Context, deviation: Deviation | None = None,
         return Outcome(item, "not_applicable", message, plain, seconds)
     if deviation is None:
         return Outcome(item, "failed" if is_failed else "passed", message, plain, seconds)
+    if item.core and is_failed:
+        message = f"{message}; it is a core check, which cannot be listed as a deviation: {item.core}"
+        return Outcome(item, "failed", message, plain, seconds, deviation.link)
+    if is_failed and deviation.has_expired():
+        message = f"{message}; its deviation expired on {deviation.expires}: {deviation.reason}"
+        return Outcome(item, "failed", message, plain, seconds, deviation.link)
     if is_failed:
         return Outcome(item, "deviation", f"{deviation.reason} [{message}]", plain, seconds, deviation.link)
     message = f"passes, but is listed as a deviation ({deviation.reason}): remove the entry"

@@ -17,11 +17,20 @@ from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
+from genai_iface.conformance.registry import PROFILES
 from genai_iface.errors import InvalidInputError
 from genai_iface.protocols import Backend, Model, Pipeline
 from genai_iface.registry import list_backends, load_backend
 
-__all__ = ["Adapter", "BackendAdapter", "SupportsLoading", "SupportsOperators", "SupportsPipeline", "load_adapter"]
+__all__ = [
+    "Adapter",
+    "BackendAdapter",
+    "SupportsLoading",
+    "SupportsOperators",
+    "SupportsPipeline",
+    "load_adapter",
+    "profile_of",
+]
 
 
 class Adapter(Protocol):
@@ -52,7 +61,7 @@ class SupportsLoading(Protocol):
 
 @runtime_checkable
 class SupportsOperators(Protocol):
-    """An adapter that can run a single node, for level 1."""
+    """An adapter, or the backend itself, that can run a single node, for level 1."""
 
     def run_node(self, model: bytes, inputs: Mapping[str, NDArray[Any]], /) -> Sequence[NDArray[Any]]:
         """Runs a serialized ONNX model of one node and returns its outputs in order."""
@@ -86,6 +95,18 @@ class BackendAdapter:
     def backend(self) -> Backend:
         """The backend, loaded by its entry point."""
         return load_backend(self._name)
+
+
+def profile_of(adapter: Adapter, /) -> str:
+    """The profile that an adapter names in its attribute ``profile``; "step" where it has none.
+
+    Raises:
+        InvalidInputError: There is no such profile.
+    """
+    profile = getattr(adapter, "profile", "step")
+    if profile not in PROFILES:
+        raise InvalidInputError(f"There is no profile {profile!r}", remedy=f"Profiles: {', '.join(PROFILES)}.")
+    return str(profile)
 
 
 def load_adapter(name: str, /) -> Adapter:

@@ -16,10 +16,16 @@ from genai_iface.conformance import checks
 if TYPE_CHECKING:
     from genai_iface.conformance._context import Context
 
-__all__ = ["LEVELS", "Check", "all_checks", "check"]
+__all__ = ["LEVELS", "PROFILES", "Check", "all_checks", "check"]
 
 LEVELS = {0: "interface", 1: "operators", 2: "cache", 3: "logits", 4: "generation"}
 """What each level is about."""
+
+PROFILES = {
+    "step": "model and cache: every step, its logits, and what the cache does",
+    "text": "text and tokens in, text and tokens out",
+}
+"""What a target lets one see."""
 
 _ID = re.compile(r"L[0-4](\.[a-z0-9_]+){2,}")
 
@@ -38,6 +44,8 @@ class Check:
         since: The interface version that it belongs to.
         spec: The clauses of the specification that it checks, "Model.forward.5".
         run: Returns, or raises ConformanceFailure or NotApplicable.
+        core: Why no runtime may list it as a deviation; empty where one may.
+        profiles: What a target must let one see for it to run, of ``PROFILES``.
     """
 
     id: str
@@ -47,13 +55,22 @@ class Check:
     since: int
     spec: tuple[str, ...]
     run: CheckFunction
+    core: str = ""
+    profiles: frozenset[str] = frozenset({"step"})
 
 
 _CHECKS: dict[str, Check] = {}
 
 
 def check(
-    identifier: str, *, requires: Iterable[str] = (), spec: Iterable[str] = (), since: int = 1, title: str = ""
+    identifier: str,
+    *,
+    requires: Iterable[str] = (),
+    spec: Iterable[str] = (),
+    since: int = 1,
+    title: str = "",
+    core: str = "",
+    profiles: Iterable[str] = ("step",),
 ) -> Callable[[CheckFunction], CheckFunction]:
     """Registers a function as a check; its docstring's first line is the title.
 
@@ -63,19 +80,31 @@ def check(
         spec: Clauses of the specification.
         since: The interface version that brought what it checks.
         title: Instead of the docstring, for checks that are made in a loop.
+        core: Why no runtime may list it as a deviation, in one sentence.
+        profiles: The profiles of targets that it can run in.
 
     Raises:
-        ValueError: The id is malformed or taken.
+        ValueError: The id is malformed or taken, or there is no such profile.
     """
     if not _ID.fullmatch(identifier):
         raise ValueError(f"{identifier!r} is not a check id")
     if identifier in _CHECKS:
         raise ValueError(f"the check id {identifier!r} is taken")
+    if unknown := set(profiles) - PROFILES.keys():
+        raise ValueError(f"the check {identifier!r} names the profile {sorted(unknown)[0]!r}, which there is not")
 
     def register(run: CheckFunction) -> CheckFunction:
         line = title or (run.__doc__ or "").strip().partition("\n")[0]
         _CHECKS[identifier] = Check(
-            identifier, int(identifier[1]), line.rstrip("."), frozenset(map(str, requires)), since, tuple(spec), run
+            identifier,
+            int(identifier[1]),
+            line.rstrip("."),
+            frozenset(map(str, requires)),
+            since,
+            tuple(spec),
+            run,
+            core,
+            frozenset(profiles),
         )
         return run
 

@@ -51,7 +51,7 @@ def test_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     schema = json.loads(SCHEMA.read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator.check_schema(schema)
     jsonschema.Draft202012Validator(schema).validate(data)
-    assert data["verdict"] == "not_reached"
+    assert data["verdict"] == "does_not_reach"
     assert [item["id"] for item in data["checks"]] == [item.id for item in all_checks(level=2)]
     failed = [item["id"] for item in data["checks"] if item["status"] == "failed"]
     markdown = (tmp_path / "report.md").read_text(encoding="utf-8")

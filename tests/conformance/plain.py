@@ -28,7 +28,7 @@ from genai_iface import (
     ModelSpec,
 )
 from genai_iface.backend_kit import check_batch_and_capacity, check_indices, check_lengths, check_rows, check_step
-from tools.golden_models.plan import PLANS, Plan
+from genai_iface.conformance.decoder.plan import PLANS, Plan
 
 CAPABILITIES = frozenset(Capability) - {
     Capability.STATE,

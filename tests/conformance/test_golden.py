@@ -17,11 +17,11 @@ from onnx.reference import ReferenceEvaluator
 from genai_iface import InvalidInputError
 from genai_iface.conformance import _golden as golden
 from genai_iface.conformance._golden import GOLDEN, manifest, open_golden, operator_case
-from tools.golden_models.plan import DTYPES, PLANS
-from tools.golden_models.reference import logits_of
+from genai_iface.conformance.decoder.plan import DTYPES, PLANS
+from genai_iface.conformance.decoder.reference import logits_of
+from genai_iface.conformance.decoder.weights import weights_of
 from tools.golden_models.scatter import ScatterBuilder
 from tools.golden_models.search import MARGIN, sequences_of
-from tools.golden_models.weights import weights_of
 
 BY_NAME = {plan.name: plan for plan in PLANS}
 # The long one takes its time in onnx.reference, and shows nothing more.

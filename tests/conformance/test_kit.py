@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,6 @@ from genai_iface.conformance import (
     check,
     load_adapter,
     parametrize_checks,
-    read_deviations,
     run_checks,
 )
 from genai_iface.conformance._context import Context
@@ -28,7 +26,6 @@ from genai_iface.conformance._results import judge
 from genai_iface.conformance._runner import run_check
 from genai_iface.conformance._tolerance import relative_tolerance
 from genai_iface.conformance.checks.l1.operators import CASES
-from genai_iface.conformance.deviations import Deviation
 from genai_iface.conformance.registry import Check
 from tests.conformance.mutants import IndexOffByOne
 from tests.conformance.plain import PlainAdapter, PlainBackend
@@ -108,9 +105,9 @@ def test_declaring_nothing_reaches_no_level() -> None:
     adapter = PlainAdapter(PlainBackend(info={"capabilities": frozenset({"cache_scatter"})}))
     run = run_checks(adapter, level=3)
     verdicts = {item.level: item.verdict for item in run.levels}
-    assert verdicts[2] == verdicts[3] == "not_reached"
+    assert verdicts[2] == verdicts[3] == "does_not_reach"
     assert run.levels[2].missing == ("batch", "chunked_prefill", "ragged", "reorder", "rewind")
-    assert run.verdict == "not_reached"
+    assert run.verdict == "does_not_reach"
 
 
 def test_what_was_not_executed_gives_no_verdict() -> None:
@@ -122,59 +119,12 @@ def test_what_was_not_executed_gives_no_verdict() -> None:
 
 def test_a_failure_at_a_lower_level_counts() -> None:
     run = run_checks(PlainAdapter(PlainBackend(IndexOffByOne)), level=3)
-    assert run.levels[2].verdict == "not_reached"
-    assert run.verdict == "not_reached"
+    assert run.levels[2].verdict == "does_not_reach"
+    assert run.verdict == "does_not_reach"
 
 
 def test_a_level_without_a_passed_check_has_no_verdict() -> None:
     assert judge(1, [], frozenset()).verdict == "no_verdict"
-
-
-def test_deviations(context: Context) -> None:
-    known = Deviation("L2.made.up", "a bug", "https://example.org/1")
-    outcome = run_check(made(fails), context, known)
-    assert (outcome.status, outcome.link) == ("deviation", "https://example.org/1")
-    outcome = run_check(made(lambda context: None), context, known)
-    assert outcome.status == "failed"
-    assert "remove the entry" in outcome.message
-    assert run_check(made(has_no_subject), context, known).status == "not_applicable"
-
-
-def test_the_level_of_a_runtime_with_a_known_deviation(tmp_path: Path) -> None:
-    adapter = PlainAdapter(PlainBackend(info={"runtime_version": ""}))
-    assert run_checks(adapter, level=0).verdict == "not_reached"
-    file = tmp_path / "deviations.json"
-    file.write_text('[{"id": "L0.backend.info", "reason": "no version", "link": "https://example.org/2"}]')
-    run = run_checks(adapter, level=0, deviations=read_deviations(file))
-    assert (run.verdict, run.num_deviations) == ("reached", 1)
-    # The same list with a healthy runtime: the entry has outlived its bug.
-    assert run_checks(PlainAdapter(), level=0, deviations=read_deviations(file)).verdict == "not_reached"
-
-
-@pytest.mark.parametrize(
-    "content",
-    [
-        "{}",
-        "no json",
-        '[{"id": "L0.backend.info", "reason": "", "link": "x"}]',
-        '[{"id": "L0.backend.info", "reason": "x"}]',
-        '[{"id": "L0.no.such_check", "reason": "x", "link": "x"}]',
-        '[{"id": "L0.backend.info", "reason": "x", "link": "x", "status": "passed"}]',
-        '["L0.backend.info"]',
-    ],
-)
-def test_incomplete_deviations_are_refused(content: str, tmp_path: Path) -> None:
-    file = tmp_path / "deviations.json"
-    file.write_text(content)
-    with pytest.raises(InvalidInputError):
-        read_deviations(file)
-
-
-def test_deviations_of_one_dtype(tmp_path: Path) -> None:
-    file = tmp_path / "deviations.json"
-    file.write_text('[{"id": "L0.backend.info", "reason": "x", "link": "x", "dtypes": ["float16"]}]')
-    assert not read_deviations(file)
-    assert list(read_deviations(file, dtype="float16")) == ["L0.backend.info"]
 
 
 # Tolerances and comparisons.
@@ -252,9 +202,3 @@ def test_adapters_are_found_by_name() -> None:
     for name in ("no_such_backend", "tests.conformance.plain:Nothing", "no_such_module:x", "json:dumps"):
         with pytest.raises(InvalidInputError):
             load_adapter(name)
-
-
-# Reports.
-
-
-# Runtimes.

@@ -22,8 +22,6 @@ OPEN_PAGES: set[str] = set()
 OUTSIDE = [
     *python_files("backends"),
     *python_files("examples"),
-    ROOT / "tests/conformance/adapters.py",
-    ROOT / "tests/conformance/openvino_adapter.py",
 ]
 PAGES = [*sorted((ROOT / "docs").rglob("*.md")), ROOT / "README.md", ROOT / "CONTRIBUTING.md"]
 

@@ -17,16 +17,16 @@ import onnx
 from numpy.typing import NDArray
 
 from genai_iface.conformance._tolerance import relative_tolerance
+from genai_iface.conformance.decoder.plan import DTYPES, PLANS, Plan
+from genai_iface.conformance.decoder.reference import greedy, logits_of
+from genai_iface.conformance.decoder.weights import weights_of
 from tools.golden_models.builder import Builder
 from tools.golden_models.files import write_checkpoint, write_config, write_tokenizer
 from tools.golden_models.operators import operator_cases
-from tools.golden_models.plan import DTYPES, PLANS, Plan
 from tools.golden_models.primitive import ConcatBuilder
-from tools.golden_models.reference import greedy, logits_of
 from tools.golden_models.scatter import ScatterBuilder
 from tools.golden_models.search import MARGIN, greedy_prompt, sequences_of
 from tools.golden_models.states import STATE_PLANS, write_states
-from tools.golden_models.weights import weights_of
 
 GOLDEN = Path(__file__).parents[2] / "genai_iface" / "conformance" / "golden"
 MAX_BYTES = 2_700_000

@@ -13,8 +13,9 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from tools.golden_models.plan import Plan
-from tools.golden_models.weights import NUMPY_DTYPES, rotary_tables
+from genai_iface.conformance.decoder.plan import Plan
+from genai_iface.conformance.decoder.weights import rotary_tables
+from tools.golden_models.numpy_dtypes import NUMPY_DTYPES
 
 __all__ = ["ONNX_DTYPES", "Builder"]
 
@@ -50,7 +51,7 @@ class Builder:
         plan = self.plan
         ids = self.input("input_ids", TensorProto.INT64, ["batch", "sequence"])
         self.begin(ids)
-        cos, sin = rotary_tables(plan, self.dtype)
+        cos, sin = (table.astype(NUMPY_DTYPES[self.dtype]) for table in rotary_tables(plan, self.dtype))
         self.tables = self.constant("cos", cos), self.constant("sin", sin)
         hidden = self.op("Gather", [self.weight("embedding"), ids])
         for layer in range(plan.layers):

@@ -15,9 +15,9 @@ import safetensors.numpy
 from numpy.typing import NDArray
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from tools.golden_models.plan import Plan
-from tools.golden_models.reference import EPSILON
-from tools.golden_models.weights import EOS
+from genai_iface.conformance.decoder.plan import Plan
+from genai_iface.conformance.decoder.reference import EPSILON
+from genai_iface.conformance.decoder.weights import EOS
 
 __all__ = ["write_checkpoint", "write_config", "write_tokenizer"]
 

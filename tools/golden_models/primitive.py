@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from genai_iface.conformance.decoder.reference import EPSILON
 from tools.golden_models.builder import Builder
-from tools.golden_models.reference import EPSILON
-from tools.golden_models.weights import NUMPY_DTYPES
+from tools.golden_models.numpy_dtypes import NUMPY_DTYPES
 
 __all__ = ["ConcatBuilder"]
 

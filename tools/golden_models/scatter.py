@@ -8,8 +8,8 @@ from typing import Any
 
 from onnx import TensorProto
 
+from genai_iface.conformance.decoder.reference import EPSILON
 from tools.golden_models.builder import Builder
-from tools.golden_models.reference import EPSILON
 
 __all__ = ["ScatterBuilder"]
 

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genai_iface.conformance._tolerance import relative_tolerance
-from tools.golden_models.plan import DTYPES, PLANS, Plan
-from tools.golden_models.reference import greedy, logits_of
-from tools.golden_models.weights import TEXT_TOKENS, weights_of
+from genai_iface.conformance.decoder.plan import DTYPES, PLANS, Plan
+from genai_iface.conformance.decoder.reference import greedy, logits_of
+from genai_iface.conformance.decoder.weights import TEXT_TOKENS, weights_of
 
 __all__ = ["MARGIN", "greedy_prompt", "has_margins", "sequences_of"]
 

@@ -49,6 +49,18 @@ def _levels() -> str:
     return "\n".join(lines)
 
 
+def _core() -> str:
+    from genai_iface.conformance import all_checks  # noqa: PLC0415 - the other tables need no kit
+    from tools.spec.render import check_link  # noqa: PLC0415 - it needs this module
+
+    by_reason: dict[str, list[str]] = {}
+    for check in all_checks():
+        if check.core:
+            by_reason.setdefault(check.core, []).append(check_link(check.id))
+    lines = ["| Core checks | Why |", "|---|---|"]
+    return "\n".join([*lines, *(f"| {', '.join(links)} | {reason} |" for reason, links in by_reason.items())])
+
+
 def _vectors() -> str:
     from tools.spec.vectors import FILE  # noqa: PLC0415 - the other tables need no sampler
 
@@ -101,6 +113,7 @@ TABLES: Mapping[str, Callable[[], str]] = MappingProxyType(
     {
         "capabilities": _capabilities,
         "levels": _levels,
+        "core-checks": _core,
         "sampling-vectors": _vectors,
         "example-linear": lambda: _example("linear"),
         "example-circular": lambda: _example("circular"),

@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx_ir as ir
+from numpy.typing import NDArray
 
 from genai_iface.capabilities import Capability
 from genai_iface.errors import InvalidInputError
 from genai_iface.folder import open_folder
 from genai_iface.types import BackendInfo, Device
+from genai_iface_numpy.evaluator import Evaluator
 from genai_iface_numpy.model import NumpyModel
 
 __all__ = ["NumpyBackend"]
@@ -60,3 +63,10 @@ class NumpyBackend:
                 f"The numpy backend has no option {sorted(options)[0]!r}", remedy="It takes no options."
             )
         return NumpyModel(open_folder(folder), device=_CPU)
+
+    def run_node(self, model: bytes, inputs: Mapping[str, NDArray[Any]], /) -> list[NDArray[Any]]:
+        """Runs a serialized model of one node, for level 1 of the conformance kit."""
+        graph = ir.from_proto(onnx.load_from_string(model))
+        names = [str(output.name) for output in graph.graph.outputs]
+        # TensorScatter writes in place.
+        return Evaluator(graph, keep=names).run({name: array.copy() for name, array in inputs.items()}, names)

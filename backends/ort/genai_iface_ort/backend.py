@@ -9,6 +9,7 @@ from os import PathLike
 from typing import Any
 
 import onnxruntime
+from numpy.typing import NDArray
 
 from genai_iface.capabilities import Capability
 from genai_iface.folder import open_folder
@@ -53,3 +54,10 @@ class OrtBackend:
         chosen = find_device(device)
         parsed = parse_options(options, chosen.kind)
         return open_model(open_folder(folder), device=chosen, options=parsed)
+
+    def run_node(self, model: bytes, inputs: Mapping[str, NDArray[Any]], /) -> list[NDArray[Any]]:
+        """Runs a serialized model of one node on the processor, for level 1 of the conformance kit."""
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        return list(session.run(None, dict(inputs)))

@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from genai_iface.errors import InvalidInputError
 
 if TYPE_CHECKING:
-    from genai_iface.conformance import ConformanceResult, Outcome
+    from genai_iface.conformance import Adapter, ConformanceResult, Outcome
 
 __all__ = ["add_parser", "run"]
 
+# 2 is every command's code for a usage error.
+_EXIT_CODES = {"conforms": 0, "known_deviations": 3, "does_not_reach": 1, "no_verdict": 1}
 _SHOWN = {"failed": "FAILED", "deviation": "deviation"}
 
 
@@ -23,10 +26,20 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser = commands.add_parser(
         "conformance",
         help="check a runtime against the interface",
-        description="Runs the conformance kit and gives a verdict per level. Exit code: 0 if the level was reached, "
-        "1 if it was not or there is no verdict, 2 for a usage error.",
+        description="Runs the conformance kit and gives a verdict per level. Exit code: 0 if the runtime conforms "
+        "at the level, 3 if it does but for known deviations, 1 if it does not reach it or there is no verdict, 2 "
+        "for a usage error.",
     )
     parser.add_argument("adapter", nargs="?", help="a registered backend, or module:attribute of an adapter")
+    parser.add_argument(
+        "--command",
+        dest="harness",
+        metavar="COMMAND",
+        help="check a program that speaks the wire protocol: 'node harness.mjs'",
+    )
+    parser.add_argument(
+        "--time-limit", type=float, default=60.0, metavar="S", help="most seconds for one reply of it (default: 60)"
+    )
     parser.add_argument("--level", type=int, default=4, help="the level to reach, 0 to 4 (default: 4)")
     parser.add_argument(
         "--dtype",
@@ -40,6 +53,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--tolerance-factor", type=float, default=1.0, metavar="F", help="tighten tolerances: above 0, at most 1"
     )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        metavar="N",
+        help="of the models and programs that are made for the run (default: a new one)",
+    )
     parser.add_argument("--list", action="store_true", help="list the checks and run nothing")
     return parser
 
@@ -49,32 +68,49 @@ def run(arguments: argparse.Namespace) -> int:
     # The kit is not needed for --help.
     from genai_iface import conformance as kit  # noqa: PLC0415
     from genai_iface.conformance._report import check_report_folder  # noqa: PLC0415
+    from genai_iface.conformance.wire import WireAdapter  # noqa: PLC0415
 
     if arguments.list:
         for item in kit.all_checks(level=arguments.level):
             needs = f" [{', '.join(sorted(item.requires))}]" if item.requires else ""
             print(f"{item.id}  {item.title}{needs}")
         return 0
-    if arguments.adapter is None:
-        raise InvalidInputError("No adapter is named", remedy="Name a backend, or module:attribute; or give --list.")
-    adapter = kit.load_adapter(arguments.adapter)
+    adapter = _find_adapter(arguments)
     if arguments.report is not None:
         check_report_folder(arguments.report)
     known = kit.read_deviations(arguments.deviations, dtype=arguments.dtype) if arguments.deviations else None
-    result = kit.run_checks(
-        adapter,
-        level=arguments.level,
-        dtype=arguments.dtype,
-        only=arguments.only,
-        deviations=known,
-        factor=arguments.tolerance_factor,
-        on_outcome=_print_outcome,
-    )
+    with ExitStack() as stack:
+        if isinstance(adapter, WireAdapter):
+            stack.callback(adapter.close)
+        result = kit.run_checks(
+            adapter,
+            level=arguments.level,
+            dtype=arguments.dtype,
+            only=arguments.only,
+            deviations=known,
+            factor=arguments.tolerance_factor,
+            seed=arguments.seed,
+            on_outcome=_print_outcome,
+        )
     _print_verdict(result)
     if arguments.report is not None:
         for path in kit.write_report(result, arguments.report):
             print(f"wrote {path}", file=sys.stderr)
-    return 0 if result.verdict == "reached" else 1
+    return _EXIT_CODES[result.verdict]
+
+
+def _find_adapter(arguments: argparse.Namespace) -> Adapter:
+    if (arguments.adapter is None) == (arguments.harness is None):
+        raise InvalidInputError(
+            "One target is needed: a backend, module:attribute, or --command COMMAND", remedy="Or give --list."
+        )
+    if arguments.harness is not None:
+        from genai_iface.conformance.wire import WireAdapter  # noqa: PLC0415 - not for --help
+
+        return WireAdapter(arguments.harness, time_limit=arguments.time_limit)
+    from genai_iface.conformance import load_adapter  # noqa: PLC0415
+
+    return load_adapter(arguments.adapter)
 
 
 def _print_outcome(outcome: Outcome) -> None:
@@ -86,10 +122,12 @@ def _print_outcome(outcome: Outcome) -> None:
 
 
 def _print_verdict(result: ConformanceResult) -> None:
+    from genai_iface.conformance._report import WORDS, as_json, claim_in_words  # noqa: PLC0415
+
     for level in result.levels:
         counts = ", ".join(f"{number} {status.replace('_', ' ')}" for status, number in level.counts.items())
-        print(f"level {level.level}: {level.verdict.replace('_', ' ')} ({counts})")
+        print(f"level {level.level}: {WORDS[level.verdict]} ({counts})")
         if level.missing:
             print(f"    not declared, but asked for at this level: {', '.join(level.missing)}")
-    deviations = f", with {result.num_deviations} known deviations" if result.num_deviations else ""
-    print(f"{result.adapter}, {result.dtype}: level {result.level} {result.verdict.replace('_', ' ')}{deviations}")
+    print(f"seed {result.seed}")
+    print(claim_in_words(as_json(result)))

@@ -74,7 +74,9 @@ def info_stable(context: Context) -> None:
     equal(context.backend.info(), context.info, "info() after loading a model")
 
 
-@check("L0.backend.interface_version", spec=["Version.2"])
+@check(
+    "L0.backend.interface_version", core="Without a common version no other promise has a meaning.", spec=["Version.2"]
+)
 def interface_version(context: Context) -> None:
     """The backend shares an interface version with the SDK."""
     try:
@@ -177,7 +179,7 @@ def folder_unchanged(context: Context) -> None:
         equal(_listing(folder), before, "the content of the folder")
 
 
-@check("L0.load.outside", spec=["Backend.load.1"])
+@check("L0.load.outside", core="A folder from a stranger must not read its user's files.", spec=["Backend.load.1"])
 def outside(context: Context) -> None:
     """External data that leads out of the folder is refused."""
     if context.form == "checkpoint":

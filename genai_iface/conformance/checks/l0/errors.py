@@ -53,7 +53,7 @@ def ids_type(context: Context) -> None:
     _refused(context, "input_ids of floats", np.array([[1.5]]))
 
 
-@check("L0.errors.token_too_large", spec=["Model.forward.7"])
+@check("L0.errors.token_too_large", core="A row beyond the table is somebody else's memory.", spec=["Model.forward.7"])
 def token_too_large(context: Context) -> None:
     """A real token id beyond the vocabulary is refused."""
     _refused(context, "a token id beyond the vocabulary", [[context.subject().model.spec.vocab_size]])

@@ -87,7 +87,7 @@ def protocols(context: Context) -> None:
             expect(isinstance(thing, protocol), f"{capability} is declared, but {protocol.__name__} is not implemented")
 
 
-@check("L0.capabilities.declared", spec=["Model.capabilities.2"])
+@check("L0.capabilities.declared", core="Callers plan by what is declared.", spec=["Model.capabilities.2"])
 def declared(context: Context) -> None:
     """No declared ability is refused."""
     _try_all(context, declared=True)

@@ -2,5 +2,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Internal: the checks of level 2."""
 
-MODULES = ("write", "overflow", "rewind", "reorder", "reset", "cache", "optional", "circular", "states", "checkpoints")
+MODULES = (
+    "write",
+    "overflow",
+    "rewind",
+    "reorder",
+    "reset",
+    "cache",
+    "optional",
+    "circular",
+    "states",
+    "checkpoints",
+    "walk",
+)
 """In the order in which reports show their checks."""

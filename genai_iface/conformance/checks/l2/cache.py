@@ -14,7 +14,7 @@ from genai_iface.conformance.registry import check
 __all__: list[str] = []
 
 
-@check("L2.isolation.two_caches", spec=["Model.create_cache.1"])
+@check("L2.isolation.two_caches", core="Two users must not see each other's text.", spec=["Model.create_cache.1"])
 def two_caches(context: Context) -> None:
     """Two caches of one model know nothing of each other."""
     subject = context.subject()
@@ -39,7 +39,12 @@ def two_models(context: Context) -> None:
             subject.near(got[0, 0], 0, length, f"logits of {subject.golden.name} in turns with another model")
 
 
-@check("L2.isolation.rows", requires=[Capability.BATCH], spec=["Model.forward.6"])
+@check(
+    "L2.isolation.rows",
+    core="Two users must not see each other's text.",
+    requires=[Capability.BATCH],
+    spec=["Model.forward.6"],
+)
 def rows(context: Context) -> None:
     """A row does not depend on its neighbours."""
     subject = context.subject()

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 import tempfile
@@ -15,7 +16,6 @@ import numpy as np
 from genai_iface.capabilities import Capability
 from genai_iface.conformance._context import Context, padded
 from genai_iface.conformance._failure import ConformanceFailure, close, equal, expect, raises
-from genai_iface.conformance.adapter import BackendAdapter
 from genai_iface.conformance.registry import check
 from genai_iface.errors import InvalidInputError
 
@@ -130,15 +130,20 @@ def save_round_trip(context: Context) -> None:
         equal([item.name for item in Path(path).iterdir()], ["cache.safetensors"], "files left behind")
 
 
+# The adapter travels as it is, with what its constructor was given; its imports are found where they were here.
 _OTHER_PROCESS = """
+import pickle
 import sys
+path, adapter, dtype, saved, result = pickle.load(sys.stdin.buffer)
+sys.path[:] = path
 import numpy as np
-from genai_iface.conformance.adapter import load_adapter
 from genai_iface.conformance._context import Context
-context = Context(load_adapter(sys.argv[1]), dtype=sys.argv[2])
+context = Context(pickle.loads(adapter), dtype=dtype)
 subject = context.subject()
-cache = subject.model.load_cache(sys.argv[3])
-np.save(sys.argv[4], subject.model.forward(subject.golden.tokens[:1, 6:7], cache))
+cache = subject.model.load_cache(saved)
+np.save(result, subject.model.forward(subject.golden.tokens[:1, 6:7], cache))
+cache.close()
+context.close()
 """
 
 
@@ -149,17 +154,23 @@ def save_other_process(context: Context) -> None:
     tokens = subject.golden.tokens
     cache = context.cache(subject, capacity=16)
     subject.model.forward(tokens[:1, :6], cache, logits="none")
-    adapter = context.adapter
-    kind = type(adapter)
-    name = adapter.name if isinstance(adapter, BackendAdapter) else f"{kind.__module__}:{kind.__name__}"
     model: Any = subject.model
+    try:
+        adapter = pickle.dumps(context.adapter)
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise ConformanceFailure(
+            "the adapter cannot be given to another process: define its class in a module and keep what cannot be "
+            "pickled out of it, or give it __reduce__",
+            error=f"{type(error).__name__}: {error}",
+        ) from error
     with tempfile.TemporaryDirectory() as path:
         saved, result = str(Path(path) / "cache.safetensors"), str(Path(path) / "logits.npy")
         model.save_cache(cache, saved)
-        command = [sys.executable, "-c", _OTHER_PROCESS, name, context.dtype, saved, result]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - our own interpreter
+        work = pickle.dumps((sys.path, adapter, context.dtype, saved, result))
+        command = [sys.executable, "-c", _OTHER_PROCESS]
+        run = subprocess.run(command, input=work, capture_output=True, check=False)  # noqa: S603 - our own interpreter
         if run.returncode:
-            raise ConformanceFailure("the other process failed", output=run.stderr[-500:])
+            raise ConformanceFailure("the other process failed", output=run.stderr.decode(errors="replace")[-500:])
         subject.near(np.load(result)[0, 0], 0, 7, "logits of a cache that another process loaded")
 
 

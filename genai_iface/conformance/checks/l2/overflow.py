@@ -40,7 +40,12 @@ def overflow_prompt(context: Context) -> None:
     subject.near(got[0, 0], 0, 5, "logits of a prompt after another was refused")
 
 
-@check("L2.overflow.before_anything_changes", requires=_RAGGED, spec=["Model.forward.5", "Model.forward.7"])
+@check(
+    "L2.overflow.before_anything_changes",
+    core="Out of room must leave something to go on with.",
+    requires=_RAGGED,
+    spec=["Model.forward.5", "Model.forward.7"],
+)
 def before_anything_changes(context: Context) -> None:
     """If one row overflows, no row changes."""
     subject = context.subject()

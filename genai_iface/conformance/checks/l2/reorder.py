@@ -18,7 +18,7 @@ _REORDER = (Capability.REORDER, Capability.BATCH)
 _RAGGED = (*_REORDER, Capability.RAGGED)
 
 
-@check("L2.reorder.permutes", requires=_RAGGED, spec=["KVCache.reorder.1"])
+@check("L2.reorder.permutes", core="Beams and slots move by it.", requires=_RAGGED, spec=["KVCache.reorder.1"])
 def permutes(context: Context) -> None:
     """Row i becomes what row indices[i] was, its length included."""
     subject = context.subject()

@@ -20,7 +20,7 @@ __all__: list[str] = []
 _RAGGED = (Capability.BATCH, Capability.RAGGED)
 
 
-@check("L2.reset.all", spec=["KVCache.reset.1"])
+@check("L2.reset.all", core="The next user must not see the last one's text.", spec=["KVCache.reset.1"])
 def reset_all(context: Context) -> None:
     """reset() empties the cache; it is then like a new one."""
     subject = context.subject()

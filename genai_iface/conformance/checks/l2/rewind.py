@@ -17,7 +17,12 @@ __all__: list[str] = []
 _REWIND = (Capability.REWIND,)
 
 
-@check("L2.rewind.never_appended", requires=_REWIND, spec=["KVCache.rewind_to.1"])
+@check(
+    "L2.rewind.never_appended",
+    core="What was taken back must not show again.",
+    requires=_REWIND,
+    spec=["KVCache.rewind_to.1"],
+)
 def never_appended(context: Context) -> None:
     """Rewind and go on with other tokens: as if the forgotten ones had never been."""
     subject = context.subject()
@@ -46,7 +51,12 @@ def then_chunk(context: Context) -> None:
     subject.near(got[0, 0], 0, 10, "logits of a chunk after a rewind")
 
 
-@check("L2.rewind.per_row", requires=[*_REWIND, Capability.BATCH, Capability.RAGGED], spec=["KVCache.rewind_to.1"])
+@check(
+    "L2.rewind.per_row",
+    core="One row's way back must not touch the others.",
+    requires=[*_REWIND, Capability.BATCH, Capability.RAGGED],
+    spec=["KVCache.rewind_to.1"],
+)
 def per_row(context: Context) -> None:
     """Each row goes back to its own length."""
     subject = context.subject()

@@ -18,7 +18,7 @@ _RAGGED = (Capability.BATCH, Capability.RAGGED)
 _CHUNKS = (Capability.CHUNKED_PREFILL,)
 
 
-@check("L2.write.prefill", spec=["Model.forward.1"])
+@check("L2.write.prefill", core="The step that everything else is made of.", spec=["Model.forward.1"])
 def prefill(context: Context) -> None:
     """A prompt in one step: token s is at position s and sees the tokens up to itself."""
     subject = context.subject()
@@ -27,7 +27,11 @@ def prefill(context: Context) -> None:
         subject.near(got[0, 0], 0, length, f"logits after a prompt of {length}")
 
 
-@check("L2.write.one_by_one", spec=["Model.forward.1", "Model.forward.6"])
+@check(
+    "L2.write.one_by_one",
+    core="Decoding is this step, thousands of times.",
+    spec=["Model.forward.1", "Model.forward.6"],
+)
 def one_by_one(context: Context) -> None:
     """Decoding token by token from an empty cache."""
     subject = context.subject()
@@ -37,7 +41,12 @@ def one_by_one(context: Context) -> None:
         subject.near(got[0, 0], 0, length, f"logits of decode step {length}")
 
 
-@check("L2.write.chunk_at_offset", requires=_CHUNKS, spec=["Model.forward.1", "Model.forward.6"])
+@check(
+    "L2.write.chunk_at_offset",
+    core="A wrong causal offset is silent and fluent.",
+    requires=_CHUNKS,
+    spec=["Model.forward.1", "Model.forward.6"],
+)
 def chunk_at_offset(context: Context) -> None:
     """A chunk of n tokens at an offset above 0: causal from the bottom right."""
     subject = context.subject()
@@ -65,7 +74,12 @@ def every_query_of_a_chunk(context: Context) -> None:
         subject.near(got[0, index], 0, 6 + index, f"logits of token {index} of a chunk at offset 5")
 
 
-@check("L2.write.per_row_indices", requires=_RAGGED, spec=["Model.forward.1"])
+@check(
+    "L2.write.per_row_indices",
+    core="One index for all rows corrupts every batch.",
+    requires=_RAGGED,
+    spec=["Model.forward.1"],
+)
 def per_row_indices(context: Context) -> None:
     """Rows of different lengths: each is written at its own index."""
     subject = context.subject()
@@ -83,7 +97,12 @@ def per_row_indices(context: Context) -> None:
             subject.near(got[row, 0], row, length + extra, f"logits of row {row} at position {length + extra - 1}")
 
 
-@check("L2.write.ragged_chunk", requires=[*_RAGGED, *_CHUNKS], spec=["Model.forward.1", "Model.forward.2"])
+@check(
+    "L2.write.ragged_chunk",
+    core="Offset and width together are what the step is for.",
+    requires=[*_RAGGED, *_CHUNKS],
+    spec=["Model.forward.1", "Model.forward.2"],
+)
 def ragged_chunk(context: Context) -> None:
     """A chunk with another count and another offset in each row."""
     subject = context.subject()
@@ -137,7 +156,12 @@ def start_at_zero(context: Context) -> None:
     equal(str(cache.lengths.dtype), "int64", "the dtype of lengths")
 
 
-@check("L2.lengths.grow_by_counts", requires=_RAGGED, spec=["Model.forward.2", "KVCache.batch_size.1"])
+@check(
+    "L2.lengths.grow_by_counts",
+    core="Every later step is placed by these lengths.",
+    requires=_RAGGED,
+    spec=["Model.forward.2", "KVCache.batch_size.1"],
+)
 def grow_by_counts(context: Context) -> None:
     """A step adds exactly its counts to the lengths, whatever its width."""
     subject = context.subject()
@@ -164,7 +188,12 @@ def snapshot(context: Context) -> None:
     equal(cache.lengths, [4], "lengths after a caller wrote to a copy")
 
 
-@check("L2.idle.unchanged", requires=_RAGGED, spec=["Model.forward.3"])
+@check(
+    "L2.idle.unchanged",
+    core="A slot that waits must not lose its user's text.",
+    requires=_RAGGED,
+    spec=["Model.forward.3"],
+)
 def idle_unchanged(context: Context) -> None:
     """A row with count 0 keeps its length, and goes on as if the step had not been."""
     subject = context.subject()
@@ -221,7 +250,12 @@ def idle_all_rows(context: Context) -> None:
         subject.near(got[row, 0], row, 4, f"logits of row {row} after a step without tokens")
 
 
-@check("L2.padding.never_visible", requires=_RAGGED, spec=["Model.forward.4"])
+@check(
+    "L2.padding.never_visible",
+    core="Padding that leaks makes answers depend on the neighbors.",
+    requires=_RAGGED,
+    spec=["Model.forward.4"],
+)
 def padding_never_visible(context: Context) -> None:
     """What stands behind the real tokens influences nothing, now or later."""
     subject = context.subject()

@@ -57,10 +57,17 @@ def _runner(name: str) -> CheckFunction:
 
 
 for _name, (_check, _title) in MODELS.items():
-    check(f"L3.golden.{_check}", spec=["Model.forward.1"], title=_title)(_runner(_name))
+    check(f"L3.golden.{_check}", spec=["Model.forward.1"], title=_title, core="Wrong logits are wrong answers.")(
+        _runner(_name)
+    )
 
 
-@check("L3.golden.circular", requires=[Capability.CACHE_CIRCULAR], spec=["Model.forward.1"])
+@check(
+    "L3.golden.circular",
+    core="Wrong logits are wrong answers.",
+    requires=[Capability.CACHE_CIRCULAR],
+    spec=["Model.forward.1"],
+)
 def circular(context: Context) -> None:
     """A ring of 8 positions over 24 tokens."""
     subject = context.subject("ring")
@@ -73,7 +80,7 @@ def circular(context: Context) -> None:
             got = subject.model.forward(tokens[row : row + 1, place : place + 1], cache)
 
 
-@check("L3.golden.long_context", spec=["Model.forward.1", "Model.forward.6"])
+@check("L3.golden.long_context", core="Wrong logits are wrong answers.", spec=["Model.forward.1", "Model.forward.6"])
 def long_context(context: Context) -> None:
     """4096 tokens in chunks, and the last ones token by token."""
     subject = context.subject("long")
@@ -102,7 +109,12 @@ def bfloat16(context: Context) -> None:
     _agrees(context, "base", "bfloat16")
 
 
-@check("L3.logits.last_is_last_of_all", requires=[Capability.LOGITS_ALL], spec=["Model.forward.1"])
+@check(
+    "L3.logits.last_is_last_of_all",
+    core="Generation reads the one, verification the other.",
+    requires=[Capability.LOGITS_ALL],
+    spec=["Model.forward.1"],
+)
 def last_is_last_of_all(context: Context) -> None:
     """logits="last" is the last real row of logits="all"."""
     subject = context.subject()

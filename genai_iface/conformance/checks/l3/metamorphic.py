@@ -27,7 +27,9 @@ def _single(context: Context, subject: Subject, row: int, length: int, capacity:
     return got
 
 
-@check("L3.same.chunked_prefill", requires=_CHUNKS, spec=_SPEC)
+@check(
+    "L3.same.chunked_prefill", core="A prompt's answer must not depend on how it was cut.", requires=_CHUNKS, spec=_SPEC
+)
 def chunked_prefill(context: Context) -> None:
     """A prompt in chunks is a prompt in one step, however it is cut."""
     subject = context.subject()
@@ -42,7 +44,12 @@ def chunked_prefill(context: Context) -> None:
         close(got[0, 0], whole, subject.golden.tolerance, f"logits of a prompt cut into {sizes}")
 
 
-@check("L3.same.batch_row", requires=[Capability.BATCH, Capability.RAGGED], spec=_SPEC)
+@check(
+    "L3.same.batch_row",
+    core="A prompt's answer must not depend on its neighbors.",
+    requires=[Capability.BATCH, Capability.RAGGED],
+    spec=_SPEC,
+)
 def batch_row(context: Context) -> None:
     """A row of a batch is the same row alone."""
     subject = context.subject()
@@ -92,7 +99,11 @@ def large_batch(context: Context) -> None:
         subject.near(got[row, 0], 0, 7, f"logits of row {row} of {rows} equal ones")
 
 
-@check("L3.same.capacity", spec=["Model.create_cache.2", "Model.forward.6"])
+@check(
+    "L3.same.capacity",
+    core="An answer must not depend on the room that was reserved.",
+    spec=["Model.create_cache.2", "Model.forward.6"],
+)
 def capacity(context: Context) -> None:
     """The capacity does not change logits."""
     subject = context.subject()

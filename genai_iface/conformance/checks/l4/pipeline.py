@@ -16,7 +16,7 @@ from genai_iface.errors import CacheOverflowError, GenAIError, InvalidInputError
 __all__: list[str] = []
 
 
-@check("L4.pipeline.prompt_order", spec=["Pipeline.generate.1"])
+@check("L4.pipeline.prompt_order", core="An answer must go to who asked.", spec=["Pipeline.generate.1"])
 def prompt_order(context: Context) -> None:
     """Results are in the order of the prompts, whichever ends first."""
     prompts = ["!", PROMPT, "Hi \U0001f642!é", "Hi "]

@@ -165,7 +165,11 @@ def rows_differ(context: Context) -> None:
     equal(distinct, 4, "the number of different sequences among 4 hot ones")
 
 
-@check("L4.sampling.greedy_is_not_random", spec=[*_SPEC, "Sampling.12"])
+@check(
+    "L4.sampling.greedy_is_not_random",
+    core="Greedy decoding is what all others are compared by.",
+    spec=[*_SPEC, "Sampling.12"],
+)
 def greedy_is_not_random(context: Context) -> None:
     """Temperature 0 and do_sample=False are greedy, whatever the seed."""
     pipeline = context.pipeline()
@@ -175,7 +179,7 @@ def greedy_is_not_random(context: Context) -> None:
         equal(got, [TEXT_TOKENS[:6]], f"greedy tokens with {arguments}")
 
 
-@check("L4.sampling.spread", spec=_SPEC)
+@check("L4.sampling.spread", core="Sampled tokens must follow the distribution.", spec=_SPEC)
 def spread(context: Context) -> None:
     """Draws follow their law: many tokens, none of them too often."""
     result = context.pipeline().generate(

@@ -22,7 +22,7 @@ TEXT_TOKENS = list(TEXT.encode())
 EOS = 257
 
 
-@check("L4.stop.eos", spec=["Stop.1", "Stop.2"])
+@check("L4.stop.eos", core="A model that ended must not be made to go on.", spec=["Stop.1", "Stop.2"])
 def eos(context: Context) -> None:
     """The end-of-sequence token ends a sequence with "stop"."""
     result = context.pipeline().generate(PROMPT, max_new_tokens=30)
@@ -56,7 +56,7 @@ def ignore_eos(context: Context) -> None:
     equal(result.token_ids[0][: len(TEXT_TOKENS) + 1], [*TEXT_TOKENS, EOS], "the tokens up to the one ignored")
 
 
-@check("L4.stop.max_new_tokens", spec=["Stop.5"])
+@check("L4.stop.max_new_tokens", core="A limit that does not hold is somebody's bill.", spec=["Stop.5"])
 def max_new_tokens(context: Context) -> None:
     """max_new_tokens ends a sequence with "length" after exactly so many tokens."""
     pipeline = context.pipeline()

@@ -12,7 +12,7 @@ from genai_iface.conformance.registry import check
 __all__: list[str] = []
 
 
-@check("L4.stream.concatenation", spec=["Pipeline.stream.2"])
+@check("L4.stream.concatenation", core="A stream must say what the result says.", spec=["Pipeline.stream.2"])
 def concatenation(context: Context) -> None:
     """The chunks' texts and tokens joined are those that generate() returns."""
     pipeline = context.pipeline()

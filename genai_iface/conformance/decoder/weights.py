@@ -4,22 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from itertools import pairwise
 
-import ml_dtypes
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.golden_models.plan import Plan
+from genai_iface.conformance.decoder.plan import Plan
 
-__all__ = ["NUMPY_DTYPES", "TEXT", "TEXT_TOKENS", "rotary_tables", "weights_of"]
-
-NUMPY_DTYPES: Mapping[str, np.dtype[np.generic]] = {
-    "float32": np.dtype(np.float32),
-    "float16": np.dtype(np.float16),
-    "bfloat16": np.dtype(ml_dtypes.bfloat16),
-}
+__all__ = ["EOS", "TEXT", "TEXT_TOKENS", "Weights", "rotary_tables", "rounded", "weights_of"]
 
 TEXT = "Hi \U0001f642!é."
 """What the text model says: no byte occurs twice, so each byte names the next."""
@@ -62,12 +54,24 @@ def weights_of(plan: Plan) -> Weights:
     return weights
 
 
-def rotary_tables(plan: Plan, dtype: str) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
-    """Cos and sin (context_length, rotary_dim / 2), rounded to the dtype."""
+def rotary_tables(plan: Plan, dtype: str) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Cos and sin (context_length, rotary_dim / 2), rounded to the dtype and kept as float32."""
     size = plan.rotary_dim or plan.head_dim
     angles = np.arange(plan.context_length)[:, None] * 10000.0 ** (-np.arange(0, size, 2) / size)
     # Frameworks compute the tables in float32 first.
-    return tuple(f(angles).astype(np.float32).astype(NUMPY_DTYPES[dtype]) for f in (np.cos, np.sin))  # type: ignore[return-value]
+    return rounded(np.cos(angles).astype(np.float32), dtype), rounded(np.sin(angles).astype(np.float32), dtype)
+
+
+def rounded(values: NDArray[np.float32], dtype: str) -> NDArray[np.float32]:
+    """Values rounded to a dtype, to nearest and ties to even, as float32."""
+    if dtype == "float16":
+        return values.astype(np.float16).astype(np.float32)
+    if dtype == "bfloat16":
+        bits = values.view(np.uint32)
+        # Half of what is cut off, and one less where the last bit that stays is even.
+        up = 0x7FFF + ((bits >> 16) & 1)
+        return ((bits + up.astype(np.uint32)) & np.uint32(0xFFFF0000)).view(np.float32)
+    return values
 
 
 def _representable(values: NDArray[np.float64], scale: float) -> NDArray[np.float64]:

@@ -9,8 +9,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tools.golden_models.plan import Plan
-from tools.golden_models.weights import rotary_tables
+from genai_iface.conformance.decoder.plan import Plan
+from genai_iface.conformance.decoder.weights import rotary_tables
 
 __all__ = ["EPSILON", "greedy", "logits_of"]
 

@@ -1,0 +1,43 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Level 2: whatever the order of steps, rewinds, reorders, resets, forks and saves, rows hold their sequences."""
+
+from __future__ import annotations
+
+from genai_iface.capabilities import LEVEL_PROFILES, Capability
+from genai_iface.conformance._context import Context
+from genai_iface.conformance.registry import CheckFunction, check
+from genai_iface.conformance.walk._search import walk
+
+__all__: list[str] = []
+
+_SPEC = ("Model.forward.1", "Model.forward.6", "Model.forward.7", "KVCache.rewind_to.1", "KVCache.reorder.1")
+_WALKS = {
+    "linear": ("base", 6, 60, "A walk over linear caches"),
+    "one_layer": ("group8", 4, 60, "A walk over linear caches of a model with one layer and one key/value head"),
+    "fixed_positions": ("rank3", 4, 60, "A walk over rank-3 caches of fixed positions"),
+    "ring": ("ring", 4, 60, "A walk over rings of 8 positions, several laps"),
+    "rings": ("rings", 3, 60, "A walk over rings of 10 and 6 positions"),
+}
+
+
+def _runner(name: str, programs: int, length: int) -> CheckFunction:
+    return lambda context: walk(context, name, programs=programs, length=length)
+
+
+for _check, (_name, _programs, _length, _title) in _WALKS.items():
+    _needs = [*LEVEL_PROFILES[2]] if "ring" not in _check else [Capability.CACHE_CIRCULAR]
+    check(
+        f"L2.walk.{_check}",
+        requires=_needs,
+        spec=_SPEC,
+        title=_title,
+        core="Callers mix these calls in any order." if _check == "linear" else "",
+    )(_runner(_name, _programs, _length))
+
+
+def _long(context: Context) -> None:
+    walk(context, "base", programs=1, length=400)
+
+
+check("L2.walk.long", requires=LEVEL_PROFILES[2], spec=_SPEC, title="One walk of 400 operations")(_long)

@@ -1,0 +1,132 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Models that nobody has seen: a golden folder's graph with weights from a seed, and references computed for them.
+
+Only the bytes of the weights change in the files, so nothing here needs to understand ONNX or safetensors, and what
+loads a golden model loads these. Their hashes are new in every run: a runtime that knows answers by heart knows none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from genai_iface.conformance._golden import Golden, manifest
+from genai_iface.conformance._tolerance import relative_tolerance
+from genai_iface.conformance.decoder.plan import PLANS, Plan
+from genai_iface.conformance.decoder.reference import greedy, logits_of
+from genai_iface.conformance.decoder.weights import Weights, rounded, weights_of
+
+__all__ = ["FreshModel", "make_fresh"]
+
+_MARGIN = 4.0
+_FILES = ("model.onnx", "model.safetensors")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FreshModel:
+    """What a fresh model is made of, and its logits after any tokens.
+
+    Attributes:
+        golden: The folder with its references, as checks take them.
+        plan: The architecture.
+        weights: In float64, by name.
+    """
+
+    golden: Golden
+    plan: Plan
+    weights: Weights
+    _known: dict[tuple[int, ...], NDArray[np.float64]] = dataclasses.field(default_factory=dict)
+
+    def logits_after(self, tokens: Sequence[int]) -> NDArray[np.float64]:
+        """The logits (V,) after a sequence."""
+        key = tuple(tokens)
+        if key not in self._known:
+            self._known[key] = logits_of(self.plan, self.weights, self.golden.dtype, key, 1)[0]
+        return self._known[key]
+
+
+def make_fresh(golden: Golden, seed: int, folder: Path, *, factor: float = 1.0) -> FreshModel:
+    """Makes a model of a golden model's shape with other weights.
+
+    Args:
+        golden: The model whose folder is copied.
+        seed: Of weights and tokens.
+        folder: An empty or missing folder; NAME/FORM-DTYPE is made in it.
+        factor: Tightens the tolerance.
+
+    Raises:
+        ValueError: A weight is not found in the files exactly once.
+    """
+    plan = next(plan for plan in PLANS if plan.name == golden.name)
+    random = np.random.default_rng([seed, *golden.name.encode()])
+    old, new = weights_of(plan), weights_of(dataclasses.replace(plan, seed=int(random.integers(2**31))))
+    target = folder / golden.name / golden.folder.name
+    shutil.copytree(golden.folder, target)
+    (changed,) = [target / name for name in _FILES if (target / name).is_file() and _is_read(name, golden.form)]
+    changed.write_bytes(
+        _patched(changed.read_bytes(), old, new, "bfloat16" if changed.suffix == ".safetensors" else golden.dtype)
+    )
+    for name in _FILES:
+        if target / name != changed:
+            (target / name).unlink(missing_ok=True)
+    tokens = random.integers(0, plan.vocab_size, golden.tokens.shape)
+    logits = np.stack([logits_of(plan, new, golden.dtype, row, None) for row in tokens])
+    facts = manifest()["models"][golden.name]
+    relative = relative_tolerance(golden.dtype, facts["reduction_length"], facts["num_stores"], factor=factor)
+    tolerance = relative * float(np.abs(logits).max())
+    prompt, said = _greedy(plan, new, golden, tolerance / factor, random)
+    fresh = dataclasses.replace(
+        golden,
+        folder=target,
+        tokens=tokens,
+        logits=logits.astype(np.float32),
+        greedy_prompt=prompt,
+        greedy=said,
+        tolerance=tolerance,
+    )
+    return FreshModel(fresh, plan, new)
+
+
+def _is_read(name: str, form: str) -> bool:
+    return name.endswith(".safetensors") == (form == "checkpoint")
+
+
+def _patched(
+    data: bytes, old: Mapping[str, NDArray[np.float64]], new: Mapping[str, NDArray[np.float64]], dtype: str
+) -> bytes:
+    for name in old:
+        # A checkpoint has its matrices the other way round.
+        ways = [(_stored(a, dtype), _stored(b, dtype)) for a, b in ((old[name], new[name]), (old[name].T, new[name].T))]
+        places = [(data.find(a), a, b) for a, b in ways[: 1 if old[name].ndim == 1 else 2] if data.count(a) == 1]
+        if len(places) != 1:
+            raise ValueError(f"the weight {name!r} is not in the file exactly once")
+        place, before, after = places[0]
+        data = data[:place] + after + data[place + len(before) :]
+    return data
+
+
+def _stored(values: NDArray[np.float64], dtype: str) -> bytes:
+    """Little-endian bytes in C order; every dtype holds the weights exactly."""
+    exact = np.ascontiguousarray(values.astype(np.float32))
+    if dtype == "bfloat16":
+        return (rounded(exact, dtype).view(np.uint32) >> 16).astype("<u2").tobytes()
+    return exact.astype("<f2" if dtype == "float16" else "<f4").tobytes()
+
+
+def _greedy(
+    plan: Plan, weights: Weights, golden: Golden, tolerance: float, random: np.random.Generator
+) -> tuple[list[int], list[int]]:
+    """A prompt whose greedy tokens are far enough from their runners-up, as long as there are any; maybe none."""
+    for length in (6, 6, 6, 5, 5, 4, 4, 3):
+        prompt = random.integers(0, plan.vocab_size, length).tolist()
+        for steps in (6, 3, 1):
+            said, margins, _ = greedy(plan, weights, golden.dtype, prompt, steps)
+            if min(margins) >= _MARGIN * tolerance:
+                return prompt, said
+    return prompt, []

@@ -1,0 +1,102 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Programs: operations with plain numbers, drawn from a seed. Any part of a program is a program.
+
+What a number means is settled when it is run (a row is taken modulo the rows that there are, a count is cut to the
+room), so operations can be left out, and numbers made smaller, without a thought for what came before.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+__all__ = ["STYLES", "Operation", "draw_program", "smaller"]
+
+STYLES = ("array", "list", "int32", "big_endian", "read_only", "strided", "reversed")
+"""How a step's tokens are handed over."""
+
+_MAX_ROWS = 12
+_WEIGHTS = {
+    "new": 2,
+    "step": 20,
+    "decode": 8,
+    "all": 4,
+    "overflow": 2,
+    "bad_token": 2,
+    "rewind": 8,
+    "reorder": 6,
+    "reset": 3,
+    "fork": 3,
+    "save": 2,
+    "close": 1,
+}
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Operation:
+    """One operation.
+
+    Attributes:
+        kind: One of the weights' names.
+        cache: Which of the open caches, modulo their number.
+        numbers: Counts, lengths, rows: one for each row there may be.
+        seed: Of the tokens.
+        style: Of ``STYLES``.
+    """
+
+    kind: str
+    cache: int
+    numbers: tuple[int, ...]
+    seed: int = 0
+    style: str = "array"
+
+
+def draw_program(seed: Sequence[int], length: int) -> list[Operation]:
+    """A program that begins with a cache."""
+    random = np.random.default_rng(seed)
+    kinds = random.choice(list(_WEIGHTS), length - 1, p=np.array([*_WEIGHTS.values()]) / sum(_WEIGHTS.values()))
+    program = []
+    for kind in ["new", *kinds.tolist()]:
+        # Rows that are idle are common, wide steps are rare.
+        wide = int(random.choice([1, 3, 8, 24]))
+        numbers = np.where(random.random(_MAX_ROWS + 1) < 0.25, 0, random.integers(0, wide + 1, _MAX_ROWS + 1))
+        if kind in ("new", "reorder", "rewind"):
+            numbers = random.integers(0, 48, _MAX_ROWS + 1)
+        style = str(random.choice(STYLES))
+        cache, salt = int(random.integers(0, 4)), int(random.integers(0, 2**16))
+        program.append(Operation(kind, cache, tuple(numbers.tolist()), salt, style))
+    return program
+
+
+def smaller(program: list[Operation]) -> Iterator[list[Operation]]:
+    """Programs with fewer operations, then with simpler ones; the boldest cuts first."""
+    size = len(program) // 2
+    while size:
+        for begin in range(0, len(program), size):
+            yield [*program[:begin], *program[begin + size :]]
+        size //= 2
+    for index, operation in enumerate(program):
+        for simpler in _simpler(operation):
+            yield [*program[:index], simpler, *program[index + 1 :]]
+
+
+def _simpler(operation: Operation) -> Iterator[Operation]:
+    if operation.style != "array":
+        yield dataclasses.replace(operation, style="array")
+    if operation.cache:
+        yield dataclasses.replace(operation, cache=0)
+    numbers = operation.numbers
+    for less in (
+        tuple(0 for _ in numbers),
+        tuple(min(1, number) for number in numbers),
+        tuple(n // 2 for n in numbers),
+    ):
+        if less != numbers:
+            yield dataclasses.replace(operation, numbers=less)
+    for index, number in enumerate(numbers):
+        for less_number in {0, number // 2, number - 1} - {number}:
+            if number:
+                yield dataclasses.replace(operation, numbers=(*numbers[:index], less_number, *numbers[index + 1 :]))
