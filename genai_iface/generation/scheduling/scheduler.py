@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections import deque
@@ -127,6 +128,21 @@ class Scheduler:
         """Requests that wait for one."""
         return len(self._waiting)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes requests: it was not closed, and its thread has not failed."""
+        return not self._is_closed and self._failure is None
+
+    @property
+    def capacity(self) -> int:
+        """Most tokens of one request, prompt included."""
+        return self._slots.cache.capacity
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the cache, of all slots together."""
+        return self._slots.cache.nbytes
+
     def submit(
         self,
         prompt: Prompt,
@@ -137,6 +153,9 @@ class Scheduler:
         constraint: Constraint | None = None,
         prefix: str | PathLike[str] | None = None,
         speculation: Speculation | None = None,
+        index: int = 0,
+        is_answer: bool = False,
+        skip_special_tokens: bool = True,
         **overrides: Any,
     ) -> ScheduledRequest:
         """Adds a request and returns at once.
@@ -149,6 +168,10 @@ class Scheduler:
             constraint: As for ``generate``.
             prefix: Is refused: the rows of a scheduler begin empty.
             speculation: Is refused: a slot runs one token in a step.
+            index: Which of several sequences of one prompt it is: as the sequence of that number of
+                ``num_return_sequences`` draws, and so that its chunks say it.
+            is_answer: Whether the text of token ids begins anew, as after a conversation that was rendered already.
+            skip_special_tokens: Whether special tokens are left out of the text.
             **overrides: Single fields of ``GenerationConfig``, over either. ``max_time`` counts from now on, the
                 time that the request waits for a slot included.
 
@@ -168,7 +191,16 @@ class Scheduler:
             speculation=speculation,
         )
         asked = self._make_request(prompt, config, hooks, overrides)
-        sequence = open_sequence(asked, self._model, self._tokenizer, room=self._slots.cache.capacity)
+        if is_answer:
+            asked = dataclasses.replace(asked, continues_text=False)
+        sequence = open_sequence(
+            asked,
+            self._model,
+            self._tokenizer,
+            room=self._slots.cache.capacity,
+            index=index,
+            skip_special_tokens=skip_special_tokens,
+        )
         request = ScheduledRequest(asked, sequence, self)
         if self._grows:
             # The rows of one cache are as long as the longest of them.
