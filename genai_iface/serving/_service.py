@@ -140,6 +140,7 @@ class Service:
             slots=settings.slots,
             token_budget=max(settings.token_budget, settings.slots),
             capacity=settings.capacity,
+            prefix_bytes=settings.prefix_bytes,
         )
         self._num_places = 0
         self.is_stopping = False
@@ -147,6 +148,7 @@ class Service:
             "running_sequences": ("Sequences that have a slot", lambda: self.scheduler.num_running),
             "waiting_sequences": ("Sequences that wait for a slot", lambda: self.scheduler.num_waiting),
             "slots": ("All slots", lambda: settings.slots),
+            "kept_rows": ("Rows that finished sequences keep for their prefixes", lambda: self.scheduler.num_kept),
             "cache_bytes": ("Bytes of the cache", lambda: self.scheduler.cache_bytes),
         }
         self.metrics = Metrics(read)

@@ -39,6 +39,10 @@ class PrefixTree(Generic[K]):
     def __len__(self) -> int:
         return len(self._sequences)
 
+    def size(self, key: K) -> int:
+        """How many tokens a sequence has."""
+        return len(self._sequences[key])
+
     def insert(self, key: K, tokens: Sequence[int]) -> None:
         """Adds a sequence, in place of the one that had this key."""
         self.remove(key)

@@ -44,12 +44,14 @@ class ScheduledRequest:
         request: What was asked.
         sequence: Its sequence, which the thread that runs the steps changes.
         is_cancelled: Whether somebody wants it to end.
+        num_reused_tokens: Tokens of its prompt that another request has run.
     """
 
     def __init__(self, request: GenerationRequest, sequence: RunningSequence, driver: _Driver) -> None:
         self.request = request
         self.sequence = sequence
         self.is_cancelled = False
+        self.num_reused_tokens = 0
         self._driver = driver
         self._stopwatch = Stopwatch(request.started)
         # It only grows, so readers need no lock.
@@ -79,7 +81,11 @@ class ScheduledRequest:
     @property
     def metrics(self) -> PerfMetrics:
         """The measurements so far: times are those of the steps that it took part in."""
-        return self._stopwatch.metrics(num_prompt_tokens=len(self.request.prompts[0]), cache_bytes=self._cache_bytes)
+        return self._stopwatch.metrics(
+            num_prompt_tokens=len(self.request.prompts[0]),
+            num_reused_tokens=self.num_reused_tokens,
+            cache_bytes=self._cache_bytes,
+        )
 
     def result(self, timeout: float | None = None) -> GenerationResult:
         """Waits for the end.

@@ -67,6 +67,8 @@ class Scheduler:
         thread: Whether a thread of its own runs the steps. Without it whoever waits for a request runs them, or
             whoever calls ``step``.
         memory_limit: Most bytes of the cache; None for what the system has available, where that is known.
+        prefix_bytes: Most bytes of the cache that finished requests keep, so that a prompt which begins as one of theirs
+            need not run from its beginning; 0 for none.
 
     Raises:
         UnsupportedCapabilityError: The model takes no ragged steps, or its cache wraps around.
@@ -86,6 +88,7 @@ class Scheduler:
         capacity: int | None = None,
         thread: bool = True,
         memory_limit: int | None = None,
+        prefix_bytes: int = 0,
     ) -> None:
         check_batches(model)
         if slots < 1:
@@ -95,6 +98,8 @@ class Scheduler:
                 f"token_budget={token_budget} is not legal for {slots} slots",
                 remedy=f"Every slot may need a token in each step: pass at least {slots}.",
             )
+        if prefix_bytes < 0:
+            raise InvalidInputError(f"prefix_bytes={prefix_bytes} is not legal", remedy="Pass a number of bytes, or 0.")
         self._process = OwnProcess("scheduler")
         self._model = model
         self._tokenizer = tokenizer
@@ -112,7 +117,9 @@ class Scheduler:
         self._grows = Capability.GROWTH in model.capabilities
         if not self._grows:
             check_rows_fit(model, slots, capacity or context_of(model.spec) or 0, memory_limit)
-        self._slots = Slots(model, slots, capacity, self._changed)
+        self._slots = Slots(
+            model, slots, capacity, self._changed, prefix_bytes=prefix_bytes, memory_limit=memory_limit
+        )
         self._thread: threading.Thread | None = None
         if thread:
             self._thread = threading.Thread(target=self._serve, name="genai-iface-scheduler", daemon=True)
@@ -127,6 +134,11 @@ class Scheduler:
     def num_waiting(self) -> int:
         """Requests that wait for one."""
         return len(self._waiting)
+
+    @property
+    def num_kept(self) -> int:
+        """Rows that finished requests keep for prompts that begin as theirs."""
+        return self._slots.num_kept
 
     @property
     def is_open(self) -> bool:
@@ -326,15 +338,18 @@ class Scheduler:
         started = time.perf_counter()
         slots, cache = self._slots, self._slots.cache
         lengths: list[int] = cache.lengths.tolist()
-        taken = dict(slots.taken)
+        taken = dict(slots.ready)
         watched = {slot for slot, request in taken.items() if request.sequence.wants_prompt_logprobs}
         counts, takes_all = plan_step(
-            slots.count,
-            {slot: len(request.sequence) - lengths[slot] for slot, request in taken.items()},
+            cache.batch_size,
+            {slot: slots.limit(slot, len(request.sequence) - lengths[slot]) for slot, request in taken.items()},
             watched,
             token_budget=self._token_budget,
             gives_all=self._gives_all,
         )
+
+        counts = slots.make_room(counts)
+        lengths = cache.lengths.tolist()
 
         def observe(slot: int, start: int, logits: NDArray[np.float32]) -> None:
             taken[slot].sequence.observe(start, logits)
@@ -354,6 +369,7 @@ class Scheduler:
             if not isinstance(error, Exception):
                 raise
             return
+        slots.note_progress()
         for slot, request in taken.items():
             if not counts[slot]:
                 continue
