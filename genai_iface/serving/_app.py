@@ -26,13 +26,23 @@ from genai_iface.serving.protocol.errors import ApiError
 __all__ = ["make_app"]
 
 _MAX_SHOWN = 300
+_PATHS = frozenset(
+    {"/health", "/metrics", "/ready", "/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/responses"}
+)
 _CODES = {404: "not_found", 405: "method_not_allowed"}
 
 
 def make_app(service: Service) -> Gate:
     """The application of a service, behind its gate."""
     # No pages of documentation: they would load scripts from elsewhere.
-    app = FastAPI(title="genai-iface", version=genai_iface.__version__, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="genai-iface",
+        version=genai_iface.__version__,
+        docs_url=None,
+        redoc_url=None,
+        # FastAPI reports to OpenTelemetry; only a program that sets that up itself gets spans and metrics.
+        telemetry={"auto_configure": False, "logs": False},
+    )
     told = {"description": "Refused, in the form of OpenAI's API"}
     documented: dict[int | str, dict[str, Any]] = {code: told for code in (400, 401, 404, 413, 429, 500, 503)}
     for router in (about_router, completions_router, chat_router, responses_router):
@@ -42,13 +52,12 @@ def make_app(service: Service) -> Gate:
     app.add_exception_handler(AnyHTTPException, _tell_http)
     app.add_exception_handler(ClientGone, _tell_nobody)
     app.add_exception_handler(Exception, _tell_fault)
-    paths = frozenset(path for route in app.routes if isinstance(path := getattr(route, "path", None), str))
     return Gate(
         app,
         keys=ApiKeys(service.settings.api_keys),
         max_body_bytes=service.settings.max_body_bytes,
         metrics=service.metrics,
-        known_paths=paths,
+        known_paths=_PATHS,
     )
 
 
@@ -63,9 +72,7 @@ async def _tell_validation(request: Request, error: Exception) -> Response:
     faults = error.errors()
     # Of a field that may be several things each is complained about; what is unknown is the likeliest mistake.
     first = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
-    # What pydantic adds for the members of unions is no field of the request.
-    path = [str(part) for part in first["loc"][1:] if isinstance(part, int) or str(part).isidentifier()]
-    name = ".".join(path) or None
+    name = _field_of(first, error.body)
     if first["type"] == "extra_forbidden":
         message = f"{name} is not supported. Leave it out."
     elif first["type"] == "json_invalid":
@@ -75,11 +82,27 @@ async def _tell_validation(request: Request, error: Exception) -> Response:
     return await _tell(request, ApiError(400, message, param=name))
 
 
+def _field_of(fault: Any, body: Any) -> str | None:
+    """The dotted name of the field: what pydantic adds for the members of unions is no part of the request."""
+    path: list[str] = []
+    parts = fault["loc"][1:]
+    for at, part in enumerate(parts):
+        is_last = at == len(parts) - 1
+        if isinstance(body, dict) and part in body:
+            body = body[part]
+        elif isinstance(body, list) and isinstance(part, int) and part < len(body):
+            body = body[part]
+        elif not (is_last and fault["type"] == "missing"):
+            continue
+        path.append(str(part))
+    return ".".join(path) or None
+
+
 async def _tell_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException | AnyHTTPException)  # noqa: S101 - for the type checker
-    told = ApiError(error.status_code, f"{error.detail}: {request.method} {request.url.path}", code=_CODES.get(error.status_code))
-    if error.status_code not in _CODES:
-        told = ApiError(error.status_code, str(error.detail))
+    code = _CODES.get(error.status_code)
+    where = f": {request.method} {request.url.path}. GET /openapi.json lists what there is." if code is not None else ""
+    told = ApiError(error.status_code, f"{error.detail}{where}", code="request_too_large" if error.status_code == 413 else code)
     return JSONResponse(told.body, status_code=told.status, headers=error.headers)
 
 

@@ -185,9 +185,20 @@ class Service:
             raise ApiError(404, message, param="model", code="model_not_found")
 
     async def render(
-        self, messages: Sequence[Mapping[str, Any]], tools: Sequence[Mapping[str, Any]], variables: Mapping[str, Any]
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]],
+        variables: Mapping[str, Any],
+        *,
+        param: str | None = None,
     ) -> tuple[str, list[int]]:
         """A conversation as text, and as tokens.
+
+        Args:
+            messages: As the template reads them.
+            tools: As the template reads them.
+            variables: Further ones of the template.
+            param: The field of the request that they come from.
 
         Raises:
             ApiError: The template refuses it.
@@ -203,7 +214,7 @@ class Service:
         try:
             return await run_in_threadpool(work)
         except GenAIError as error:
-            raise ApiError(400, str(error), param="messages") from error
+            raise ApiError(400, str(error), param=param) from error
 
     async def start(self, wanted: Wanted) -> Job:
         """Gives the sequences of a request their places.

@@ -23,6 +23,7 @@ __all__ = ["Server"]
 
 # After the answers were cut their last events are sent, at most for so long.
 _LAST_WORDS = 5.0
+_BACKLOG = 2048
 
 
 class Server:
@@ -143,6 +144,8 @@ def _listen(host: str, port: int) -> socket.socket:
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        # Who connects before the first answer waits instead of being refused.
+        listener.listen(_BACKLOG)
     except OSError as error:
         listener.close()
         raise OutputError(

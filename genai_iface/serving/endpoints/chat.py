@@ -24,7 +24,7 @@ from genai_iface.serving.protocol.tools import ToolChoice, tool_schemas
 
 __all__ = ["chat_router"]
 
-_NAMES = {"stop_strings": "stop", "min_new_tokens": "min_tokens", "json_schema": "response_format"}
+_NAMES = {"prompt": "messages", "stop_strings": "stop", "min_new_tokens": "min_tokens", "json_schema": "response_format"}
 
 
 def chat_router(service: Service) -> APIRouter:
@@ -56,7 +56,12 @@ def _asked(body: ChatRequest) -> Asked:
         parallel=body.parallel_tool_calls is not False,
         variables=body.template_variables(),
         overrides=body.overrides(),
-        names={**{name: name for name in body.model_fields_set}, **_NAMES, "max_new_tokens": limit},
+        names={
+            **{name: name for name in body.model_fields_set},
+            **_NAMES,
+            "max_new_tokens": limit,
+            **body.rule_names(),
+        },
         n=body.n or 1,
         skip_special_tokens=body.skip_special_tokens,
     )

@@ -21,7 +21,7 @@ from genai_iface.serving.protocol.sse import DONE, event
 
 __all__ = ["completions_router"]
 
-_NAMES = {"max_new_tokens": "max_tokens", "stop_strings": "stop", "min_new_tokens": "min_tokens"}
+_NAMES = {"prompt": "prompt", "max_new_tokens": "max_tokens", "stop_strings": "stop", "min_new_tokens": "min_tokens"}
 
 
 def completions_router(service: Service) -> APIRouter:
@@ -35,7 +35,7 @@ def completions_router(service: Service) -> APIRouter:
             body.prompts,
             body.overrides(),
             body.n or 1,
-            {name: _NAMES.get(name, name) for name in (*body.model_fields_set, *_NAMES)},
+            {**{name: name for name in body.model_fields_set}, **_NAMES, **body.rule_names()},
             skip_special_tokens=body.skip_special_tokens is not False,
         )
         job = await service.start(wanted)

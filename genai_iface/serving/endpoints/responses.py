@@ -23,7 +23,12 @@ from genai_iface.serving.protocol.tools import tool_schemas
 
 __all__ = ["responses_router"]
 
-_NAMES = {"min_new_tokens": "min_tokens", "max_new_tokens": "max_output_tokens", "json_schema": "text.format"}
+_NAMES = {
+    "prompt": "input",
+    "min_new_tokens": "min_tokens",
+    "max_new_tokens": "max_output_tokens",
+    "json_schema": "text.format",
+}
 
 
 def responses_router(service: Service) -> APIRouter:
@@ -60,7 +65,7 @@ def _asked(body: ResponseRequest) -> Asked:
         parallel=body.parallel_tool_calls is not False,
         variables={} if effort is None else {"reasoning_effort": effort},
         overrides=body.overrides(),
-        names={**{name: name for name in body.model_fields_set}, **_NAMES},
+        names={**{name: name for name in body.model_fields_set}, **_NAMES, **body.rule_names()},
         skip_special_tokens=body.skip_special_tokens,
     )
 
@@ -217,6 +222,6 @@ class _Response:
             "total_tokens": usage["total_tokens"],
         }
 
-    def _event(self, name: str, **fields: Any) -> bytes:
+    def _event(self, name: str, /, **fields: Any) -> bytes:
         self._number += 1
         return event({"type": name, "sequence_number": self._number, **fields}, name)

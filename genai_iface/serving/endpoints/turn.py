@@ -100,7 +100,9 @@ class Turn:
                 raise invalid("tool_choice", message)
             overrides["json_schema"] = schema
         shown = () if asked.choice == "none" else asked.tools
-        text, tokens = await service.render(asked.messages, shown, asked.variables or {})
+        text, tokens = await service.render(
+            asked.messages, shown, asked.variables or {}, param=asked.names.get("prompt")
+        )
         form = service.format
         with_calls = bool(shown)
 

@@ -19,8 +19,8 @@ from genai_iface.errors import (
 __all__ = ["ApiError", "api_error_of", "invalid"]
 
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
-# A message of the generation names the field first: "top_p=2 is not legal", "'x' is not ...".
-_FIELD = re.compile(r"'?([a-z_]+)'?(?==| is not| has | and | are )")
+# A message of the generation names the field first: "top_p=2 is not legal", "regex is not legal: ...".
+_FIELD = re.compile(r"[a-z][a-z_]+")
 
 
 class ApiError(Exception):
@@ -76,15 +76,15 @@ def api_error_of(error: GenAIError, names: dict[str, str], *, has_grammar: bool 
     message = str(error)
     if isinstance(error, CacheOverflowError):
         text = f"The prompt has {error.needed} tokens, and the model's context is {error.capacity}. Shorten the prompt."
-        return ApiError(400, text, param="messages", code="context_length_exceeded")
+        return ApiError(400, text, param=names.get("prompt"), code="context_length_exceeded")
     if isinstance(error, InsufficientMemoryError):
         return ApiError(503, message, code="insufficient_memory", retry_after=5)
     if isinstance(error, InvalidInputError | UnsupportedCapabilityError):
         if "a slot holds" in message:
             return ApiError(400, message, param=names.get("max_new_tokens"), code="context_length_exceeded")
         found = _FIELD.match(message)
-        field = found[1] if found else ""
-        return ApiError(400, message, param=names.get(field, field if field in names.values() else None))
+        # Whatever names no field is about the prompt: its tokens, its characters, that it is empty.
+        return ApiError(400, message, param=names.get(found[0] if found else "", names.get("prompt")))
     if isinstance(error, BackendError) and has_grammar and "llguidance" in message:
         return ApiError(400, message, param=names.get("json_schema"))
     return ApiError(500, message)

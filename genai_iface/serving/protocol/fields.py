@@ -7,7 +7,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from genai_iface.serving.protocol.errors import invalid
 
@@ -74,6 +74,18 @@ class Request(Strict):
     guided_choice: Annotated[list[str], Field(min_length=1, max_length=1024)] | None = None
     guided_grammar: str | None = None
 
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_surrogates(cls, data: Any) -> Any:
+        """Lone surrogates are no text: neither a tokenizer nor an answer can hold them."""
+        try:
+            for name, value in data.items() if isinstance(data, dict) else ():
+                json.dumps([name, value], ensure_ascii=False).encode()
+        except (ValueError, RecursionError, TypeError) as error:
+            shown = name.encode("ascii", "replace").decode()
+            raise ValueError(f"{shown} holds a lone surrogate, or is nested too deeply") from error
+        return data
+
     def base_overrides(self) -> dict[str, Any]:
         """Fields of ``GenerationConfig``; what was not sent is left to the model's defaults.
 
@@ -96,9 +108,14 @@ class Request(Strict):
         }
         return {name: value for name, value in given.items() if value is not None}
 
-    def _rule(self) -> dict[str, Any]:
+    def rule_names(self) -> dict[str, str]:
+        """For the field of ``GenerationConfig`` that a rule becomes, the name that the request gave it."""
+        return {"regex" if kind == "choice" else kind: param for param, kind, _ in self._rules()}
+
+    def _rules(self) -> list[tuple[str, str, Any]]:
+        """(Name in the request, kind, value) of each rule that was sent."""
         rules = self.structured_outputs or StructuredOutputs()
-        found = [
+        return [
             (param, kind, value)
             for param, kind, value in (
                 ("structured_outputs.json", "json_schema", rules.json_),
@@ -112,6 +129,9 @@ class Request(Strict):
             )
             if value is not None
         ]
+
+    def _rule(self) -> dict[str, Any]:
+        found = self._rules()
         if len(found) > 1:
             raise invalid(found[1][0], f"{found[0][0]} and {found[1][0]} are both given. Give one of them.")
         for param, kind, value in found:

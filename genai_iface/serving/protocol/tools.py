@@ -13,6 +13,9 @@ from genai_iface.serving.protocol.fields import Strict, parsed_schema
 
 __all__ = ["Function", "Tool", "ToolCallSent", "ToolChoice", "forced_schema", "schema_of_format", "tool_schemas"]
 
+# White space without end would be legal JSON, and some models never stop writing it.
+_LAYOUT = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]{1,64}$")]
 
 
@@ -132,11 +135,10 @@ def forced_schema(choice: str, name: str | None, tools: list[dict[str, Any]], *,
         return None
     known = {tool["function"]["name"]: tool["function"]["parameters"] for tool in tools}
     if not known:
-        raise invalid("tool_choice", f"tool_choice demands a call, and there are no tools. Give tools.")
+        raise invalid("tool_choice", "tool_choice demands a call, and there are no tools. Give tools.")
     if name is not None and name not in known:
         raise invalid("tool_choice", f"tool_choice names {name!r}, which is not among the tools {sorted(known)}.")
     wanted = {name: known[name]} if name is not None else known
-    # Definitions are looked for from the root of the schema, so each keeps its own by an id of its own.
     calls = [
         {
             "type": "object",
@@ -146,5 +148,5 @@ def forced_schema(choice: str, name: str | None, tools: list[dict[str, Any]], *,
         }
         for called, parameters in wanted.items()
     ]
-    schema = {"type": "array", "items": {"anyOf": calls}, "minItems": 1}
+    schema = {"type": "array", "items": {"anyOf": calls}, "minItems": 1, "x-guidance": _LAYOUT}
     return schema if parallel and name is None else {**schema, "maxItems": 1}
