@@ -393,7 +393,13 @@ class TextGenerationPipeline:
         return session
 
     def scheduler(
-        self, *, slots: int = 8, token_budget: int = 256, capacity: int | None = None, thread: bool = True
+        self,
+        *,
+        slots: int = 8,
+        token_budget: int = 256,
+        capacity: int | None = None,
+        thread: bool = True,
+        prefix_bytes: int = 0,
     ) -> Scheduler:
         """Starts to serve many requests at once, which join and leave one batch at any step.
 
@@ -402,6 +408,8 @@ class TextGenerationPipeline:
             token_budget: Most tokens of one step, over all slots; at least ``slots``.
             capacity: Most tokens of one request, prompt included; None for the model's context.
             thread: Whether a thread of its own runs the steps; otherwise whoever waits for a request does.
+            prefix_bytes: Most bytes of the cache that finished requests keep, so that a prompt which begins as one of
+                theirs need not run from its beginning; 0 for none.
 
         Raises:
             UnsupportedCapabilityError: The model takes no ragged steps, or its cache wraps around.
@@ -418,6 +426,7 @@ class TextGenerationPipeline:
             capacity=capacity,
             thread=thread,
             memory_limit=self._settings.memory_limit,
+            prefix_bytes=prefix_bytes,
         )
         self._schedulers.add(scheduler)
         return scheduler

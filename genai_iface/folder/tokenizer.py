@@ -104,6 +104,10 @@ class FolderTokenizer:
         """The names of the folder's chat templates, such as "default" and "tool_use"."""
         return self._templates.names
 
+    def chat_template_text(self, name: str = "default", /) -> str:
+        """The text of one of the folder's chat templates, empty if there is none of that name."""
+        return self._templates.text_of(name)
+
     def encode(self, text: str, /, *, add_special_tokens: bool = True) -> list[int]:
         """Turns a text into token ids.
 

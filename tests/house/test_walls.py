@@ -56,6 +56,7 @@ ALLOWED_IMPORTS = {
         "safetensors",
         "tokenizers",
     },
+    "genai_iface/serving": {"fastapi", "prometheus_client", "pydantic", "starlette", "uvicorn"},
     "genai_iface/integrations": {"numpy", "onnx", "onnx_ir", "torch", "transformers"},
     "genai_iface/graph": {"ml_dtypes", "numpy", "onnx", "onnx_ir"},
     "genai_iface/transform": {"ml_dtypes", "numpy", "onnx", "onnx_ir"},

@@ -77,6 +77,14 @@ class NamedTemplates:
             self._made[name] = ChatTemplate(*self._sources[name])
         return self._made[name]
 
+    def text_of(self, name: str, /) -> str:
+        """The text of a template by its name, empty if there is none of that name.
+
+        Raises:
+            InvalidInputError: A file is broken, or leads out of the folder.
+        """
+        return self._sources[name][0] if name in self._sources else ""
+
     def close(self) -> None:
         """Ends the processes that render; a later conversation starts them again."""
         for template in (*self._made.values(), *self._literals.values()):

@@ -4,7 +4,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 from genai_iface.capabilities import Capability
 from genai_iface.errors import InvalidInputError, UnsupportedCapabilityError
@@ -39,7 +40,15 @@ def check_batches(model: Model[Any]) -> None:
         )
 
 
-def open_sequence(request: GenerationRequest, model: Model[Any], tokenizer: Tokenizer, *, room: int) -> RunningSequence:
+def open_sequence(
+    request: GenerationRequest,
+    model: Model[Any],
+    tokenizer: Tokenizer,
+    *,
+    room: int,
+    index: int = 0,
+    skip_special_tokens: bool = True,
+) -> RunningSequence:
     """The sequence of a request, ready to run. Its time begins now.
 
     Args:
@@ -47,6 +56,8 @@ def open_sequence(request: GenerationRequest, model: Model[Any], tokenizer: Toke
         model: Will run it.
         tokenizer: Text from tokens.
         room: Tokens that a slot holds.
+        index: Which of several sequences of one prompt it is, for its draws.
+        skip_special_tokens: Whether special tokens are left out of the text.
 
     Raises:
         InvalidInputError: It is for several sequences, or needs more tokens than a slot holds.
@@ -62,9 +73,9 @@ def open_sequence(request: GenerationRequest, model: Model[Any], tokenizer: Toke
             seed=config.seed or 0,
             tokenizer=tokenizer,
         ),
-        index=0,
+        index=index,
         capacity=_tokens_for(request, room),
-        tokenizer=tokenizer,
+        tokenizer=tokenizer if skip_special_tokens else cast("Tokenizer", _AllTokens(tokenizer)),
         continues_text=request.continues_text or config.echo,
         stopping_criteria=request.hooks.stopping_criteria,
     )
@@ -104,3 +115,16 @@ def _tokens_for(request: GenerationRequest, room: int) -> int:
         f"all, and a slot holds {room}",
         remedy="Ask for fewer new tokens, shorten the prompt, or make the scheduler with a larger capacity.",
     )
+
+
+class _AllTokens:
+    """A tokenizer whose texts show special tokens, for formats that are written with them."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)
+
+    def decode(self, token_ids: Sequence[int], /, *, skip_special_tokens: bool = False) -> str:
+        return self._tokenizer.decode(token_ids, skip_special_tokens=False)

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
@@ -43,12 +44,14 @@ class ScheduledRequest:
         request: What was asked.
         sequence: Its sequence, which the thread that runs the steps changes.
         is_cancelled: Whether somebody wants it to end.
+        num_reused_tokens: Tokens of its prompt that another request has run.
     """
 
     def __init__(self, request: GenerationRequest, sequence: RunningSequence, driver: _Driver) -> None:
         self.request = request
         self.sequence = sequence
         self.is_cancelled = False
+        self.num_reused_tokens = 0
         self._driver = driver
         self._stopwatch = Stopwatch(request.started)
         # It only grows, so readers need no lock.
@@ -57,6 +60,7 @@ class ScheduledRequest:
         self._cache_bytes = 0
         self._is_finished = False
         self._error: BaseException | None = None
+        self._listeners: list[Callable[[], None]] = []
 
     @property
     def prompt_token_ids(self) -> list[int]:
@@ -77,7 +81,11 @@ class ScheduledRequest:
     @property
     def metrics(self) -> PerfMetrics:
         """The measurements so far: times are those of the steps that it took part in."""
-        return self._stopwatch.metrics(num_prompt_tokens=len(self.request.prompts[0]), cache_bytes=self._cache_bytes)
+        return self._stopwatch.metrics(
+            num_prompt_tokens=len(self.request.prompts[0]),
+            num_reused_tokens=self.num_reused_tokens,
+            cache_bytes=self._cache_bytes,
+        )
 
     def result(self, timeout: float | None = None) -> GenerationResult:
         """Waits for the end.
@@ -96,11 +104,36 @@ class ScheduledRequest:
             Exception: What a function of the request's own (``logits_processors``, ``stopping_criteria``) raised.
         """
         self._driver.wait(lambda: self._is_finished, timeout)
-        return collect(self.request, self, self._chunks())
+        # A result has one sequence, whichever of several it is for its owner.
+        return collect(self.request, self, (dataclasses.replace(chunk, index=0) for chunk in self._chunks()))
 
     def cancel(self) -> None:
         """Ends it with what it has, reason "cancelled". A running step ends first."""
         self._driver.cancel_request(self)
+
+    def listen(self, listener: Callable[[], None], /) -> None:
+        """Has a function called after each change: for readers that wait for many requests in one place.
+
+        Args:
+            listener: Called at once, and then in the thread that runs the steps; it returns quickly and raises
+                nothing. It reads with ``chunks_from``.
+        """
+        self._listeners.append(listener)
+        listener()
+
+    def chunks_from(self, position: int, /) -> list[Chunk]:
+        """The chunks from a position on, as far as they are there; never waits.
+
+        Raises:
+            BackendError: The step in which it ran failed, and there are no more chunks.
+            Exception: What a function of the request's own raised.
+        """
+        # Whether it failed is asked first: the error comes after the last chunk.
+        error = self._error
+        new = self._given[position:]
+        if not new and error is not None:
+            raise error
+        return new
 
     def __iter__(self) -> Iterator[Chunk]:
         return self._chunks()
@@ -173,6 +206,7 @@ class ScheduledRequest:
             if is_over:
                 self._finish(cache_bytes)
             changed.notify_all()
+        self._tell()
         return is_over
 
     def fail(self, error: BaseException, changed: threading.Condition, cache_bytes: int) -> None:
@@ -181,6 +215,11 @@ class ScheduledRequest:
             self._error = error
             self._finish(cache_bytes)
             changed.notify_all()
+        self._tell()
+
+    def _tell(self) -> None:
+        for listener in list(self._listeners):
+            listener()
 
     def _finish(self, cache_bytes: int) -> None:
         self._is_finished = True

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 import time
 from collections import deque
@@ -66,6 +67,8 @@ class Scheduler:
         thread: Whether a thread of its own runs the steps. Without it whoever waits for a request runs them, or
             whoever calls ``step``.
         memory_limit: Most bytes of the cache; None for what the system has available, where that is known.
+        prefix_bytes: Most bytes of the cache that finished requests keep, so that a prompt which begins as one of theirs
+            need not run from its beginning; 0 for none.
 
     Raises:
         UnsupportedCapabilityError: The model takes no ragged steps, or its cache wraps around.
@@ -85,6 +88,7 @@ class Scheduler:
         capacity: int | None = None,
         thread: bool = True,
         memory_limit: int | None = None,
+        prefix_bytes: int = 0,
     ) -> None:
         check_batches(model)
         if slots < 1:
@@ -94,6 +98,8 @@ class Scheduler:
                 f"token_budget={token_budget} is not legal for {slots} slots",
                 remedy=f"Every slot may need a token in each step: pass at least {slots}.",
             )
+        if prefix_bytes < 0:
+            raise InvalidInputError(f"prefix_bytes={prefix_bytes} is not legal", remedy="Pass a number of bytes, or 0.")
         self._process = OwnProcess("scheduler")
         self._model = model
         self._tokenizer = tokenizer
@@ -111,7 +117,9 @@ class Scheduler:
         self._grows = Capability.GROWTH in model.capabilities
         if not self._grows:
             check_rows_fit(model, slots, capacity or context_of(model.spec) or 0, memory_limit)
-        self._slots = Slots(model, slots, capacity, self._changed)
+        self._slots = Slots(
+            model, slots, capacity, self._changed, prefix_bytes=prefix_bytes, memory_limit=memory_limit
+        )
         self._thread: threading.Thread | None = None
         if thread:
             self._thread = threading.Thread(target=self._serve, name="genai-iface-scheduler", daemon=True)
@@ -127,6 +135,26 @@ class Scheduler:
         """Requests that wait for one."""
         return len(self._waiting)
 
+    @property
+    def num_kept(self) -> int:
+        """Rows that finished requests keep for prompts that begin as theirs."""
+        return self._slots.num_kept
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it takes requests: it was not closed, and its thread has not failed."""
+        return not self._is_closed and self._failure is None
+
+    @property
+    def capacity(self) -> int:
+        """Most tokens of one request, prompt included."""
+        return self._slots.cache.capacity
+
+    @property
+    def cache_bytes(self) -> int:
+        """Bytes of the cache, of all slots together."""
+        return self._slots.cache.nbytes
+
     def submit(
         self,
         prompt: Prompt,
@@ -137,6 +165,9 @@ class Scheduler:
         constraint: Constraint | None = None,
         prefix: str | PathLike[str] | None = None,
         speculation: Speculation | None = None,
+        index: int = 0,
+        is_answer: bool = False,
+        skip_special_tokens: bool = True,
         **overrides: Any,
     ) -> ScheduledRequest:
         """Adds a request and returns at once.
@@ -149,6 +180,10 @@ class Scheduler:
             constraint: As for ``generate``.
             prefix: Is refused: the rows of a scheduler begin empty.
             speculation: Is refused: a slot runs one token in a step.
+            index: Which of several sequences of one prompt it is: as the sequence of that number of
+                ``num_return_sequences`` draws, and so that its chunks say it.
+            is_answer: Whether the text of token ids begins anew, as after a conversation that was rendered already.
+            skip_special_tokens: Whether special tokens are left out of the text.
             **overrides: Single fields of ``GenerationConfig``, over either. ``max_time`` counts from now on, the
                 time that the request waits for a slot included.
 
@@ -168,7 +203,16 @@ class Scheduler:
             speculation=speculation,
         )
         asked = self._make_request(prompt, config, hooks, overrides)
-        sequence = open_sequence(asked, self._model, self._tokenizer, room=self._slots.cache.capacity)
+        if is_answer:
+            asked = dataclasses.replace(asked, continues_text=False)
+        sequence = open_sequence(
+            asked,
+            self._model,
+            self._tokenizer,
+            room=self._slots.cache.capacity,
+            index=index,
+            skip_special_tokens=skip_special_tokens,
+        )
         request = ScheduledRequest(asked, sequence, self)
         if self._grows:
             # The rows of one cache are as long as the longest of them.
@@ -294,15 +338,18 @@ class Scheduler:
         started = time.perf_counter()
         slots, cache = self._slots, self._slots.cache
         lengths: list[int] = cache.lengths.tolist()
-        taken = dict(slots.taken)
+        taken = dict(slots.ready)
         watched = {slot for slot, request in taken.items() if request.sequence.wants_prompt_logprobs}
         counts, takes_all = plan_step(
-            slots.count,
-            {slot: len(request.sequence) - lengths[slot] for slot, request in taken.items()},
+            cache.batch_size,
+            {slot: slots.limit(slot, len(request.sequence) - lengths[slot]) for slot, request in taken.items()},
             watched,
             token_budget=self._token_budget,
             gives_all=self._gives_all,
         )
+
+        counts = slots.make_room(counts)
+        lengths = cache.lengths.tolist()
 
         def observe(slot: int, start: int, logits: NDArray[np.float32]) -> None:
             taken[slot].sequence.observe(start, logits)
@@ -322,6 +369,7 @@ class Scheduler:
             if not isinstance(error, Exception):
                 raise
             return
+        slots.note_progress()
         for slot, request in taken.items():
             if not counts[slot]:
                 continue
