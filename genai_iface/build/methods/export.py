@@ -104,6 +104,8 @@ class _Step(torch.nn.Module):
         self.states.begin_step(length, counts, past)
         capacity = keys[0].shape[2 if keys[0].ndim == 4 else 1] if keys else length
         cache = step_cache(self.network, capacity, self.states)
+        for layer in cache.layers:
+            layer.begin_step(write_indices)
         output = self.network(
             input_ids=input_ids,
             **({"position_ids": positions} if self._takes_positions else {}),

@@ -20,6 +20,9 @@ from genai_iface.types import CacheLayout
 __all__ = ["LayerShape", "StandardAttention"]
 
 _NAME = "onnx_standard"
+# Of qk_matmul_output_mode: after scale, soft cap and mask. Revisions of the operator's text differ on 1 and 2 where
+# there is a soft cap, and agree on this one where there is none.
+_MASKED_SCORES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,20 +128,11 @@ class StandardAttention:
             attention_mask: What ``mask`` returned for the layer.
             scaling: Factor of the scores; 1 / sqrt(D) if None.
             softcap: Scores go through softcap * tanh(scores / softcap).
-            s_aux: The network's attention sinks, which the standard Attention does not have.
+            s_aux: The network's attention sinks: (Hq,), one more logit of each head in the softmax.
 
         Returns:
             (B, S, Hq, Dv), and no weights.
-
-        Raises:
-            UnsupportedModelError: The layer has attention sinks.
         """
-        if s_aux is not None:
-            raise UnsupportedModelError(
-                f"{type(module).__name__} has attention sinks, a learned logit per head in the softmax, which the "
-                "standard Attention cannot express",
-                remedy="There is no standard form of this model yet; use an export for one runtime.",
-            )
         keys, values, shape = self._write(key, value)
         attributes: dict[str, Any] = {"is_causal": int(attention_mask is None)}
         if scaling is not None:
@@ -151,17 +145,26 @@ class StandardAttention:
             attributes |= {"q_num_heads": heads, "kv_num_heads": shape.num_heads}
             query = query.transpose(1, 2).reshape(batch, length, heads * size)
             result = (batch, length, heads * shape.value_size)
-        output = torch.onnx.ops.symbolic(
-            "Attention",
-            (query, keys, values, attention_mask, None, None, self._write_indices + length),
-            attributes,
-            dtype=query.dtype,
-            shape=result,
-            version=OPSET,
-        )
+        inputs = (query, keys, values, attention_mask, None, None, self._write_indices + length)
+        if s_aux is None:
+            output = torch.onnx.ops.symbolic(
+                "Attention", inputs, attributes, dtype=query.dtype, shape=result, version=OPSET
+            )
+        else:
+            output, scores = _with_scores(inputs, attributes, result, (batch, heads, length, keys.shape[self._axis]))
         if self._layout == "bsh":
-            return output.reshape(batch, length, heads, shape.value_size), None
-        return output.transpose(1, 2), None
+            output = output.reshape(batch, length, heads, shape.value_size)
+        else:
+            output = output.transpose(1, 2)
+        if s_aux is not None:
+            output = output * _share(scores, s_aux, softcap).to(output.dtype)
+        # Networks that take another attention's output as a view rely on its layout.
+        return output.contiguous(), None
+
+    @property
+    def _axis(self) -> int:
+        """Of the positions in a buffer."""
+        return 2 if self._layout == "bnsh" else 1
 
     def _write(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, LayerShape]:
         """The buffers that this layer reads, after the write."""
@@ -178,3 +181,31 @@ class StandardAttention:
         self._written.append((key, keys, values))
         self._shapes.append(shape)
         return keys, values, shape
+
+
+def _with_scores(
+    inputs: tuple[torch.Tensor | None, ...], attributes: dict[str, Any], result: tuple[Any, ...], scores: tuple[Any, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention, and the masked scores (B, Hq, S, C) that its softmax was taken of."""
+    query, keys, values = inputs[:3]
+    assert query is not None and keys is not None and values is not None
+    output, _keys, _values, masked = torch.onnx.ops.symbolic_multi_out(
+        "Attention",
+        inputs,
+        {**attributes, "qk_matmul_output_mode": _MASKED_SCORES},
+        dtypes=(query.dtype, keys.dtype, values.dtype, query.dtype),
+        shapes=(result, keys.shape, values.shape, scores),
+        version=OPSET,
+    )
+    return output, masked
+
+
+def _share(scores: torch.Tensor, sinks: torch.Tensor, softcap: float | None) -> torch.Tensor:
+    """What a sink leaves of each head's output, (B, S, Hq, 1): the keys' part of a softmax with one more column."""
+    if softcap:
+        raise UnsupportedModelError(
+            "The network has both attention sinks and a soft cap of its scores",
+            remedy="There is no standard form of this model yet.",
+        )
+    total = torch.logsumexp(scores.float(), dim=3)
+    return torch.sigmoid(total - sinks.float()[None, :, None]).transpose(1, 2)[..., None]
