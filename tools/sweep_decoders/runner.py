@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import resource
 import signal
@@ -17,9 +18,6 @@ from typing import Any
 from tools.sweep_decoders.store import append_row
 
 __all__ = ["Limits", "run_cases"]
-
-# What every process would load anew otherwise; it takes longer than most builds.
-_PRELOADED = ["tools.sweep_decoders.case"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +43,9 @@ def run_cases(
     half_precision: bool,
 ) -> None:
     """Runs the types and appends a row for each, whatever becomes of it."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(_PRELOADED)
+    # Every process would load torch anew otherwise, which takes longer than most builds.
+    importlib.import_module("tools.sweep_decoders.case")
+    context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory(dir=rows_file.parent) as scratch:
         for index, name in enumerate(names):
             settings = {"code": code, "versions": dict(versions), "half_precision": half_precision}

@@ -51,14 +51,17 @@ BY_HAND: Mapping[str, Mapping[str, Any]] = {
     },
     "cohere_compass_text": {"rope_parameters": {name: dict(_HALF) for name in ("sliding_attention", "full_attention")}},
     "dbrx": {
-        "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0},
+        "attn_config": {"kv_n_heads": 2, "rope_theta": 10000.0, "clip_qkv": 8.0},
         "ffn_config": {"hidden_size": 64, "ffn_hidden_size": 96, "moe_num_experts": 4, "moe_top_k": 2},
     },
+    "deepseek_v2": {"num_experts_per_tok": 2, "n_routed_experts": 4, "topk_method": "greedy", "n_shared_experts": 1},
     "deepseek_v4": {
         "o_lora_rank": 16,
         "o_groups": 2,
         "head_dim": 32,
         "qk_rope_head_dim": 8,
+        "layer_types": ["sliding_attention"] * 2,
+        "num_hidden_layers": 2,
         "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8},
         "num_key_value_heads": 1,
     },

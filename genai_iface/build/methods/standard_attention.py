@@ -54,7 +54,7 @@ class StandardAttention:
         self._layout = layout
         self._positions = self._write_indices = torch.empty(0, dtype=torch.int64)
         self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._written: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._written: list[tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor, torch.Tensor]] = []
         self._shapes: list[LayerShape] = []
 
     @property
@@ -151,7 +151,8 @@ class StandardAttention:
                 "Attention", inputs, attributes, dtype=query.dtype, shape=result, version=OPSET
             )
         else:
-            output, scores = _with_scores(inputs, attributes, result, (batch, heads, length, keys.shape[self._axis]))
+            columns = (batch, heads, length, keys.shape[self._axis])
+            output, scores = _with_scores((query, keys, values), inputs[3:], attributes, (result, columns))
         if self._layout == "bsh":
             output = output.reshape(batch, length, heads, shape.value_size)
         else:
@@ -169,8 +170,9 @@ class StandardAttention:
     def _write(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, LayerShape]:
         """The buffers that this layer reads, after the write."""
         shape = LayerShape(key.shape[1], key.shape[3], value.shape[3])
-        for fresh, keys, values in self._written:
-            if fresh is key:  # layers that share one cache hand on the same tensors
+        for (fresh_key, fresh_value), keys, values in self._written:
+            # Layers that share one cache hand on the same tensors.
+            if fresh_key is key and fresh_value is value:
                 return keys, values, shape
         index = len(self._written)
         keys, values = key, value
@@ -178,26 +180,29 @@ class StandardAttention:
             past_keys, past_values = self._buffers[index]
             keys = scatter(past_keys, key, self._write_indices, self._layout)
             values = scatter(past_values, value, self._write_indices, self._layout)
-        self._written.append((key, keys, values))
+        self._written.append(((key, value), keys, values))
         self._shapes.append(shape)
         return keys, values, shape
 
 
 def _with_scores(
-    inputs: tuple[torch.Tensor | None, ...], attributes: dict[str, Any], result: tuple[Any, ...], scores: tuple[Any, ...]
+    read: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    rest: tuple[torch.Tensor | None, ...],
+    attributes: dict[str, Any],
+    shapes: tuple[tuple[Any, ...], tuple[Any, ...]],
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Attention, and the masked scores (B, Hq, S, C) that its softmax was taken of."""
-    query, keys, values = inputs[:3]
-    assert query is not None and keys is not None and values is not None
-    output, _keys, _values, masked = torch.onnx.ops.symbolic_multi_out(
+    query, keys, values = read
+    result, columns = shapes
+    output, _keys, _values, scores = torch.onnx.ops.symbolic_multi_out(
         "Attention",
-        inputs,
+        (*read, *rest),
         {**attributes, "qk_matmul_output_mode": _MASKED_SCORES},
         dtypes=(query.dtype, keys.dtype, values.dtype, query.dtype),
-        shapes=(result, keys.shape, values.shape, scores),
+        shapes=(result, keys.shape, values.shape, columns),
         version=OPSET,
     )
-    return output, masked
+    return output, scores
 
 
 def _share(scores: torch.Tensor, sinks: torch.Tensor, softcap: float | None) -> torch.Tensor:

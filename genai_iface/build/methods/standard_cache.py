@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import CacheLayerMixin
 
-from genai_iface.build.methods.step_length import StepLength
+from genai_iface.build.methods.step.length import StepLength
 from genai_iface.types import CacheLayout
 
 __all__ = ["OPSET", "NewTokensLayer", "scatter"]

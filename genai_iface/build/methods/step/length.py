@@ -57,10 +57,16 @@ class StepLength(int):
                 return start._rows[:, None] + torch.arange(given.pop("end", args[0] if args else None), **given)
         raise _refused(getattr(function, "__name__", str(function)))
 
-    def __eq__(self, _: object) -> NoReturn:  # type: ignore[override]
+    def __add__(self, other: Any) -> Any:
+        """A size of the new tokens stays what it is: as a number the length is 0."""
+        return self._rows[:, None] + other if isinstance(other, torch.Tensor) else other
+
+    __radd__ = __add__
+
+    def __eq__(self, _: object) -> NoReturn:
         raise _refused("==")
 
-    def __ne__(self, _: object) -> NoReturn:  # type: ignore[override]
+    def __ne__(self, _: object) -> NoReturn:
         raise _refused("!=")
 
     def __lt__(self, _: object) -> NoReturn:
