@@ -19,10 +19,10 @@ from typing import Any, Literal, TypeAlias
 import onnx_ir as ir
 
 from genai_iface._tolerance import LOGIT_TOLERANCES
-from genai_iface.build._expressible import check_expressible
 from genai_iface.build._folder_files import write_folder_files
 from genai_iface.build._model_file import load_saved, mark_model, save_model
 from genai_iface.build._own_integers import OwnIntegers
+from genai_iface.build._reasons import does_not_run, in_our_words, said_by
 from genai_iface.build._stages import Stage, Stages
 from genai_iface.build._verify import MORE_TOKENS, Comparison, Reference, compare, torch_reference
 from genai_iface.build.checkpoint import (
@@ -32,7 +32,9 @@ from genai_iface.build.checkpoint import (
     open_checkpoint,
     quiet_transformers,
 )
+from genai_iface.build.checkpoint.quiet import BROKEN
 from genai_iface.build.methods.convert import export_and_convert
+from genai_iface.build.methods.eager import export_eager
 from genai_iface.build.methods.export import export_standard
 from genai_iface.build.methods.mobius import build_with_mobius
 from genai_iface.build.methods.names import name_weights
@@ -50,10 +52,10 @@ from genai_iface.types import CacheLayout, DType
 
 __all__ = ["METHODS", "Attempt", "BuildOptions", "BuildResult", "Method", "build"]
 
-Method: TypeAlias = Literal["export", "mobius", "convert", "transformers"]
+Method: TypeAlias = Literal["export", "mobius", "convert", "eager", "transformers"]
 """How a checkpoint becomes a graph."""
 
-METHODS: tuple[Method, ...] = ("export", "mobius", "convert")
+METHODS: tuple[Method, ...] = ("export", "mobius", "convert", "eager")
 """What "auto" takes, in this order. "transformers" is a plain export too, and no way where "convert" is none.
 
 Of a network that keeps states only the first: the others write keys and values.
@@ -85,6 +87,7 @@ class BuildOptions:
         adapters: Folders of adapters (LoRA and its kin) to merge, in this order; needs the extra "lora".
         tokenizer: Folder to take the tokenizer's files from instead of the checkpoint.
         dequantize: Floats from a quantized checkpoint, where its own integers would be kept.
+        text_only: The decoder of text alone, of a network that has others (for images, sounds) beside it.
     """
 
     via: Method | Literal["auto"] = "auto"
@@ -98,6 +101,7 @@ class BuildOptions:
     adapters: tuple[str | PathLike[str], ...] = ()
     tokenizer: str | PathLike[str] | None = None
     dequantize: bool = False
+    text_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,12 +192,11 @@ def build(
             reading.enter_context(parsed_once())
         tokenizer = _tokenizer(checkpoint, options)
         stages.begin("load", f"loading {checkpoint.name}")
-        loaded = load_network(checkpoint, options.dtype)
+        loaded = load_network(checkpoint, options.dtype, text_only=options.text_only)
         network, notes = loaded.network, list(loaded.notes)
-        check_expressible(network)
         context = _context(network, options)
         stages.begin("decode", "decoding with torch, to compare with")
-        reference = _reference(network, context, stages.part)
+        reference = _reference_or_refusal(network, context, stages.part)
         files = write_folder_files(checkpoint, network, work, context=context, tokenizer=tokenizer)
         has_integers = loaded.quantization is not None and not options.dequantize
         job = _Job(checkpoint, loaded, reference, options, context, work, stages)
@@ -247,7 +250,11 @@ class _Job:
             except BackendNotFoundError:
                 raise
             except GenAIError as error:
-                attempts.append(Attempt(method, None, error.what))
+                attempts.append(Attempt(method, None, in_our_words(error.what)))
+                continue
+            except BROKEN as error:
+                # Other packages' ways through a network fail in ways of their own.
+                attempts.append(Attempt(method, None, said_by(error)))
                 continue
             if comparison.agrees(self._options.dtype):
                 return (*attempts, Attempt(method, comparison))
@@ -262,7 +269,7 @@ class _Job:
 
     def _refusal(self, attempts: Sequence[Attempt]) -> UnsupportedModelError:
         """Why no method was good enough, and what can be done about it."""
-        reasons = "; ".join(f"{attempt.method}: {attempt.problem}" for attempt in attempts)
+        reasons = "".join(f"\n  {attempt.method}: {attempt.problem}" for attempt in attempts)
         found = [attempt.comparison for attempt in attempts if attempt.comparison is not None]
         nearest = min((comparison.difference for comparison in found), default=float("inf"))
         if any(_is_same(one, other) for one, other in itertools.combinations(found, 2)):
@@ -273,7 +280,7 @@ class _Job:
         else:
             remedy = "Nothing was written."
         return UnsupportedModelError(
-            f"No method leads from {self._checkpoint.name!r} to a standard model ({reasons})", remedy=remedy
+            f"No method leads from {self._checkpoint.name!r} to a standard model:{reasons}", remedy=remedy
         )
 
     def quantize(self, notes: list[str]) -> Comparison:
@@ -344,7 +351,7 @@ class _Job:
         """mobius-onnx reads files: what was merged or dequantized is saved for it first."""
         options = self._options
         settings: dict[str, Any] = {"dtype": options.dtype, "layout": options.layout, "context": self._context}
-        if self._quantization is None and not self._checkpoint.adapters:
+        if self._quantization is None and not self._checkpoint.adapters and not options.text_only:
             return build_with_mobius(self._checkpoint, **settings)
         with TemporaryDirectory(prefix=f"{self._folder.name}.", dir=self._folder.parent) as plain:
             with quiet_transformers():
@@ -356,7 +363,8 @@ class _Job:
     def _take(self, method: Method) -> Comparison:
         """Builds the folder's model in one way."""
         if self._network is None:
-            self._network = load_network(self._checkpoint, self._options.dtype).network
+            options = self._options
+            self._network = load_network(self._checkpoint, options.dtype, text_only=options.text_only).network
         self._save(method)
         _let_go(self._network)
         self._network = None
@@ -370,6 +378,8 @@ class _Job:
             model = export_standard(self._network, layout=options.layout, context=self._context)
         elif method == "mobius":
             model = self._with_mobius()
+        elif method == "eager":
+            model = export_eager(self._network, layout=options.layout, context=self._context)
         elif method == "transformers":
             model = export_with_transformers(self._network, layout=options.layout, context=self._context)
         else:
@@ -456,6 +466,20 @@ def _context(network: Any, options: BuildOptions) -> int | None:
             remedy=f"Give at most {exact}, or more than {exact + _SHORTEST_PROMPT}.",
         )
     return options.context if options.context is not None else exact
+
+
+def _reference_or_refusal(network: Any, context: int | None, progress: Callable[[int, int], None]) -> Reference:
+    """As ``_reference``.
+
+    Raises:
+        UnsupportedModelError: The network does not run by itself, or keeps something else than a cache.
+    """
+    try:
+        return _reference(network, context, progress)
+    except GenAIError:
+        raise
+    except BROKEN as error:
+        raise does_not_run(network, error) from error
 
 
 def _reference(network: Any, context: int | None, progress: Callable[[int, int], None]) -> Reference:

@@ -31,13 +31,6 @@ def check_expressible(network: Any) -> None:
             "no attribute for",
             remedy="There is no standard form of this model; choose one with rotary or learned positions.",
         )
-    sinks = next((key for key, _ in network.named_parameters() if key.endswith(".sinks")), None)
-    if sinks is not None:
-        raise UnsupportedModelError(
-            f"{name} has attention sinks ({sinks}), a learned logit per head in the softmax, which the standard "
-            "Attention cannot express",
-            remedy="There is no standard form of this model yet; use an export for one runtime.",
-        )
 
 
 def check_stateless(network: Any) -> None:

@@ -25,6 +25,8 @@ _TOKENIZER = (
 _OTHERS = ("generation_config.json", "LICENSE", "LICENSE.txt", "LICENSE.md")
 # Of the machine that loaded the checkpoint.
 _PATHS = ("_name_or_path", "name_or_path")
+# In config.json of a decoder that was taken out of a network: the model type of the whole.
+_PART_OF = "text_only_of"
 _LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len")
 
 
@@ -46,7 +48,11 @@ def write_folder_files(
     written = ["config.json"]
     config = json.loads(network.config.to_json_string(use_diff=False))
     if checkpoint.gguf is None:
-        config = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
+        whole = json.loads((checkpoint.folder / "config.json").read_text(encoding="utf-8"))
+        if network.config.model_type == whole.get("model_type"):
+            config = whole
+        else:
+            config[_PART_OF] = whole.get("model_type")
         written += _copied(checkpoint.folder, out, _OTHERS)
         written += _copied(tokenizer or _tokenizer_folder(checkpoint), out, _TOKENIZER)
     else:

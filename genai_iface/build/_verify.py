@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from genai_iface._tolerance import LOGIT_TOLERANCES, relative_difference
 from genai_iface.build._network_cache import cache_keyword, cache_of
+from genai_iface.build.methods.step.positions import padding_token
 from genai_iface.errors import UnsupportedModelError
 from genai_iface.protocols import Model
 
@@ -109,13 +110,16 @@ def torch_reference(
     """
     vocabulary = network.config.get_text_config().vocab_size
     draw = np.random.default_rng(seed)
+    # Where padding has no position, a token that is padding moves those after it.
+    padding = padding_token(network)
+    first = 0 if padding is None else padding + 1
     prompts = tuple(
-        draw.integers(0, vocabulary, max(prompt_tokens - 3 * row, 1), dtype=np.int64) for row in range(rows)
+        draw.integers(first, vocabulary, max(prompt_tokens - 3 * row, 1), dtype=np.int64) for row in range(rows)
     )
     decoded = []
     with torch.no_grad(), _quickest_threads(network, prompts[-1]):
         for row, prompt in enumerate(prompts):
-            decoded.append(_greedy(network, prompt, steps))
+            decoded.append(_greedy(network, prompt, steps, padding))
             progress(row + 1, rows)
         more: tuple[_Ids, ...] = ()
         if not use_cache:
@@ -129,19 +133,36 @@ def torch_reference(
     return Reference(prompts, logits, tokens, more)
 
 
-def _greedy(network: Any, prompt: _Ids, steps: int) -> tuple[NDArray[np.float32], _Ids]:
-    """The logits (steps + 1, V) and greedy tokens (steps,) of one row, with Transformers' cache."""
+def _greedy(network: Any, prompt: _Ids, steps: int, padding: int | None) -> tuple[NDArray[np.float32], _Ids]:
+    """The logits (steps + 1, V) and greedy tokens (steps,) of one row, with Transformers' cache.
+
+    Raises:
+        UnsupportedModelError: The network gives no cache back.
+    """
     vocabulary = network.config.get_text_config().vocab_size
     logits, tokens = np.zeros((steps + 1, vocabulary), np.float32), np.zeros(steps, np.int64)
     ids, cache = torch.from_numpy(prompt)[None], None
     for step in range(steps + 1):
         output = network(input_ids=ids, **cache_keyword(network, cache), use_cache=True)
         cache = cache_of(output)
+        if cache is None:
+            raise _without_a_cache(network, output)
         logits[step] = output.logits[0, -1].float().numpy()[:vocabulary]
         if step < steps:
-            tokens[step] = logits[step].argmax()
+            tokens[step] = (logits[step] if padding is None else np.delete(logits[step], padding)).argmax()
+            tokens[step] += padding is not None and tokens[step] >= padding
             ids = torch.from_numpy(tokens[None, step : step + 1])
     return logits, tokens
+
+
+def _without_a_cache(network: Any, output: Any) -> UnsupportedModelError:
+    """What a network keeps from step to step instead of keys and values, by the names of its outputs."""
+    kept = [name for name in output if name not in ("logits", "loss", "hidden_states", "attentions")]
+    what = f"a state of its own ({', '.join(kept)})" if kept else "nothing, and runs the whole sequence for each token"
+    return UnsupportedModelError(
+        f"{type(network).__name__} has no cache of keys and values; it keeps {what}",
+        remedy="There is no standard form of this model yet; use an export for one runtime.",
+    )
 
 
 def _without_cache(network: Any, prompt: _Ids, tokens: _Ids, more: _Ids) -> tuple[NDArray[np.float32], _Ids]:

@@ -82,8 +82,10 @@ class _Instruction:
         else:
             results = self.operator.run(*arguments)  # type: ignore[no-untyped-call]
         for name, result in zip(self.outputs, narrowed(results, dtype), strict=False):
-            # NumPy reductions give scalars where ONNX has tensors of rank 0.
-            values[name] = np.asarray(result) if np.isscalar(result) else result
+            # An output that is left out has the name of an input that is.
+            if name:
+                # NumPy reductions give scalars where ONNX has tensors of rank 0.
+                values[name] = np.asarray(result) if np.isscalar(result) else result
 
 
 class Evaluator:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
-from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig
 
 from genai_iface.build.checkpoint.quiet import BROKEN, quiet_transformers, shortened
 from genai_iface.errors import InvalidInputError, UnsupportedModelError
@@ -47,29 +47,57 @@ def read_configuration(checkpoint: Checkpoint) -> Any:
         ) from error
 
 
-def network_class(config: Any, name: str) -> tuple[Any, Any]:
+def network_class(config: Any, name: str, *, text_only: bool = False) -> tuple[Any, Any]:
     """The class of the network with a language-model head, and the configuration that it takes.
 
     Args:
         config: The configuration of the checkpoint.
         name: The checkpoint's, for the message.
+        text_only: Take the decoder of text out of a network that has others beside it.
 
     Raises:
-        UnsupportedModelError: There is none.
+        UnsupportedModelError: There is none, or there are others beside it and it was not asked for alone.
     """
+    others = [part for part in config.sub_configs or () if _is_network(getattr(config, part, None))]
+    text = config.get_text_config()
+    if text is not config and others and not config.is_encoder_decoder:
+        return _text_class(config, text, name, text_only=text_only)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise UnsupportedModelError(
-            f"{name!r} is a {config.model_type}, for which Transformers has no causal language model",
-            remedy="Give the checkpoint of a decoder.",
-        )
+        raise _no_decoder(config, name)
     found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     if isinstance(found, (list, tuple)):
         named = getattr(config, "architectures", None) or ()
         found = next((one for one in found if one.__name__ in named), found[0])
-    text = config.sub_configs.get("text_config")
-    if text is not None and getattr(found, "config_class", None) == text:
-        return found, config.get_text_config()
     return found, config
+
+
+def _text_class(config: Any, text: Any, name: str, *, text_only: bool) -> tuple[Any, Any]:
+    """Of a network of several, the class that decodes text."""
+    found = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(text), None)
+    if found is None:
+        whole = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+        found = whole if getattr(whole, "config_class", None) is type(text) else None
+    if found is None:
+        raise _no_decoder(text, name)
+    if not text_only:
+        parts = ", ".join(sorted(part.removesuffix("_config") for part in config.sub_configs))
+        raise UnsupportedModelError(
+            f"{name!r} is a {config.model_type}, which is made of several networks ({parts}), and a model folder holds "
+            "one decoder of text",
+            remedy="--text-only builds its text decoder; images and sounds are then no input any more.",
+        )
+    return found, text
+
+
+def _is_network(part: Any) -> bool:
+    return isinstance(part, PreTrainedConfig)
+
+
+def _no_decoder(config: Any, name: str) -> UnsupportedModelError:
+    return UnsupportedModelError(
+        f"{name!r} is a {config.model_type}, for which Transformers has no causal language model",
+        remedy="Give the checkpoint of a decoder.",
+    )
 
 
 def _check_type(raw: Mapping[str, Any], name: str) -> None:

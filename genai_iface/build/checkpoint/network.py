@@ -21,6 +21,7 @@ from genai_iface.build.checkpoint.quantization import FIELDS, Quantization, quan
 from genai_iface.build.checkpoint.quiet import BROKEN, quiet_transformers, shortened
 from genai_iface.build.checkpoint.sizes import check_layers, check_sizes
 from genai_iface.build.checkpoint.source import Checkpoint
+from genai_iface.build.checkpoint.text_part import text_weights
 from genai_iface.build.checkpoint.weight_files import Tensors, open_tensors
 from genai_iface.errors import GenAIError, InvalidInputError, UnsupportedModelError
 from genai_iface.folder import refuse_own_code
@@ -46,12 +47,13 @@ class LoadedNetwork:
     notes: tuple[str, ...] = ()
 
 
-def load_network(checkpoint: Checkpoint, dtype: DType) -> LoadedNetwork:
+def load_network(checkpoint: Checkpoint, dtype: DType, *, text_only: bool = False) -> LoadedNetwork:
     """The network in evaluation mode, with its plain attention and its experts in a form that can be traced.
 
     Args:
         checkpoint: Where it is; its adapters are merged.
         dtype: Of the weights. Quantized ones are dequantized.
+        text_only: Take the decoder of text out of a network that has others beside it.
 
     Raises:
         InvalidInputError: Weights are missing or broken, or contradict the configuration; an adapter does not fit.
@@ -63,7 +65,7 @@ def load_network(checkpoint: Checkpoint, dtype: DType) -> LoadedNetwork:
     if checkpoint.gguf is not None:
         loaded = _from_gguf(checkpoint, config, dtype)
     else:
-        loaded = _from_safetensors(checkpoint, config, dtype)
+        loaded = _from_safetensors(checkpoint, config, dtype, text_only=text_only)
     network, notes = loaded.network.eval().requires_grad_(False), list(loaded.notes)
     if checkpoint.adapters:
         network, merged = merge_adapters(network, checkpoint.adapters)
@@ -99,24 +101,32 @@ def _from_gguf(checkpoint: Checkpoint, config: Any, dtype: DType) -> LoadedNetwo
     return LoadedNetwork(network, quantization, tuple(notes))
 
 
-def _from_safetensors(checkpoint: Checkpoint, config: Any, dtype: DType) -> LoadedNetwork:
+def _from_safetensors(checkpoint: Checkpoint, config: Any, dtype: DType, *, text_only: bool) -> LoadedNetwork:
     tensors = open_tensors(checkpoint.folder)
     check_sizes(config, tensors.num_bytes, checkpoint.name)
     quantization = read_quantized(checkpoint.folder, tensors)
-    kind, config = network_class(config, checkpoint.name)
+    whole = config
+    kind, config = network_class(config, checkpoint.name, text_only=text_only)
     _forget_quantization(config)
+    state = _state(tensors, quantization, kind, config, dtype)
+    if config is not whole:
+        state = text_weights(state)
     with _loading(checkpoint, config):
         # A path would let Transformers choose files, and look for adapters, by rules of its own.
         network, loading = kind.from_pretrained(
             None,
             config=config,
-            state_dict=_state(tensors, quantization, kind, config, dtype),
+            state_dict=state,
             dtype=getattr(torch, dtype),
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             **_OPTIONS,
         )
     notes = [*tensors.notes, *check_placement(network, loading, checkpoint.name, tensors)]
+    if config is not whole:
+        notes.append(
+            f"the text decoder of a {whole.model_type}; {len(tensors.names) - len(state)} weights are of others"
+        )
     if quantization is not None:
         notes += [*quantization.notes, *_rounded_scales(quantization, dtype)]
     return LoadedNetwork(network, quantization, tuple(notes))

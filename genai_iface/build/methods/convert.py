@@ -21,6 +21,7 @@ from genai_iface.build.methods.export import traced
 from genai_iface.build.methods.fuse_standard import fuse_standard
 from genai_iface.build.methods.rotary_context import fixed_rotary
 from genai_iface.build.methods.standard_attention import LayerShape
+from genai_iface.build.methods.step.positions import first_position
 from genai_iface.errors import UnsupportedModelError
 from genai_iface.graph import derive_signature
 from genai_iface.transform.convert._mask_probe import window_sizes
@@ -76,6 +77,7 @@ class _PlainStep(torch.nn.Module):
     def __init__(self, network: Any) -> None:
         super().__init__()
         self.network = network
+        self._first = first_position(network)
 
     def forward(
         self,
@@ -90,7 +92,7 @@ class _PlainStep(torch.nn.Module):
         output = self.network(
             input_ids=input_ids,
             attention_mask=attention_mask,
-            position_ids=position_ids,
+            position_ids=position_ids + self._first,
             **cache_keyword(self.network, cache),
             use_cache=True,
         )

@@ -19,12 +19,15 @@ import onnx_ir as ir
 import torch
 
 from genai_iface.build._network_cache import cache_keyword
+from genai_iface.build._reasons import said_by
 from genai_iface.build.methods.fuse_standard import fuse_standard
 from genai_iface.build.methods.names import name_parts
 from genai_iface.build.methods.quick_matching import quick_matching
 from genai_iface.build.methods.rotary_context import fixed_rotary
 from genai_iface.build.methods.standard_attention import LayerShape, StandardAttention
 from genai_iface.build.methods.standard_cache import OPSET
+from genai_iface.build.methods.step.positions import first_position
+from genai_iface.build.methods.step.real_rotary import real_rotary
 from genai_iface.build.methods.tensor_names import name_tensors
 from genai_iface.build.states.installed import installed_states, keeps_states, step_cache
 from genai_iface.build.states.operators import STATE_OPSET
@@ -34,7 +37,7 @@ from genai_iface.graph import derive_signature
 from genai_iface.transform.fuse.rotary_tables import RotaryTables
 from genai_iface.types import CacheLayout
 
-__all__ = ["export_standard", "quiet_exporter", "traced"]
+__all__ = ["decoder_arguments", "export_standard", "finished", "quiet_exporter", "traced"]
 
 # Sizes of the traced step: no two alike and none 0 or 1, so that nothing is taken for a constant.
 _BATCH, _SEQUENCE, _CAPACITY = 2, 3, 7
@@ -60,15 +63,32 @@ def export_standard(network: Any, *, layout: CacheLayout = "bnsh", context: int 
             the two state operators keep, or cannot be traced.
     """
     attention, states = StandardAttention(layout), StepStates()
-    with attention.installed(network), installed_states(states, network), fixed_rotary(network, context):
+    with (
+        attention.installed(network),
+        installed_states(states, network),
+        fixed_rotary(network, context),
+        real_rotary(network),
+    ):
         step = _Step(network, attention, states)
         shapes, layers, slots = _kept(step)
-        arguments, dynamic = _arguments(shapes, slots, layout, network.dtype)
+        arguments, dynamic = decoder_arguments(shapes, slots, layout, network.dtype)
         model = traced(step, arguments, dynamic)
     name_tensors(model, layers, [(slot.kind, slot.layer) for slot in slots])
+    return finished(model, network, context, has_states=bool(slots))
+
+
+def finished(model: ir.Model, network: Any, context: int | None, *, has_states: bool = False) -> ir.Model:
+    """A traced model whose tensors have names, with its norms and rotations fused.
+
+    Args:
+        model: What ``traced`` gave.
+        network: What was traced.
+        context: Tokens that a sequence may have, None for what the checkpoint says.
+        has_states: Whether it has operators of a newer opset.
+    """
     fuse_standard(model)
     _count_axes_from_the_front(model)
-    if slots:
+    if has_states:
         model.opset_imports[""], model.ir_version = STATE_OPSET, _STATE_IR_VERSION
     rows = context or getattr(network.config.get_text_config(), "max_position_embeddings", None)
     if rows is not None:
@@ -88,6 +108,7 @@ class _Step(torch.nn.Module):
         # What has no attention has no positions either.
         parameters = inspect.signature(network.forward).parameters
         self._takes_positions = "position_ids" in parameters or not keeps_states(network)
+        self._first = first_position(network)
 
     def forward(
         self,
@@ -104,9 +125,11 @@ class _Step(torch.nn.Module):
         self.states.begin_step(length, counts, past)
         capacity = keys[0].shape[2 if keys[0].ndim == 4 else 1] if keys else length
         cache = step_cache(self.network, capacity, self.states)
+        for layer in cache.layers:
+            layer.begin_step(write_indices)
         output = self.network(
             input_ids=input_ids,
-            **({"position_ids": positions} if self._takes_positions else {}),
+            **({"position_ids": positions + self._first} if self._takes_positions else {}),
             **cache_keyword(self.network, cache),
             use_cache=True,
         )
@@ -125,9 +148,9 @@ def _kept(step: _Step) -> tuple[list[LayerShape], Sequence[int], list[StateSlot]
     try:
         with torch.no_grad():
             step(torch.tensor([[1, 2]]), torch.zeros(1, dtype=torch.int64), [], [])
-    except (TypeError, AttributeError, RuntimeError, ValueError) as error:
+    except (TypeError, AttributeError, RuntimeError, ValueError, LookupError, NotImplementedError) as error:
         # Older network classes expect a mask, or take no positions.
-        problem = f": {' '.join(str(error).split())[:150]}"
+        problem = f": {said_by(error)}"
     shapes, slots = step.attention.shapes, step.states.slots
     if not problem:
         step.states.check_all_kept(name)
@@ -159,12 +182,8 @@ def traced(
             cause = cause.__cause__
         if cause is not None:
             raise cause from None
-        deepest: BaseException = error
-        while deepest.__cause__ is not None:
-            deepest = deepest.__cause__
-        lines = str(deepest).strip().splitlines() or [type(deepest).__name__]
         raise UnsupportedModelError(
-            f"torch cannot export the network: {lines[0][:200]}",
+            f"torch cannot export the network: {said_by(error)}",
             remedy="Try another method (--via mobius or --via convert); --debug shows the whole story.",
         ) from error
     model: ir.Model = program.model
@@ -185,7 +204,7 @@ def quiet_exporter() -> Iterator[None]:
         log.setLevel(before)
 
 
-def _arguments(
+def decoder_arguments(
     shapes: Sequence[LayerShape], slots: Sequence[StateSlot], layout: CacheLayout, dtype: torch.dtype
 ) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     """Example inputs of a step, and which of their axes are free."""

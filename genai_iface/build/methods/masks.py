@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers.masking_utils import causal_mask_function
 
-__all__ = ["explicit_mask"]
+__all__ = ["causal_mask", "explicit_mask"]
 
 
 def explicit_mask(
@@ -33,8 +33,15 @@ def explicit_mask(
     Returns:
         Boolean (B, 1, S, capacity), or None if the mask is no more than causal.
     """
-    if mask_function is causal_mask_function:
-        return None
+    return None if mask_function is causal_mask_function else causal_mask(mask_function, positions, capacity)
+
+
+def causal_mask(mask_function: Callable[..., torch.Tensor], positions: torch.Tensor, capacity: Any) -> torch.Tensor:
+    """As ``explicit_mask``, for attention that does not know of causality by itself.
+
+    Returns:
+        Boolean (B, 1, S, capacity).
+    """
     batch = torch.arange(positions.shape[0])[:, None, None, None]
     head = torch.zeros(1, 1, 1, 1, dtype=torch.int64)
     keys = torch.arange(capacity)[None, None, None, :]

@@ -20,6 +20,9 @@ from genai_iface.types import CacheLayout
 __all__ = ["LayerShape", "StandardAttention"]
 
 _NAME = "onnx_standard"
+# Of qk_matmul_output_mode: after scale, soft cap and mask. Revisions of the operator's text differ on 1 and 2 where
+# there is a soft cap, and agree on this one where there is none.
+_MASKED_SCORES = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +54,7 @@ class StandardAttention:
         self._layout = layout
         self._positions = self._write_indices = torch.empty(0, dtype=torch.int64)
         self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
-        self._written: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]] = []
+        self._written: list[tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor, torch.Tensor]] = []
         self._shapes: list[LayerShape] = []
 
     @property
@@ -125,20 +128,11 @@ class StandardAttention:
             attention_mask: What ``mask`` returned for the layer.
             scaling: Factor of the scores; 1 / sqrt(D) if None.
             softcap: Scores go through softcap * tanh(scores / softcap).
-            s_aux: The network's attention sinks, which the standard Attention does not have.
+            s_aux: The network's attention sinks: (Hq,), one more logit of each head in the softmax.
 
         Returns:
             (B, S, Hq, Dv), and no weights.
-
-        Raises:
-            UnsupportedModelError: The layer has attention sinks.
         """
-        if s_aux is not None:
-            raise UnsupportedModelError(
-                f"{type(module).__name__} has attention sinks, a learned logit per head in the softmax, which the "
-                "standard Attention cannot express",
-                remedy="There is no standard form of this model yet; use an export for one runtime.",
-            )
         keys, values, shape = self._write(key, value)
         attributes: dict[str, Any] = {"is_causal": int(attention_mask is None)}
         if scaling is not None:
@@ -151,23 +145,34 @@ class StandardAttention:
             attributes |= {"q_num_heads": heads, "kv_num_heads": shape.num_heads}
             query = query.transpose(1, 2).reshape(batch, length, heads * size)
             result = (batch, length, heads * shape.value_size)
-        output = torch.onnx.ops.symbolic(
-            "Attention",
-            (query, keys, values, attention_mask, None, None, self._write_indices + length),
-            attributes,
-            dtype=query.dtype,
-            shape=result,
-            version=OPSET,
-        )
+        inputs = (query, keys, values, attention_mask, None, None, self._write_indices + length)
+        if s_aux is None:
+            output = torch.onnx.ops.symbolic(
+                "Attention", inputs, attributes, dtype=query.dtype, shape=result, version=OPSET
+            )
+        else:
+            columns = (batch, heads, length, keys.shape[self._axis])
+            output, scores = _with_scores((query, keys, values), inputs[3:], attributes, (result, columns))
         if self._layout == "bsh":
-            return output.reshape(batch, length, heads, shape.value_size), None
-        return output.transpose(1, 2), None
+            output = output.reshape(batch, length, heads, shape.value_size)
+        else:
+            output = output.transpose(1, 2)
+        if s_aux is not None:
+            output = output * _share(scores, s_aux, softcap).to(output.dtype)
+        # Networks that take another attention's output as a view rely on its layout.
+        return output.contiguous(), None
+
+    @property
+    def _axis(self) -> int:
+        """Of the positions in a buffer."""
+        return 2 if self._layout == "bnsh" else 1
 
     def _write(self, key: torch.Tensor, value: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, LayerShape]:
         """The buffers that this layer reads, after the write."""
         shape = LayerShape(key.shape[1], key.shape[3], value.shape[3])
-        for fresh, keys, values in self._written:
-            if fresh is key:  # layers that share one cache hand on the same tensors
+        for (fresh_key, fresh_value), keys, values in self._written:
+            # Layers that share one cache hand on the same tensors.
+            if fresh_key is key and fresh_value is value:
                 return keys, values, shape
         index = len(self._written)
         keys, values = key, value
@@ -175,6 +180,37 @@ class StandardAttention:
             past_keys, past_values = self._buffers[index]
             keys = scatter(past_keys, key, self._write_indices, self._layout)
             values = scatter(past_values, value, self._write_indices, self._layout)
-        self._written.append((key, keys, values))
+        self._written.append(((key, value), keys, values))
         self._shapes.append(shape)
         return keys, values, shape
+
+
+def _with_scores(
+    read: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    rest: tuple[torch.Tensor | None, ...],
+    attributes: dict[str, Any],
+    shapes: tuple[tuple[Any, ...], tuple[Any, ...]],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Attention, and the masked scores (B, Hq, S, C) that its softmax was taken of."""
+    query, keys, values = read
+    result, columns = shapes
+    output, _keys, _values, scores = torch.onnx.ops.symbolic_multi_out(
+        "Attention",
+        (*read, *rest),
+        {**attributes, "qk_matmul_output_mode": _MASKED_SCORES},
+        dtypes=(query.dtype, keys.dtype, values.dtype, query.dtype),
+        shapes=(result, keys.shape, values.shape, columns),
+        version=OPSET,
+    )
+    return output, scores
+
+
+def _share(scores: torch.Tensor, sinks: torch.Tensor, softcap: float | None) -> torch.Tensor:
+    """What a sink leaves of each head's output, (B, S, Hq, 1): the keys' part of a softmax with one more column."""
+    if softcap:
+        raise UnsupportedModelError(
+            "The network has both attention sinks and a soft cap of its scores",
+            remedy="There is no standard form of this model yet.",
+        )
+    total = torch.logsumexp(scores.float(), dim=3)
+    return torch.sigmoid(total - sinks.float()[None, :, None]).transpose(1, 2)[..., None]

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from transformers.cache_utils import CacheLayerMixin
 
+from genai_iface.build.methods.step.length import StepLength
 from genai_iface.types import CacheLayout
 
 __all__ = ["OPSET", "NewTokensLayer", "scatter"]
@@ -32,6 +33,7 @@ class NewTokensLayer(CacheLayerMixin):
     def __init__(self, capacity: Any) -> None:
         super().__init__()
         self._capacity = capacity
+        self._lengths = torch.zeros(1, dtype=torch.int64)
         self.is_initialized = True
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
@@ -47,9 +49,13 @@ class NewTokensLayer(CacheLayerMixin):
         """The number of positions, and that the first of them is token 0."""
         return self._capacity, 0
 
+    def begin_step(self, write_indices: torch.Tensor) -> None:
+        """Tells the layer how many tokens each row has, int64 (B,)."""
+        self._lengths = write_indices
+
     def get_seq_length(self) -> int:
-        """Zero: rows differ in length. Whoever asks gets a number that the verification will object to."""
-        return 0
+        """What stands for a length that differs from row to row."""
+        return StepLength(self._lengths)
 
     def get_max_length(self) -> int:
         """No limit that Transformers should know of."""

@@ -57,11 +57,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument(
         "--via",
-        choices=("auto", "export", "mobius", "convert", "transformers"),
+        choices=("auto", "export", "mobius", "convert", "eager", "transformers"),
         default="auto",
-        help="the method: torch's exporter with the standard operators hooked in, mobius-onnx, or a plain export that "
-        "is converted; auto takes these in this order until a result agrees with torch; or the export of Transformers' "
-        "own exporter, converted (default: auto)",
+        help="the method: torch's exporter with the standard operators hooked in, mobius-onnx, a plain export that is "
+        "converted, or torch's exporter with the network's own attention over whole buffers; auto takes these in this "
+        "order until a result agrees with torch; or Transformers' own exporter, converted (default: auto)",
     )
     parser.add_argument(
         "--dtype",
@@ -77,6 +77,11 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--dequantize",
         action="store_true",
         help="floats from a checkpoint that is quantized (GGUF, GPTQ, AWQ), instead of its own integers",
+    )
+    parser.add_argument(
+        "--text-only",
+        action="store_true",
+        help="of a model with networks for images or sounds, build the decoder of text alone; config.json says so",
     )
     parser.add_argument(
         "--tokenizer", metavar="FOLDER", help="take tokenizer.json and its kin from here instead of the checkpoint"
@@ -131,6 +136,7 @@ def run(arguments: argparse.Namespace) -> int:
         verify_on=arguments.verify_on,
         tokenizer=arguments.tokenizer,
         dequantize=arguments.dequantize,
+        text_only=arguments.text_only,
         adapters=tuple(arguments.adapter),
     )
     progress = Progress()

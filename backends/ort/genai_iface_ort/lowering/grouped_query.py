@@ -18,7 +18,7 @@ from genai_iface_ort.lowering.windows import NO_WINDOW
 __all__ = ["QUERY_SEQLENS", "GroupQuery"]
 
 SEQLENS_K, TOTAL, QUERY_SEQLENS = "seqlens_k", "total_sequence_length", "query_seqlens"
-_QUERY_SEQLENS_INDEX = 16
+_HEAD_SINK_INDEX, _QUERY_SEQLENS_INDEX = 11, 16
 
 
 class GroupQuery(Rewrite):
@@ -27,6 +27,8 @@ class GroupQuery(Rewrite):
     The cache becomes (B, Hkv, C, D), whatever it was: it is ours. New graph inputs are seqlens_k,
     total_sequence_length and, where the runtime has it, query_seqlens; write_indices,
     nonpad_kv_seqlen and position_ids go if nothing else reads them.
+
+    Sinks, which a standard graph applies to the result, become the operator's own.
 
     Precondition: causal attention without a mask over linear TensorScatter caches, equal head sizes of
     keys and values, nonpad_kv_seqlen == write_indices + S. Rotation moves into the operator where it
@@ -102,6 +104,7 @@ def _summary(layers: Sequence[Layer]) -> str:
     for what, count in (
         ("with a window", sum(layer.window != NO_WINDOW for layer in layers)),
         ("with a soft cap", sum(layer.softcap != 0 for layer in layers)),
+        ("with sinks", sum(layer.sink is not None for layer in layers)),
     ):
         parts += [f"{count} {what}"] if count else []
     return ", ".join(parts)
@@ -134,6 +137,11 @@ def _replace(edit: Editor, graph: ir.Graph, layer: Layer, lengths: tuple[ir.Valu
     if layer.rotary is not None:
         inputs[7:9] = [layer.rotary.cos, layer.rotary.sin]
     inputs[_QUERY_SEQLENS_INDEX] = chunk
+    if layer.sink is not None:
+        dtype = layer.past_key.dtype or ir.DataType.FLOAT
+        sinks = ir.Tensor(layer.sink.values.astype(dtype.numpy()), dtype=dtype)
+        inputs[_HEAD_SINK_INDEX] = edit.weight("head_sink", sinks)
+        ir.convenience.replace_all_uses_with(layer.sink.factor.outputs[0], layer.sink.untouched)
     while inputs[-1] is None:
         inputs.pop()
     attributes = {

@@ -27,6 +27,7 @@ from genai_iface_ort.lowering.projections import (
     rotation_of,
     width_before_heads,
 )
+from genai_iface_ort.lowering.sinks import NotASink, Sink, sink_of
 from genai_iface_ort.lowering.windows import NO_WINDOW, window_of
 
 __all__ = ["Layer", "Refused", "Rotary", "read_layers"]
@@ -69,6 +70,7 @@ class Layer:
         merged: The value (B, S, heads * D) after the attention's own rank-4 output, None if there is none.
         rank: Rank of the attention's inputs and result.
         outside: Why a rotation stays outside; empty if it does not.
+        sink: What one more logit of each head takes from the softmax, None if there is none.
     """
 
     attention: ir.Node
@@ -90,6 +92,7 @@ class Layer:
     merged: ir.Value | None
     rank: int
     outside: str = ""
+    sink: Sink | None = None
 
 
 def read_layers(model: ir.Model, signature: GraphSignature) -> list[Layer]:
@@ -137,6 +140,7 @@ class _Reader:
             raise Refused(f"an input of the {describe(attention)} is missing")
         axes = rank(query) or (4 if self._axis == 2 else 3)
         heads = attribute(attention, "q_num_heads", 0) if axes == 3 else self._heads(query, attention, head_dim)
+        sink = self._sink(attention, heads)
         layer = Layer(
             attention=attention,
             query=query,
@@ -154,8 +158,9 @@ class _Reader:
             window=self._window(attention),
             rotary=None,
             packed=None,
-            merged=_merged(attention, axes, heads * head_dim),
+            merged=_merged(attention, axes, heads * head_dim, sink),
             rank=axes,
+            sink=sink,
         )
         layer.outside = self._take_in_rotation(layer)
         layer.packed = packed_source((layer.query, layer.key, layer.value), layer.rank)
@@ -191,13 +196,19 @@ class _Reader:
             raise Refused(f"{key.name!r} and {value.name!r} are not read by one Attention alone")
         if any(input_at(node, index) is not None for index in (4, 5)):
             raise Refused(f"the {describe(node)} has a past of its own")
-        if any(output_at(node, index) is not None for index in (1, 2, 3)):
+        if any(output_at(node, index) is not None for index in (1, 2)):
             raise Refused(f"the {describe(node)} gives more than its result")
         if attribute(node, "softmax_precision", _FLOAT) != _FLOAT:
             raise Refused(f"the {describe(node)} asks for another softmax precision")
         if not self._is("nonpad", input_at(node, 6)):
             raise Refused(f"nonpad_kv_seqlen of the {describe(node)} is not shown to be write_indices + S")
         return node
+
+    def _sink(self, attention: ir.Node, heads: int) -> Sink | None:
+        try:
+            return sink_of(attention, heads)
+        except NotASink as answer:
+            raise Refused(str(answer)) from None
 
     def _window(self, attention: ir.Node) -> int:
         """Keys that a query sees, by the operator's attributes and by its mask."""
@@ -285,8 +296,8 @@ class _Reader:
         return self._shown[key]
 
 
-def _merged(attention: ir.Node, axes: int, width: int) -> ir.Value | None:
-    """The (B, S, H * D) that a Transpose and a Reshape make of a rank-4 result."""
+def _merged(attention: ir.Node, axes: int, width: int, sink: Sink | None) -> ir.Value | None:
+    """The (B, S, H * D) that a Transpose and a Reshape make of a rank-4 result, a sink's factor between them or not."""
     output = attention.outputs[0]
     if axes == 3:
         return output
@@ -294,7 +305,8 @@ def _merged(attention: ir.Node, axes: int, width: int) -> ir.Value | None:
     turn = uses[0].node if len(uses) == 1 else None
     if turn is None or not is_transpose(turn, (0, 2, 1, 3)):
         return None
-    uses = tuple(turn.outputs[0].uses())
+    heads = turn.outputs[0] if sink is None else sink.factor.outputs[0]
+    uses = tuple(heads.uses())
     merge = uses[0].node if len(uses) == 1 else None
     if merge is None or not is_op(merge, "Reshape"):
         return None

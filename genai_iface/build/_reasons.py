@@ -1,0 +1,71 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Why a method does not lead to a model, in a line and in our words, from what other packages raise."""
+
+from __future__ import annotations
+
+import re
+import traceback
+from typing import Any
+
+from genai_iface.errors import UnsupportedModelError
+
+__all__ = ["does_not_run", "in_our_words", "said_by"]
+
+_LONGEST = 200
+# What other packages say, and what it means for who builds a model.
+_MEANINGS: tuple[tuple[str, str], ...] = (
+    (
+        r"topologically sorted, however input '?([^']*)'? of node",
+        r"its graph reads {0!r}, which nothing gives",
+    ),
+    (r"Unknown model_type '?([\w-]+)'?", "mobius-onnx does not know the model type {0!r}"),
+    (r"Static cache mode requires", "mobius-onnx has no cache of fixed size for its layers"),
+    (
+        r"update_indexer",
+        "sparse attention with an index: its indexer keeps keys of its own, for which no cache here has room",
+    ),
+    (
+        r"data-dependent|GuardOnDataDependent|unbacked|\bu\d+\b",
+        "the network decides by what its tensors hold, as experts in a Python loop do, and a graph has one way only",
+    ),
+    (
+        r"Constraints violated|specialized|not equal to the value",
+        "the network is made for one number of rows, tokens or positions of the cache",
+    ),
+    (r"No ONNX function found for .*?([\w.]+)'?[,>]", "ONNX has no operator for {0!r}"),
+    (r"Failed to decompose|No decompositions", "ONNX has no operator for a part of the network"),
+)
+
+
+def in_our_words(text: str) -> str:
+    """One line for what another package said; our own sentences stay as they are."""
+    line = " ".join(text.split())
+    for pattern, meaning in _MEANINGS:
+        found = re.search(pattern, line)
+        if found is not None:
+            return meaning.replace(r"{0!r}", repr(found.group(1)) if found.groups() else "")
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
+
+
+def said_by(error: BaseException) -> str:
+    """What an error of another package says, never nothing: where it was raised if it has no words."""
+    deepest = error
+    while deepest.__cause__ is not None:
+        deepest = deepest.__cause__
+    lines = [line for line in str(deepest).splitlines() if line.strip()]
+    if lines:
+        return in_our_words(f"{type(deepest).__name__}: {lines[0].strip()}")
+    frames = traceback.extract_tb(deepest.__traceback__)
+    place = f" in {frames[-1].name}, at {frames[-1].line!r}" if frames else ""
+    return f"{type(deepest).__name__}{place}"
+
+
+def does_not_run(network: Any, error: BaseException) -> UnsupportedModelError:
+    """The refusal of a network that torch itself does not decode with."""
+    return UnsupportedModelError(
+        f"{type(network).__name__} does not decode ids with Transformers itself, so there is nothing to compare with: "
+        f"{said_by(error)}",
+        remedy="Look at the checkpoint's configuration; what takes more than ids (images, bytes, other states) is not "
+        "built.",
+    )
