@@ -10,7 +10,7 @@ runtime and, beyond numpy, no third-party library.
 from typing import TYPE_CHECKING
 
 from genai_iface.capabilities import LEVEL_PROFILES, Capability
-from genai_iface.config import GenerationConfig
+from genai_iface.config import DEFAULT_MAX_NEW_TOKENS, GenerationConfig, GenerationOverrides
 from genai_iface.errors import (
     BackendError,
     BackendNotFoundError,
@@ -66,6 +66,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "DEFAULT_MAX_NEW_TOKENS",
     "INTERFACE_VERSION",
     "LEVEL_PROFILES",
     "SUPPORTED_INTERFACE_VERSIONS",
@@ -87,6 +88,7 @@ __all__ = [
     "GenAIError",
     "GenerationConfig",
     "GenerationHooks",
+    "GenerationOverrides",
     "GenerationResult",
     "Generator",
     "InsufficientMemoryError",

@@ -22,10 +22,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genai_iface.conformance._tolerance import relative_tolerance
+from genai_iface.conformance.decoder.plan import DTYPES
 from tests.states.models import Mixer, StateOptions, StateOracle, build_state_model, state_options
-from tools.golden_models.plan import DTYPES
+from tools.golden_models.numpy_dtypes import NUMPY_DTYPES
 from tools.golden_models.search import MARGIN
-from tools.golden_models.weights import NUMPY_DTYPES
 
 __all__ = ["STATE_PLANS", "StatePlan", "greedy_of", "state_reference", "write_states"]
 
