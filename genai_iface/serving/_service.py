@@ -27,6 +27,7 @@ from genai_iface.serving.settings import ServerSettings
 __all__ = ["ClientGone", "Job", "Service", "Wanted"]
 
 _RETRY_SECONDS = 1
+_LIMITS = frozenset({"max_new_tokens", "max_length"})
 
 
 class ClientGone(Exception):  # noqa: N818 - it is no error
@@ -283,6 +284,10 @@ class Service:
 
     def _submit(self, wanted: Wanted, requests: list[ScheduledRequest]) -> None:
         overrides = dict(wanted.overrides)
+        config = self.pipeline.generation_config
+        if not overrides.keys() & _LIMITS and config.max_new_tokens is None and config.max_length is None:
+            # Nobody says how long: to the end of a slot, as other servers do.
+            overrides["max_length"] = self.scheduler.capacity
         if self.settings.request_seconds is not None:
             overrides["max_time"] = self.settings.request_seconds
         for prompt in wanted.prompts:

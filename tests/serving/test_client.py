@@ -15,8 +15,9 @@ import pytest
 
 from genai_iface import TextGenerationPipeline
 from genai_iface.serving import Server, ServerSettings
+from tests.fakes import FakeModel
 from tests.models import write_folder
-from tests.serving.served import MESSAGES, client_of, saying, texts_of
+from tests.serving.served import MESSAGES, client_of, saying, serving, texts_of
 
 WEATHER = {
     "type": "function",
@@ -281,3 +282,11 @@ def test_a_prefix_shows_in_the_usage(client: openai.OpenAI) -> None:
         assert usage is not None
         assert usage.prompt_tokens_details is not None
         assert bool(usage.prompt_tokens_details.cached_tokens) == expected
+
+
+def test_an_answer_without_a_limit_goes_on_to_the_end_of_its_slot() -> None:
+    """Not to the 256 tokens that a call from Python is given."""
+    with serving(FakeModel(258, context_length=400)) as server, client_of(server) as client:
+        answer = client.chat.completions.create(model="m", messages=MESSAGES, extra_body={"ignore_eos": True})
+    assert answer.usage is not None and answer.choices[0].finish_reason == "length"
+    assert answer.usage.total_tokens == 400
