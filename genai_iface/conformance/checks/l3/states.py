@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 from genai_iface.capabilities import Capability
 from genai_iface.conformance._context import Context, Subject
 from genai_iface.conformance._failure import close, expect
-from genai_iface.conformance._state_models import LINEAR, MODELS, checked_step, kernel_of, near_next, state_subject
+from genai_iface.conformance.checks._state_models import (
+    LINEAR,
+    MODELS,
+    checked_step,
+    kernel_of,
+    near_next,
+    state_subject,
+)
 from genai_iface.conformance.registry import CheckFunction, check
 
 __all__: list[str] = []
