@@ -12,8 +12,8 @@ from genai_iface.capabilities import Capability
 from genai_iface.conformance._context import Context
 from genai_iface.conformance._failure import ConformanceFailure, equal, expect, raises
 from genai_iface.conformance._golden import manifest
-from genai_iface.conformance.checks._state_models import LINEAR, MODELS, near_next, state_subject
 from genai_iface.conformance.checks.l0.backend import expect_signatures
+from genai_iface.conformance.checks.l2._state_models import LINEAR, MODELS, near_next, state_subject
 from genai_iface.conformance.registry import check
 from genai_iface.errors import CacheRewindError, UnsupportedCapabilityError
 from genai_iface.protocols import SupportsCheckpoint

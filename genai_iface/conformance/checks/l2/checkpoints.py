@@ -9,7 +9,7 @@ from typing import Any
 from genai_iface.capabilities import Capability
 from genai_iface.conformance._context import Context, Subject
 from genai_iface.conformance._failure import equal, expect, raises
-from genai_iface.conformance.checks._state_models import near_next
+from genai_iface.conformance.checks.l2._state_models import near_next
 from genai_iface.conformance.registry import check
 from genai_iface.errors import CacheRewindError, InvalidInputError
 

@@ -13,7 +13,7 @@ import numpy as np
 from genai_iface.capabilities import Capability
 from genai_iface.conformance._context import Context
 from genai_iface.conformance._failure import equal, expect, raises
-from genai_iface.conformance.checks._state_models import LINEAR, MODELS, near_next, ragged_step, state_subject
+from genai_iface.conformance.checks.l2._state_models import LINEAR, MODELS, near_next, ragged_step, state_subject
 from genai_iface.conformance.registry import check
 from genai_iface.errors import CacheRewindError, InvalidInputError
 

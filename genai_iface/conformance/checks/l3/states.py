@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from genai_iface.capabilities import Capability
 from genai_iface.conformance._context import Context, Subject
 from genai_iface.conformance._failure import close, expect
-from genai_iface.conformance.checks._state_models import (
+from genai_iface.conformance.checks.l2._state_models import (
     LINEAR,
     MODELS,
     checked_step,

@@ -16,7 +16,7 @@ from genai_iface.capabilities import Capability
 from genai_iface.config import GenerationConfig
 from genai_iface.conformance._context import Context, Subject
 from genai_iface.conformance._failure import equal, expect
-from genai_iface.conformance.checks._state_models import LINEAR, MODELS, state_subject
+from genai_iface.conformance.checks.l2._state_models import LINEAR, MODELS, state_subject
 from genai_iface.conformance.checks.l4.generator import greedy_tokens
 from genai_iface.conformance.registry import check
 from genai_iface.protocols import Message
