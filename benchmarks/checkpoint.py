@@ -28,6 +28,7 @@ __all__ = [
     "build_for_genai",
     "build_gguf",
     "build_standard",
+    "build_uncounted",
     "make_checkpoint",
 ]
 
@@ -175,6 +176,55 @@ def build_standard(checkpoint: Path, weights: Weights) -> Path:
         quantize_folder(plain, path, bits=4, block_size=32)
 
     return _once(checkpoint.with_name(f"{checkpoint.name}-standard-{weights}"), quantize)
+
+
+def build_uncounted(checkpoint: Path, weights: Weights) -> Path:
+    """The same folder of a decoder that keeps states, as a graph that is not told where padding begins.
+
+    Raises:
+        SystemExit: Its graph has no input "counts".
+    """
+
+    def make(path: Path) -> None:
+        import onnx_ir as ir
+
+        plain = build_standard(checkpoint, weights)
+        model = ir.load(plain / "model.onnx")
+        _drop_counts(model)
+        shutil.copytree(plain, path, ignore=shutil.ignore_patterns("model.onnx*"))
+        ir.save(model, path / "model.onnx", external_data="model.onnx.data")
+
+    return _once(checkpoint.with_name(f"{checkpoint.name}-uncounted-{weights}"), make)
+
+
+def _drop_counts(model: Any) -> None:
+    """Takes out what hides padding: selections by the tokens that are real, and the gathers of new columns."""
+    import onnx_ir as ir
+    from onnx_ir.passes.common import RemoveUnusedNodesPass
+
+    graph = model.graph
+    counts = next((value for value in graph.inputs if value.name == "counts"), None)
+    if counts is None:
+        raise SystemExit("The graph has no input 'counts': the model keeps no states.")
+    known = {counts}
+    for node in list(graph):
+        told = [index for index, value in enumerate(node.inputs) if value in known]
+        if not told:
+            continue
+        (result,) = node.outputs
+        if node.op_type == "Where":
+            ir.convenience.replace_all_uses_with(result, node.inputs[1], replace_graph_outputs=True)
+        elif node.op_type == "GatherElements":
+            past = node.inputs[0].producer().inputs[0]
+            (operator,) = [use.node for use in past.uses() if use.node.op_type == "CausalConvWithState"]
+            name, result.name = result.name, f"{result.name}_gathered"
+            operator.outputs[1].name = name
+            operator.outputs[1].shape, operator.outputs[1].type = result.shape, result.type
+            ir.convenience.replace_all_uses_with(result, operator.outputs[1], replace_graph_outputs=True)
+        else:
+            known.add(result)
+    RemoveUnusedNodesPass()(model)
+    graph.inputs.remove(counts)
 
 
 def build_concat(checkpoint: Path) -> Path:

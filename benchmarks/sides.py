@@ -7,11 +7,12 @@ from __future__ import annotations
 import copy
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from benchmarks.checkpoint import Weights, build_for_genai, build_gguf, build_standard, make_checkpoint
+from benchmarks.checkpoint import Weights, build_for_genai, build_gguf, build_standard, build_uncounted, make_checkpoint
 from genai_iface.build._network_cache import cache_keyword
 
 __all__ = ["SIDES", "Setting", "Side"]
@@ -55,13 +56,19 @@ class Side(Protocol):
 class InterfaceSide:
     """A backend of this project, driven through the interface."""
 
-    def __init__(self, setting: Setting, backend: str, options: dict[str, Any]) -> None:
+    def __init__(
+        self,
+        setting: Setting,
+        backend: str,
+        options: dict[str, Any],
+        build: Callable[[Path, Weights], Path] = build_standard,
+    ) -> None:
         import numpy as np
 
         from genai_iface import load_model
 
         checkpoint = make_checkpoint(setting.size, setting.work_dir)
-        folder = build_standard(checkpoint, setting.weights)
+        folder = build(checkpoint, setting.weights)
         self._model = load_model(folder, backend=backend, device=setting.device, options=options)
         self._cache = self._model.create_cache(capacity=setting.context + setting.tokens)
         self._prompt = np.random.default_rng(0).integers(3, self._model.spec.vocab_size, (1, setting.context))
@@ -222,6 +229,7 @@ SIDES = {
         setting, "ort", {"num_threads": setting.threads, "optimize": "standard"}
     ),
     "ort-none": lambda setting: InterfaceSide(setting, "ort", {"num_threads": setting.threads, "optimize": "none"}),
+    "ort-uncounted": lambda setting: InterfaceSide(setting, "ort", {"num_threads": setting.threads}, build_uncounted),
     "ort-graph": lambda setting: InterfaceSide(setting, "ort", {"cuda_graph": True}),
     "genai": GenAISide,
     "llamacpp": LlamaCppSide,

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from genai_iface import TextGenerationPipeline, load_model
-from genai_iface.errors import InvalidInputError
+from genai_iface.errors import InvalidInputError, UnsupportedModelError
 from genai_iface.integrations.transformers import open_export
 from tests.integrations.exports import export_apart
 from tests.model_files import write_tokenizer_files
@@ -171,6 +171,18 @@ def test_our_exporter_saves_a_folder_for_both(tmp_path: Path) -> None:
     assert np.abs(model.forward(ids.numpy(), model.create_cache(batch_size=2), logits="all") - wanted).max() < 1e-5
     with pytest.raises(InvalidInputError, match="without input_ids"):
         AutoHfExporter.from_config(config).export(network, {"pixel_values": ids}, config)
+
+
+@pytest.mark.parametrize("family", ["lfm2", "qwen3_5", "mamba2"])
+def test_a_network_that_keeps_states_is_told_the_way(family: str) -> None:
+    import torch
+
+    from genai_iface.build._families import tiny_model
+    from genai_iface.integrations.transformers import StandardConfig, StandardExporter
+
+    with pytest.raises(UnsupportedModelError, match=r"Layer 0 of \w+ keeps a .* in its cache") as caught:
+        StandardExporter().export(tiny_model(family), {"input_ids": torch.zeros(1, 3).long()}, StandardConfig())
+    assert "genai-iface build" in str(caught.value)
 
 
 def test_a_pipeline_takes_a_tokenizer_of_transformers(folder: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -75,7 +76,8 @@ def chunk_borders(context: Context) -> None:
     for name in MODELS:
         subject, kernel = state_subject(context, name), kernel_of(name)
         for sizes in ([1, kernel - 1, kernel, 12], [12, kernel, kernel - 1, 1], [kernel - 1, 12, 1, kernel]):
-            cache, end = context.cache(subject, 1, 24), [0]
+            cache = context.cache(subject, 1, 24)
+            end: Sequence[int] = [0]
             for size in sizes:
                 end = checked_step(subject, cache, end, [size], f"of {name!r} in chunks of {sizes}")
 

@@ -136,7 +136,7 @@ def beams(context: Context) -> None:
             prompt, max_new_tokens=2, num_beams=8, num_return_sequences=8, ignore_eos=True
         )
         first = _log_softmax(subject.model.forward([prompt], context.cache(subject, 1, 24))[0, 0])
-        scores = {}
+        scores: dict[tuple[int, int], float] = {}
         for token in np.argsort(first)[-8:].tolist():
             logits = subject.model.forward([[*prompt, token]], context.cache(subject, 1, 24))[0, 0]
             second = _log_softmax(logits)
