@@ -23,7 +23,6 @@ LEVELS = {0: "interface", 1: "operators", 2: "cache", 3: "logits", 4: "generatio
 
 PROFILES = {
     "step": "model and cache: every step, its logits, and what the cache does",
-    "text": "text and tokens in, text and tokens out",
 }
 """What a target lets one see."""
 

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import atexit
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -42,7 +43,10 @@ def open_fresh(
     """
     from genai_iface.conformance._context import Context  # noqa: PLC0415 - a context imports walks
 
-    subject = Context(adapter, dtype=dtype, seed=seed).fresh(name)
+    context = Context(adapter, dtype=dtype, seed=seed)
+    # Its folder is needed as long as the model.
+    atexit.register(context.close)
+    subject = context.fresh(name)
     return subject.model, subject.made.logits_after
 
 
@@ -126,7 +130,9 @@ class Machine:
         rows = 1 + operation.numbers[0] % self.max_rows
         capacity = 1 + operation.numbers[1] % most
         # Small caches are full at once; most of the time there should be something to do.
-        capacity = max(capacity, most // 2) if operation.numbers[2] % 4 else capacity
+        if operation.numbers[2] % 4:
+            # Rings want several laps.
+            capacity = most if spec.cache.is_circular else max(capacity, most // 2)
         cache = self.subject.model.create_cache(batch_size=rows, capacity=capacity)
         self._keep(
             cache, f"model.create_cache(batch_size={rows}, capacity={capacity})", [[] for _ in range(rows)], capacity

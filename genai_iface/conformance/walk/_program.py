@@ -19,6 +19,7 @@ STYLES = ("array", "list", "int32", "big_endian", "read_only", "strided", "rever
 """How a step's tokens are handed over."""
 
 _MAX_ROWS = 12
+_SPECIAL_SIZES = (6, 8, 10, 16)
 _WEIGHTS = {
     "new": 2,
     "step": 20,
@@ -29,8 +30,8 @@ _WEIGHTS = {
     "rewind": 8,
     "reorder": 6,
     "reset": 3,
-    "fork": 3,
-    "save": 2,
+    "fork": 6,
+    "save": 1,
     "close": 1,
 }
 
@@ -63,6 +64,9 @@ def draw_program(seed: Sequence[int], length: int) -> list[Operation]:
         # Rows that are idle are common, wide steps are rare.
         wide = int(random.choice([1, 3, 8, 24]))
         numbers = np.where(random.random(_MAX_ROWS + 1) < 0.25, 0, random.integers(0, wide + 1, _MAX_ROWS + 1))
+        # What buffers, windows and blocks are made for.
+        special = random.choice(_SPECIAL_SIZES, _MAX_ROWS + 1)
+        numbers = np.where(random.random(_MAX_ROWS + 1) < 0.12, special, numbers)
         if kind in ("new", "reorder", "rewind"):
             numbers = random.integers(0, 48, _MAX_ROWS + 1)
         style = str(random.choice(STYLES))

@@ -16,8 +16,8 @@ _WALKS = {
     "linear": ("base", 6, 60, "A walk over linear caches"),
     "one_layer": ("group8", 4, 60, "A walk over linear caches of a model with one layer and one key/value head"),
     "fixed_positions": ("rank3", 4, 60, "A walk over rank-3 caches of fixed positions"),
-    "ring": ("ring", 4, 60, "A walk over rings of 8 positions, several laps"),
-    "rings": ("rings", 3, 60, "A walk over rings of 10 and 6 positions"),
+    "ring": ("ring", 5, 90, "A walk over rings of 8 positions, several laps"),
+    "rings": ("rings", 3, 80, "A walk over rings of 10 and 6 positions"),
 }
 
 

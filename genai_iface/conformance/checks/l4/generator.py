@@ -53,6 +53,21 @@ for _name in GREEDY:
     )(_runner(_name))
 
 
+@check(
+    "L4.greedy.fresh",
+    spec=["Generator.generate_next_token.1"],
+    core="A model that nobody has seen cannot be known by heart.",
+)
+def fresh(context: Context) -> None:
+    """Greedy tokens of models that were made for this run."""
+    for name in ("base", "group8", "partial"):
+        subject = context.fresh(name)
+        golden = subject.golden
+        # Maybe none: the runner-up was too near everywhere.
+        got = greedy_tokens(context, subject, [golden.greedy_prompt], max(1, len(golden.greedy)))
+        equal(got[0][: len(golden.greedy)], golden.greedy, f"the greedy tokens of a fresh {name}")
+
+
 @check("L4.greedy.long_context", spec=["Generator.generate_next_token.1"])
 def long_context(context: Context) -> None:
     """Greedy tokens after a prompt of 4096, prefilled in chunks."""

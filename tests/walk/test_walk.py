@@ -1,0 +1,110 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Walks and fresh models: they find what they are for, with every seed, and say it in a program that runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx.reference import ReferenceEvaluator
+
+from genai_iface.conformance import all_checks, run_checks
+from genai_iface.conformance._context import Context
+from genai_iface.conformance._golden import open_golden
+from genai_iface.conformance._runner import run_check
+from genai_iface.conformance.checks.l3.fresh import FRESH
+from genai_iface.conformance.decoder.fresh import make_fresh
+from genai_iface.conformance.walk import _search
+from genai_iface.conformance.walk._program import Operation, draw_program, smaller
+from tests.conformance.mutants import Mutant
+from tests.conformance.plain import PlainAdapter
+from tests.conformance.test_golden import run_reference
+from tests.walk.mutants import WALK_MUTANTS
+
+CHECKS = {item.id: item for item in all_checks()}
+RIGHT = PlainAdapter()
+
+
+def mutant_named(name: str) -> Mutant:
+    return next(mutant for mutant in WALK_MUTANTS if mutant.name == name)
+
+
+BROKEN = mutant_named("MoreRowsLose").make()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("mutant", [pytest.param(mutant, id=mutant.name) for mutant in WALK_MUTANTS])
+def test_its_own_check_kills_a_mutant_whatever_the_seed(
+    mutant: Mutant, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(_search, "_SECONDS_TO_SHRINK", 0.0)
+    context = Context(mutant.make(), seed=seed)
+    outcome = run_check(CHECKS[mutant.check], context)
+    context.close()
+    assert outcome.status == "failed", mutant.bug
+
+
+@pytest.mark.parametrize("name", ["KnowsByHeart", "SharesWeights"])
+def test_a_runtime_that_knows_the_golden_models_by_heart(name: str) -> None:
+    mutant = mutant_named(name)
+    run = run_checks(mutant.make(), level=3, only=["L3.golden.two_layers", mutant.check])
+    found = {item.check.id: item.status for item in run.outcomes if item.status != "not_executed"}
+    assert found == {"L3.golden.two_layers": "passed", mutant.check: "failed"}
+
+
+def failing_program(message: str) -> str:
+    return message.partition("\n")[2].replace("tests.conformance.plain:PlainAdapter", "tests.walk.test_walk:BROKEN")
+
+
+@pytest.mark.slow
+def test_a_failure_is_a_short_program_that_runs() -> None:
+    context = Context(BROKEN, seed=5)
+    outcome = run_check(CHECKS["L2.walk.linear"], context)
+    context.close()
+    assert outcome.status == "failed"
+    program = failing_program(outcome.message)
+    # A cache, a token, a reorder, a token, the comparison; before them the imports and the model.
+    assert len(program.splitlines()) <= 5 + 6, program
+    with pytest.raises(AssertionError):
+        exec(program, {})
+    exec(program.replace(":BROKEN", ":RIGHT"), {})
+
+
+def test_programs_are_those_of_their_seed_and_every_part_of_one_runs() -> None:
+    program = draw_program([3, 4], 40)
+    assert program == draw_program([3, 4], 40) != draw_program([3, 5], 40)
+    assert {operation.kind for operation in draw_program([0], 600)} >= {"step", "rewind", "reorder", "fork", "overflow"}
+    context = Context(RIGHT, seed=1)
+    from genai_iface.conformance.walk._machine import Machine
+
+    for part in (program[1:], program[::2], [Operation("rewind", 3, (0,) * 13)]):
+        Machine(context.fresh("base")).run(part)
+    context.close()
+    assert all(smaller_one != program for smaller_one in smaller(program))
+
+
+@pytest.mark.parametrize("name", FRESH)
+def test_fresh_models_agree_with_onnx_reference(name: str, tmp_path: Path) -> None:
+    made = make_fresh(open_golden(name, "scatter", "float32"), 11, tmp_path)
+    golden = made.golden
+    model = onnx.load(golden.folder / "model.onnx")
+    rows: list[Any] = [golden.tokens[0]]
+    got = run_reference(ReferenceEvaluator(model), model, rows[0], one_by_one=golden.window is not None)
+    assert np.abs(got - golden.logits[0]).max() <= golden.tolerance
+    old = open_golden(name, "scatter", "float32")
+    assert (golden.folder / "model.onnx").read_bytes() != (old.folder / "model.onnx").read_bytes()
+    assert np.abs(made.logits_after(rows[0].tolist()) - golden.logits[0, -1]).max() < 1e-5
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+def test_fresh_models_of_half_types(dtype: str, tmp_path: Path) -> None:
+    golden = make_fresh(open_golden("base", "scatter", dtype), 2, tmp_path).golden
+    tensors = {item.name: item for item in onnx.load(golden.folder / "model.onnx").graph.initializer}
+    exact = make_fresh(open_golden("base", "scatter", "float32"), 2, tmp_path / "exact")
+    stored = onnx.numpy_helper.to_array(tensors["0.q"]).astype(np.float64)
+    assert np.array_equal(stored, exact.weights["0.q"])
