@@ -102,7 +102,9 @@ async def _tell_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException | AnyHTTPException)  # noqa: S101 - for the type checker
     code = _CODES.get(error.status_code)
     where = f": {request.method} {request.url.path}. GET /openapi.json lists what there is." if code is not None else ""
-    told = ApiError(error.status_code, f"{error.detail}{where}", code="request_too_large" if error.status_code == 413 else code)
+    told = ApiError(
+        error.status_code, f"{error.detail}{where}", code="request_too_large" if error.status_code == 413 else code
+    )
     return JSONResponse(told.body, status_code=told.status, headers=error.headers)
 
 

@@ -82,7 +82,8 @@ def read_api_keys(path: str | PathLike[str], /) -> tuple[str, ...]:
             text = file.read(_MAX_KEY_FILE).decode("utf-8")
     except (OSError, ValueError) as error:
         raise InvalidInputError(
-            f"The keys in {str(path)!r} cannot be read: {error}", remedy="Give a readable file in UTF-8, one key a line."
+            f"The keys in {str(path)!r} cannot be read: {error}",
+            remedy="Give a readable file in UTF-8, one key a line.",
         ) from error
     lines = [line.strip() for line in text.splitlines()]
     keys = tuple(line for line in lines if line and not line.startswith("#"))
@@ -113,7 +114,10 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "token_budget": (_at_least(1), "an integer of at least 1, and of at least slots"),
     "max_queue": (_at_least(0), "an integer of at least 0"),
     "max_body_bytes": (_at_least(1), "an integer of at least 1"),
-    "request_seconds": (lambda value: value is None or _at_least(0, integer=False)(value), "a number of seconds, or None"),
+    "request_seconds": (
+        lambda value: value is None or _at_least(0, integer=False)(value),
+        "a number of seconds, or None",
+    ),
     "drain_seconds": (_at_least(0, integer=False), "a number of seconds"),
     "prefix_bytes": (_at_least(0), "an integer of at least 0"),
 }

@@ -85,7 +85,9 @@ def test_a_completion_is_that_of_the_pipeline(
     assert whole.usage.prompt_tokens == 5
     assert alone.logprobs is not None
     assert whole.choices[0].logprobs is not None
-    assert whole.choices[0].logprobs.token_logprobs == pytest.approx([one.logprob for one in alone.logprobs[0]], abs=1e-4)
+    assert whole.choices[0].logprobs.token_logprobs == pytest.approx(
+        [one.logprob for one in alone.logprobs[0]], abs=1e-4
+    )
     chunks = list(client.completions.create(model="tiny", prompt="Hello", max_tokens=12, stream=True, **sent))
     assert texts_of([chunk.choices[0].text for chunk in chunks]) == alone.text
     assert [chunk.choices[0].finish_reason for chunk in chunks][-1] == alone.finish_reasons[0]
@@ -143,7 +145,9 @@ def test_many_clients_at_once(opened: tuple[Server, TextGenerationPipeline]) -> 
             async def one(at: int) -> str | None:
                 messages: Any = [{"role": "user", "content": f"Number {at}"}]
                 if at % 2:
-                    answer = await client.chat.completions.create(model="tiny", messages=messages, max_tokens=8, seed=at)
+                    answer = await client.chat.completions.create(
+                        model="tiny", messages=messages, max_tokens=8, seed=at
+                    )
                     return answer.choices[0].message.content
                 stream = await client.chat.completions.create(
                     model="tiny", messages=messages, max_tokens=8, seed=at, stream=True
@@ -187,7 +191,13 @@ def test_a_call_that_is_demanded_is_certain(client: openai.OpenAI, name: str | N
     choice: Any = "required" if name is None else {"type": "function", "function": {"name": name}}
     tools: Any = [WEATHER, NOW]
     answer = client.chat.completions.create(
-        model="tiny", messages=MESSAGES, tools=tools, tool_choice=choice, max_tokens=300, seed=1, parallel_tool_calls=False
+        model="tiny",
+        messages=MESSAGES,
+        tools=tools,
+        tool_choice=choice,
+        max_tokens=300,
+        seed=1,
+        parallel_tool_calls=False,
     )
     (found,) = answer.choices
     assert found.finish_reason == "tool_calls"

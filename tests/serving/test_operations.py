@@ -33,7 +33,9 @@ def begin(port: int, body: dict[str, Any]) -> socket.socket:
     """Sends a request and leaves the connection open."""
     data = json.dumps(body).encode()
     connection = socket.create_connection(("127.0.0.1", port), timeout=30)
-    head = f"POST {COMPLETE} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    head = (
+        f"POST {COMPLETE} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: {len(data)}\r\n\r\n"
+    )
     connection.sendall(head.encode() + data)
     return connection
 
@@ -168,7 +170,10 @@ def test_the_command_serves_until_it_is_told_to_stop(tmp_path: Any) -> None:
         with openai.OpenAI(base_url=url, api_key="secret", max_retries=0) as client:
             assert [model.id for model in client.models.list()] == ["embedded", "gpt-x"]
             assert client.completions.create(model="gpt-x", prompt="The Add operator", max_tokens=8).choices[0].text
-        with openai.OpenAI(base_url=url, api_key="wrong", max_retries=0) as client, pytest.raises(openai.AuthenticationError):
+        with (
+            openai.OpenAI(base_url=url, api_key="wrong", max_retries=0) as client,
+            pytest.raises(openai.AuthenticationError),
+        ):
             client.models.list()
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=60)

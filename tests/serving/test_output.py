@@ -42,10 +42,22 @@ WRITTEN: list[tuple[str, str, list[Found]]] = [
         [CALL],
     ),
     ("llama_json", '{"name": "get_weather", "parameters": ' + ARGUMENTS + "}", [CALL]),
-    ("llama_json", '<|python_tag|>{"name": "now", "parameters": {}}; ' f'{{"name": "get_weather", "parameters": {ARGUMENTS}}}', [OTHER, CALL]),
+    (
+        "llama_json",
+        f'<|python_tag|>{{"name": "now", "parameters": {{}}}}; {{"name": "get_weather", "parameters": {ARGUMENTS}}}',
+        [OTHER, CALL],
+    ),
     ("llama_json", "It is {warm}", [Content("It is {warm}")]),
-    ("mistral", f'[TOOL_CALLS][{{"name": "get_weather", "arguments": {ARGUMENTS}}}, {{"name": "now", "arguments": {{}}}}]', [CALL, OTHER]),
-    ("mistral", f"Well. [TOOL_CALLS]get_weather[ARGS]{ARGUMENTS}[TOOL_CALLS]now[ARGS]{{}}", [Content("Well. "), CALL, OTHER]),
+    (
+        "mistral",
+        f'[TOOL_CALLS][{{"name": "get_weather", "arguments": {ARGUMENTS}}}, {{"name": "now", "arguments": {{}}}}]',
+        [CALL, OTHER],
+    ),
+    (
+        "mistral",
+        f"Well. [TOOL_CALLS]get_weather[ARGS]{ARGUMENTS}[TOOL_CALLS]now[ARGS]{{}}",
+        [Content("Well. "), CALL, OTHER],
+    ),
     (
         "deepseek",
         f"Sure.<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function<｜tool▁sep｜>get_weather\n```json\n{ARGUMENTS}\n```"
@@ -150,7 +162,7 @@ def test_the_prompt_may_have_opened_the_reasoning() -> None:
     [
         ("<tool_call> {{ tool_calls }}", WRITTEN[1][1], 2),
         ("<tool_call><function=", WRITTEN[4][1], 1),
-        ("Environment: ipython \"parameters\"", WRITTEN[5][1], 1),
+        ('Environment: ipython "parameters"', WRITTEN[5][1], 1),
         ("[AVAILABLE_TOOLS] [TOOL_CALLS]", WRITTEN[8][1], 2),
         ("<｜tool▁calls▁begin｜>", WRITTEN[10][1], 2),
         ("<|channel|> <|message|>", WRITTEN[11][1], 1),

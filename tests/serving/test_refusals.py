@@ -74,13 +74,21 @@ REFUSED: list[tuple[str, Any, str | None]] = [
     (COMPLETE, completion(structured_outputs={"grammar": "nonsense"}), "structured_outputs.grammar"),
     (CHAT, chat(messages=[]), "messages"),
     (CHAT, chat(messages=[{"role": "wizard", "content": "x"}]), "messages.0.role"),
-    (CHAT, chat(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]), "messages.0.content.0.image_url"),
+    (
+        CHAT,
+        chat(messages=[{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]),
+        "messages.0.content.0.image_url",
+    ),
     (CHAT, chat(messages=[{"role": "user", "content": "x" * 300}]), "messages"),
     (CHAT, chat(max_completion_tokens=1), "max_tokens"),
     (CHAT, chat(top_logprobs=2), "top_logprobs"),
     (CHAT, chat(logprobs=True, top_logprobs=21), "top_logprobs"),
     (CHAT, chat(response_format={"type": "xml"}), "response_format"),
-    (CHAT, chat(response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": 3}}}), "response_format"),
+    (
+        CHAT,
+        chat(response_format={"type": "json_schema", "json_schema": {"name": "a", "schema": {"type": 3}}}),
+        "response_format",
+    ),
     (CHAT, chat(response_format={"type": "json_object"}, guided_regex="a"), "response_format"),
     (CHAT, chat(tools=[TOOL, TOOL]), "tools"),
     (CHAT, chat(tools=[{"type": "web_search"}]), "tools.0.type"),
@@ -174,7 +182,8 @@ def test_other_origins_are_not_let_in(server: Server) -> None:
 
 
 @pytest.mark.parametrize(
-    "fields", [{"port": 70_000}, {"slots": 0}, {"max_queue": -1}, {"model_name": ""}, {"drain_seconds": -1}, {"capacity": 0}]
+    "fields",
+    [{"port": 70_000}, {"slots": 0}, {"max_queue": -1}, {"model_name": ""}, {"drain_seconds": -1}, {"capacity": 0}],
 )
 def test_settings_are_checked(fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidInputError):

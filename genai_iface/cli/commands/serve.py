@@ -54,7 +54,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     _add_number(limits, "--max-queue", _DEFAULTS.max_queue, "sequences that may wait; more get the status 429")
     _add_number(limits, "--token-budget", _DEFAULTS.token_budget, "most tokens of one step, over all slots")
     limits.add_argument("--capacity", type=positive, metavar="N", help="most tokens of one request, prompt included")
-    _add_number(limits, "--prefix-bytes", _DEFAULTS.prefix_bytes, "most bytes that finished requests may keep; 0 for none")
+    _add_number(
+        limits, "--prefix-bytes", _DEFAULTS.prefix_bytes, "most bytes that finished requests may keep; 0 for none"
+    )
     _add_number(limits, "--max-body-bytes", _DEFAULTS.max_body_bytes, "largest request")
     limits.add_argument("--request-seconds", type=float, metavar="S", help="most seconds of one answer")
     limits.add_argument(

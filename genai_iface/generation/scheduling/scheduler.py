@@ -117,9 +117,7 @@ class Scheduler:
         self._grows = Capability.GROWTH in model.capabilities
         if not self._grows:
             check_rows_fit(model, slots, capacity or context_of(model.spec) or 0, memory_limit)
-        self._slots = Slots(
-            model, slots, capacity, self._changed, prefix_bytes=prefix_bytes, memory_limit=memory_limit
-        )
+        self._slots = Slots(model, slots, capacity, self._changed, prefix_bytes=prefix_bytes, memory_limit=memory_limit)
         self._thread: threading.Thread | None = None
         if thread:
             self._thread = threading.Thread(target=self._serve, name="genai-iface-scheduler", daemon=True)

@@ -80,9 +80,7 @@ class Slots:
         """As ``taken``, without those that wait for another one to run the beginning of their prompt."""
         rows = self._rows()
         return [
-            (rows[holder], holder.request)
-            for holder in self._order
-            if holder.request is not None and holder.is_settled
+            (rows[holder], holder.request) for holder in self._order if holder.request is not None and holder.is_settled
         ]
 
     @property

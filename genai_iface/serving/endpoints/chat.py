@@ -24,7 +24,12 @@ from genai_iface.serving.protocol.tools import ToolChoice, tool_schemas
 
 __all__ = ["chat_router"]
 
-_NAMES = {"prompt": "messages", "stop_strings": "stop", "min_new_tokens": "min_tokens", "json_schema": "response_format"}
+_NAMES = {
+    "prompt": "messages",
+    "stop_strings": "stop",
+    "min_new_tokens": "min_tokens",
+    "json_schema": "response_format",
+}
 
 
 def chat_router(service: Service) -> APIRouter:

@@ -110,7 +110,9 @@ class _Response:
             "store": False,
             "temperature": body.temperature,
             "text": {"format": {"type": "text"}} if body.text is None else body.text.model_dump(by_alias=True),
-            "tool_choice": body.tool_choice if isinstance(body.tool_choice, str | None) else body.tool_choice.model_dump(),
+            "tool_choice": body.tool_choice
+            if isinstance(body.tool_choice, str | None)
+            else body.tool_choice.model_dump(),
             "tools": [tool.model_dump() for tool in body.tools or ()],
             "top_p": body.top_p,
             "truncation": "disabled",

@@ -69,5 +69,3 @@ def finish_of(chunks: Sequence[Chunk], *, has_calls: bool = False) -> tuple[str,
     if reason == "stop" and has_calls:
         return "tool_calls", None
     return reason or "stop", None
-
-

@@ -23,9 +23,12 @@ Ids = Annotated[list[TokenId], Field(min_length=1)]
 class CompletionRequest(Sampling):
     """A text to go on with, or several."""
 
-    prompt: str | Ids | Annotated[list[str], Field(min_length=1, max_length=_MAX_PROMPTS)] | Annotated[
-        list[Ids], Field(min_length=1, max_length=_MAX_PROMPTS)
-    ]
+    prompt: (
+        str
+        | Ids
+        | Annotated[list[str], Field(min_length=1, max_length=_MAX_PROMPTS)]
+        | Annotated[list[Ids], Field(min_length=1, max_length=_MAX_PROMPTS)]
+    )
     max_tokens: Annotated[int, Field(ge=0, lt=2**31)] | None = None
     logprobs: Annotated[int, Field(ge=0, le=20)] | None = None
     echo: bool | None = None
@@ -42,7 +45,9 @@ class CompletionRequest(Sampling):
     def overrides(self) -> dict[str, Any]:
         """Fields of ``GenerationConfig``."""
         if self.best_of is not None and self.best_of != (self.n or 1):
-            raise invalid("best_of", f"best_of={self.best_of} is not supported. Leave it out, or give it the value of n.")
+            raise invalid(
+                "best_of", f"best_of={self.best_of} is not supported. Leave it out, or give it the value of n."
+            )
         given = {
             **super().overrides(),
             "max_new_tokens": _MAX_TOKENS if self.max_tokens is None else self.max_tokens,

@@ -27,9 +27,7 @@ def chat_logprobs(tokenizer: Tokenizer, tokens: Sequence[TokenLogprob]) -> dict[
         data = None if _BROKEN in text else list(text.encode())
         return {"token": text, "logprob": _finite(value), "bytes": data}
 
-    content = [
-        {**entry(one.token_id, one.logprob), "top_logprobs": [entry(*top) for top in one.top]} for one in tokens
-    ]
+    content = [{**entry(one.token_id, one.logprob), "top_logprobs": [entry(*top) for top in one.top]} for one in tokens]
     return {"content": content, "refusal": None}
 
 

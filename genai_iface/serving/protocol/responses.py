@@ -101,9 +101,12 @@ class _ReasoningSettings(Strict):
 class ResponseRequest(Request):
     """A conversation to answer."""
 
-    input: str | Annotated[
-        list[_Message | _FunctionCall | _FunctionOutput | _Reasoning], Field(min_length=1, max_length=16384)
-    ]
+    input: (
+        str
+        | Annotated[
+            list[_Message | _FunctionCall | _FunctionOutput | _Reasoning], Field(min_length=1, max_length=16384)
+        ]
+    )
     instructions: str | None = None
     max_output_tokens: Annotated[int, Field(ge=1, lt=2**31)] | None = None
     tools: Annotated[list[_Tool], Field(max_length=128)] | None = None
@@ -165,7 +168,10 @@ def _joined(items: list[_Message | _FunctionCall | _FunctionOutput | _Reasoning]
             last = messages[-1]
             if isinstance(item, _FunctionCall):
                 function = CalledFunction(name=item.name, arguments=item.arguments)
-                last.tool_calls = [*(last.tool_calls or ()), ToolCallSent(id=item.call_id, type="function", function=function)]
+                last.tool_calls = [
+                    *(last.tool_calls or ()),
+                    ToolCallSent(id=item.call_id, type="function", function=function),
+                ]
             else:
                 text = "".join(part.text for part in item.content or ())
                 last.reasoning_content = (last.reasoning_content or "") + text

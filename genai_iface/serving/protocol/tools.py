@@ -119,7 +119,9 @@ def tool_schemas(functions: list[Function]) -> list[dict[str, Any]]:
     return shown
 
 
-def forced_schema(choice: str, name: str | None, tools: list[dict[str, Any]], *, parallel: bool) -> dict[str, Any] | None:
+def forced_schema(
+    choice: str, name: str | None, tools: list[dict[str, Any]], *, parallel: bool
+) -> dict[str, Any] | None:
     """The schema of an output that calls a tool for certain, None where it may be anything.
 
     Args:

@@ -46,7 +46,9 @@ def test_the_tree_finds_what_comparing_finds(held: list[list[int]], asked: list[
     assert len(tree) == len(left)
 
     def common(tokens: list[int]) -> int:
-        return next((at for at, (a, b) in enumerate(zip(tokens, asked, strict=False)) if a != b), min(len(tokens), len(asked)))
+        return next(
+            (at for at, (a, b) in enumerate(zip(tokens, asked, strict=False)) if a != b), min(len(tokens), len(asked))
+        )
 
     expected = {key: size for key, tokens in left.items() if (size := common(tokens))}
     found: dict[int, int] = {}
@@ -60,7 +62,9 @@ def test_the_tree_finds_what_comparing_finds(held: list[list[int]], asked: list[
 
 
 PROMPTS = st.builds(
-    lambda cut, more: SYSTEM[:cut] + more, st.sampled_from([0, 15, 16, 17, 40, 50]), st.lists(st.integers(0, 5), min_size=1, max_size=30)
+    lambda cut, more: SYSTEM[:cut] + more,
+    st.sampled_from([0, 15, 16, 17, 40, 50]),
+    st.lists(st.integers(0, 5), min_size=1, max_size=30),
 )
 CONFIGS = st.builds(
     GenerationConfig,
