@@ -254,7 +254,8 @@ def test_a_wrong_model_is_kept_on_request_and_marked(
 
 
 @pytest.mark.parametrize(
-    ("family", "reason"), [("bloom", "ALiBi"), ("mpt", "ALiBi"), ("gpt_oss", "sinks"), ("zaya", "of a kind of its own")]
+    ("family", "reason"),
+    [("rwkv", "a state of its own"), ("openai-gpt", "keeps nothing"), ("zaya", "of a kind of its own")],
 )
 def test_what_has_no_standard_form_is_refused_with_the_reason(
     family: str, reason: str, checkpoint: Checkpoint, tmp_path: Path

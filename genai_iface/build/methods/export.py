@@ -27,6 +27,7 @@ from genai_iface.build.methods.rotary_context import fixed_rotary
 from genai_iface.build.methods.standard_attention import LayerShape, StandardAttention
 from genai_iface.build.methods.standard_cache import OPSET
 from genai_iface.build.methods.step.positions import first_position
+from genai_iface.build.methods.step.query_scaling import without_own_scaling
 from genai_iface.build.methods.step.real_rotary import real_rotary
 from genai_iface.build.methods.tensor_names import name_tensors
 from genai_iface.build.states.installed import installed_states, keeps_states, step_cache
@@ -68,6 +69,7 @@ def export_standard(network: Any, *, layout: CacheLayout = "bnsh", context: int 
         installed_states(states, network),
         fixed_rotary(network, context),
         real_rotary(network),
+        without_own_scaling(network),
     ):
         step = _Step(network, attention, states)
         shapes, layers, slots = _kept(step)
