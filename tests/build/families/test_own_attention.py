@@ -65,6 +65,18 @@ def test_more_of_each_kind(name: str, tmp_path: Path) -> None:
     built(name, tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "reason"), [("rwkv", r"a state of its own \(.*state"), ("openai-gpt", "keeps nothing")]
+)
+def test_what_keeps_no_keys_and_values_is_refused_by_name(name: str, reason: str, tmp_path: Path) -> None:
+    from genai_iface.build._build import build
+
+    checkpoint_of(name, tmp_path / "checkpoint")
+    with pytest.raises(UnsupportedModelError, match=reason):
+        build(tmp_path / "checkpoint", tmp_path / "model")
+    assert not (tmp_path / "model").exists()
+
+
 def test_a_text_decoder_is_taken_out_when_asked(tmp_path: Path) -> None:
     from genai_iface.build._build import BuildOptions, build
 
