@@ -93,16 +93,17 @@ def test_a_text_decoder_is_taken_out_when_asked(tmp_path: Path) -> None:
 def test_the_length_of_a_cache_is_each_rows_own_or_refused() -> None:
     import torch
 
-    from genai_iface.build.methods.step.length import StepLength
+    from genai_iface.build.methods.step.length import AnsweredLengths, StepLength
 
     length = StepLength(torch.tensor([2, 5]))
     expected = [[2, 3, 4], [5, 6, 7]]
-    assert (torch.arange(3) + length).tolist() == expected
-    assert (length + torch.arange(3)).tolist() == expected
-    assert torch.arange(length, length + 3).tolist() == expected
+    with AnsweredLengths():
+        answers = (torch.arange(3) + length, length + torch.arange(3), torch.arange(length, length + 3))
+    assert [answer.tolist() for answer in answers] == [expected] * 3
     assert 3 + length == 3
-    for decides in (lambda: length > 0, lambda: length == 0, lambda: bool(length), lambda: torch.full((2,), length)):
-        with pytest.raises(UnsupportedModelError, match="asks its cache for its length"):
+    decisions = (lambda: length > 0, lambda: length == 0, lambda: bool(length), lambda: torch.full((2,), length))
+    for decides in (*decisions, lambda: torch.arange(3)[length:], lambda: torch.ones(2, 3)[:, length:]):
+        with AnsweredLengths(), pytest.raises(UnsupportedModelError, match="asks its cache for its length"):
             decides()
 
 
