@@ -22,9 +22,10 @@ from genai_iface._tolerance import LOGIT_TOLERANCES
 from genai_iface.build._folder_files import write_folder_files
 from genai_iface.build._model_file import load_saved, mark_model, save_model
 from genai_iface.build._own_integers import OwnIntegers
-from genai_iface.build._reasons import does_not_run, in_our_words, said_by
+from genai_iface.build._reasons import in_our_words, said_by
+from genai_iface.build._reference import SHORTEST_PROMPT, reference_of
 from genai_iface.build._stages import Stage, Stages
-from genai_iface.build._verify import MORE_TOKENS, Comparison, Reference, compare, torch_reference
+from genai_iface.build._verify import Comparison, Reference, compare
 from genai_iface.build.checkpoint import (
     Checkpoint,
     LoadedNetwork,
@@ -62,9 +63,7 @@ Of a network that keeps states only the first: the others write keys and values.
 """
 
 _BITS: dict[str, Literal[4, 8]] = {"int4": 4, "int8": 8}
-_STEPS = 32
 _EXACT = {"session_options": {"session.qdq_matmulnbits_accuracy_level": "1"}}
-_SHORTEST_PROMPT, _LONGEST_PROMPT = 16, 160
 # Differences that are as large to this part come from one cause.
 _SAME = 1e-2
 # A result that is further from torch than so many tolerances is wrong, not inexact.
@@ -196,7 +195,7 @@ def build(
         network, notes = loaded.network, list(loaded.notes)
         context = _context(network, options)
         stages.begin("decode", "decoding with torch, to compare with")
-        reference = _reference_or_refusal(network, context, stages.part)
+        reference = reference_of(network, context, stages.part)
         files = write_folder_files(checkpoint, network, work, context=context, tokenizer=tokenizer)
         has_integers = loaded.quantization is not None and not options.dequantize
         job = _Job(checkpoint, loaded, reference, options, context, work, stages)
@@ -460,45 +459,9 @@ def _context(network: Any, options: BuildOptions) -> int | None:
         )
     # Where Transformers changes frequencies with the length, the model is exact up to there.
     exact = longest_exact_context(network.config)
-    if options.context is not None and exact is not None and exact < options.context <= exact + _SHORTEST_PROMPT:
+    if options.context is not None and exact is not None and exact < options.context <= exact + SHORTEST_PROMPT:
         raise InvalidInputError(
             f"--context {options.context} leaves no room to compare beyond {exact} positions, where frequencies change",
-            remedy=f"Give at most {exact}, or more than {exact + _SHORTEST_PROMPT}.",
+            remedy=f"Give at most {exact}, or more than {exact + SHORTEST_PROMPT}.",
         )
     return options.context if options.context is not None else exact
-
-
-def _reference_or_refusal(network: Any, context: int | None, progress: Callable[[int, int], None]) -> Reference:
-    """As ``_reference``.
-
-    Raises:
-        UnsupportedModelError: The network does not run by itself, or keeps something else than a cache.
-    """
-    try:
-        return _reference(network, context, progress)
-    except GenAIError:
-        raise
-    except BROKEN as error:
-        raise does_not_run(network, error) from error
-
-
-def _reference(network: Any, context: int | None, progress: Callable[[int, int], None]) -> Reference:
-    """Prompts long enough to leave every window, as far as that is affordable."""
-    text = network.config.get_text_config()
-    windows = [getattr(text, name, None) or 0 for name in ("sliding_window", "attention_chunk_size")]
-    prompt = min(max(_SHORTEST_PROMPT, max(windows) + 8), _LONGEST_PROMPT)
-    exact = longest_exact_context(network.config)
-    if exact is not None and context is not None and context > exact:
-        return torch_reference(
-            network,
-            steps=min(_STEPS, context - exact - _SHORTEST_PROMPT),
-            prompt_tokens=exact + _SHORTEST_PROMPT,
-            progress=progress,
-        )
-    has_states = keeps_states(network)
-    limit = context or getattr(text, "max_position_embeddings", None) or 2 * _STEPS + MORE_TOKENS
-    room = limit - MORE_TOKENS if has_states else limit
-    steps = min(_STEPS, room // 2)
-    return torch_reference(
-        network, steps=steps, prompt_tokens=min(prompt, room - steps), use_cache=not has_states, progress=progress
-    )

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""Networks that the standard operators have no words for."""
+"""Networks that one method cannot lead to the standard operators."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _ALIBI_BUILDERS = ("build_alibi_tensor", "build_mpt_alibi_tensor")
 
 
 def check_expressible(network: Any) -> None:
-    """Refuses a network for which no method can lead to TensorScatter and Attention.
+    """Refuses a network whose attention no attribute of the standard operator says.
 
     Raises:
-        UnsupportedModelError: It has ALiBi or attention sinks.
+        UnsupportedModelError: It has ALiBi.
     """
     name = type(network).__name__
     config = network.config
@@ -29,7 +29,7 @@ def check_expressible(network: Any) -> None:
         raise UnsupportedModelError(
             f"{name} uses ALiBi, a bias of the scores that grows with the distance, which the standard Attention has "
             "no attribute for",
-            remedy="There is no standard form of this model; choose one with rotary or learned positions.",
+            remedy="genai-iface build makes a standard model of it, by the method eager.",
         )
 
 

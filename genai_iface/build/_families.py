@@ -26,8 +26,6 @@ _LONGROPE = rope(
     factor=4.0,
     original_max_position_embeddings=32,
 )
-_SINK = "attention sinks: a learned logit per head in the softmax, which the standard Attention cannot express"
-_ALIBI = "ALiBi: a bias that grows with the distance, which the standard Attention has no attribute for"
 
 _ALL = (
     family("llama"),
@@ -144,6 +142,7 @@ _ALL = (
     ),
     family("exaone4", "norms on q and k, and after each part", "window with rotary, full without", **_WINDOW_THEN_FULL),
     family("falcon", "one key head", "LayerNorm", "attention beside the MLP", num_kv_heads=1, bias=False),
+    family("falcon-alibi", "ALiBi", "LayerNorm", model_type="falcon", alibi=True, new_decoder_architecture=False),
     family("opt", "learned positions", "LayerNorm", ffn_dim=96, word_embed_proj_dim=64),
     family(
         "nemotron", "partial rotary", "LayerNorm plus one", rope_parameters=rope("default", partial_rotary_factor=0.5)
@@ -166,7 +165,6 @@ _ALL = (
         "bloom",
         "ALiBi",
         sizes=False,
-        inexpressible=_ALIBI,
         vocab_size=VOCAB_SIZE,
         hidden_size=64,
         n_layer=2,
@@ -176,7 +174,6 @@ _ALL = (
         "mpt",
         "ALiBi",
         sizes=False,
-        inexpressible=_ALIBI,
         vocab_size=VOCAB_SIZE,
         d_model=64,
         n_layers=2,
@@ -188,7 +185,6 @@ _ALL = (
         "attention sinks",
         "experts",
         "yarn",
-        inexpressible=_SINK,
         num_local_experts=4,
         num_experts_per_tok=2,
         rope_parameters=_YARN,

@@ -36,8 +36,7 @@ class Family:
         model_type: The name that Transformers gives it.
         settings: Arguments of its configuration class.
         notes: What sets it apart from a Llama.
-        inexpressible: Why the standard operators cannot express it ("" if they can): a learned sink per head, a bias
-            that grows with the distance (ALiBi), or states of another kind.
+        inexpressible: Why the standard operators cannot express it ("" if they can).
     """
 
     name: str

@@ -253,14 +253,9 @@ def test_a_wrong_model_is_kept_on_request_and_marked(
     assert "NOT verified" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(
-    ("family", "reason"), [("bloom", "ALiBi"), ("mpt", "ALiBi"), ("gpt_oss", "sinks"), ("zaya", "of a kind of its own")]
-)
-def test_what_has_no_standard_form_is_refused_with_the_reason(
-    family: str, reason: str, checkpoint: Checkpoint, tmp_path: Path
-) -> None:
-    with pytest.raises(UnsupportedModelError, match=reason):
-        built(checkpoint(family), tmp_path / "out")
+def test_what_has_no_standard_form_is_refused_with_the_reason(checkpoint: Checkpoint, tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedModelError, match="of a kind of its own"):
+        built(checkpoint("zaya"), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import resource
+import shutil
 import signal
 import sys
 import tempfile
@@ -48,6 +49,7 @@ def run_cases(
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory(dir=rows_file.parent) as scratch:
         for index, name in enumerate(names):
+            shutil.rmtree(Path(scratch) / "case", ignore_errors=True)  # what a process that was ended has left
             settings = {"code": code, "versions": dict(versions), "half_precision": half_precision}
             process = context.Process(target=_one, args=(name, rows_file, Path(scratch) / "case", settings, limits))
             process.start()

@@ -27,6 +27,7 @@ from genai_iface.build.methods.masks import causal_mask
 from genai_iface.build.methods.rotary_context import fixed_rotary
 from genai_iface.build.methods.standard_attention import LayerShape
 from genai_iface.build.methods.standard_cache import NewTokensLayer, scatter
+from genai_iface.build.methods.step.length import AnsweredLengths
 from genai_iface.build.methods.step.positions import first_position
 from genai_iface.build.methods.step.real_rotary import real_rotary
 from genai_iface.build.methods.tensor_names import name_tensors
@@ -201,7 +202,8 @@ class _BufferStep(torch.nn.Module):
         if "attention_mask" in self.known:
             # Falcon takes the number of keys from it.
             given["attention_mask"] = torch.ones(input_ids.shape[0], buffers.capacity, dtype=torch.int64)
-        output = self.network(input_ids=input_ids, **given, **cache_keyword(self.network, cache), use_cache=True)
+        with AnsweredLengths():
+            output = self.network(input_ids=input_ids, **given, **cache_keyword(self.network, cache), use_cache=True)
         return output.logits, [keys for keys, _ in buffers.written], [values for _, values in buffers.written]
 
 

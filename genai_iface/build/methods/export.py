@@ -26,7 +26,9 @@ from genai_iface.build.methods.quick_matching import quick_matching
 from genai_iface.build.methods.rotary_context import fixed_rotary
 from genai_iface.build.methods.standard_attention import LayerShape, StandardAttention
 from genai_iface.build.methods.standard_cache import OPSET
+from genai_iface.build.methods.step.length import AnsweredLengths
 from genai_iface.build.methods.step.positions import first_position
+from genai_iface.build.methods.step.query_scaling import without_own_scaling
 from genai_iface.build.methods.step.real_rotary import real_rotary
 from genai_iface.build.methods.tensor_names import name_tensors
 from genai_iface.build.states.installed import installed_states, keeps_states, step_cache
@@ -68,6 +70,7 @@ def export_standard(network: Any, *, layout: CacheLayout = "bnsh", context: int 
         installed_states(states, network),
         fixed_rotary(network, context),
         real_rotary(network),
+        without_own_scaling(network),
     ):
         step = _Step(network, attention, states)
         shapes, layers, slots = _kept(step)
@@ -127,12 +130,13 @@ class _Step(torch.nn.Module):
         cache = step_cache(self.network, capacity, self.states)
         for layer in cache.layers:
             layer.begin_step(write_indices)
-        output = self.network(
-            input_ids=input_ids,
-            **({"position_ids": positions + self._first} if self._takes_positions else {}),
-            **cache_keyword(self.network, cache),
-            use_cache=True,
-        )
+        with AnsweredLengths():
+            output = self.network(
+                input_ids=input_ids,
+                **({"position_ids": positions + self._first} if self._takes_positions else {}),
+                **cache_keyword(self.network, cache),
+                use_cache=True,
+            )
         return output.logits, *self.attention.written, self.states.present
 
 

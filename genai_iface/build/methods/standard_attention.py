@@ -14,6 +14,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 
 from genai_iface.build.methods.masks import explicit_mask
 from genai_iface.build.methods.standard_cache import OPSET, scatter
+from genai_iface.build.methods.step.query_scaling import scaled_query
 from genai_iface.errors import UnsupportedModelError
 from genai_iface.types import CacheLayout
 
@@ -134,6 +135,7 @@ class StandardAttention:
             (B, S, Hq, Dv), and no weights.
         """
         keys, values, shape = self._write(key, value)
+        query = scaled_query(module, query, self._positions)
         attributes: dict[str, Any] = {"is_causal": int(attention_mask is None)}
         if scaling is not None:
             attributes["scale"] = float(scaling)

@@ -12,10 +12,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from genai_iface.errors import UnsupportedModelError
 
-__all__ = ["StepLength"]
+__all__ = ["AnsweredLengths", "StepLength"]
 
 _SUMS = {torch.Tensor.add, torch.Tensor.__add__, torch.Tensor.__radd__, torch.add}
 
@@ -34,28 +35,6 @@ class StepLength(int):
         self = super().__new__(cls, 0)
         self._rows = rows
         return self
-
-    @classmethod
-    def __torch_function__(
-        cls,
-        function: Callable[..., Any],
-        types: Sequence[type],
-        args: Sequence[Any] = (),
-        kwargs: Mapping[str, Any] | None = None,
-    ) -> Any:
-        """A range plus the length, and a range from it on, are those of each row: (B, S)."""
-        given = dict(kwargs or {})
-        length = next((each for each in args if isinstance(each, cls)), None)
-        if function in _SUMS and length is not None and len(args) == 2:
-            other = next(each for each in args if each is not length)
-            return length._rows[:, None] + other
-        if function is torch.arange and length is not None and length is args[0]:
-            return length._rows[:, None] + torch.arange(args[1], **given)
-        if function is torch.arange and length is None:
-            start = given.pop("start", None)
-            if isinstance(start, cls):
-                return start._rows[:, None] + torch.arange(given.pop("end", args[0] if args else None), **given)
-        raise _refused(getattr(function, "__name__", str(function)))
 
     def __add__(self, other: Any) -> Any:
         """A size of the new tokens stays what it is: as a number the length is 0."""
@@ -85,6 +64,34 @@ class StepLength(int):
         raise _refused("a condition")
 
     __hash__ = int.__hash__
+
+
+class AnsweredLengths(TorchFunctionMode):
+    """While it is on, what torch is given of such a length becomes that of each row, or is refused."""
+
+    def __torch_function__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        given = dict(kwargs or {})
+        if not any(map(_asks, (*args, *given.values()))):
+            return function(*args, **given)
+        length = next((each for each in args if isinstance(each, StepLength)), None)
+        if length is not None and function in _SUMS and len(args) == 2:
+            return length + next(each for each in args if each is not length)
+        if length is not None and function is torch.arange and length is args[0] and len(args) == 2:
+            return length + torch.arange(args[1], **given)
+        raise _refused(getattr(function, "__name__", str(function)))
+
+
+def _asks(value: Any) -> bool:
+    """Whether a value is such a length, or an index that is made of one."""
+    if isinstance(value, slice):
+        return any(isinstance(each, StepLength) for each in (value.start, value.stop, value.step))
+    return isinstance(value, StepLength) or (isinstance(value, tuple) and any(map(_asks, value)))
 
 
 def _refused(where: str) -> UnsupportedModelError:
