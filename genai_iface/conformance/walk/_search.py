@@ -21,7 +21,7 @@ __all__ = ["walk"]
 _SECONDS_TO_SHRINK = 20.0
 
 
-def walk(context: Context, name: str, *, programs: int, length: int) -> None:
+def walk(context: Context, name: str, *, programs: int, length: int, max_rows: int = 12) -> None:
     """Runs programs on a fresh model.
 
     Args:
@@ -29,16 +29,17 @@ def walk(context: Context, name: str, *, programs: int, length: int) -> None:
         name: The golden model whose shape it has.
         programs: How many.
         length: Operations of each.
+        max_rows: Most rows of a cache.
 
     Raises:
         ConformanceFailure: One fails; the message holds the shortest one that was found, as Python.
         NotApplicable: There is no such model in the adapter's form.
     """
     subject = context.fresh(name)
-    max_rows = min(12, context.info.limits.get("max_batch_size", 12))
+    limit = min(max_rows, context.info.limits.get("max_batch_size", max_rows))
 
     def attempt(program: list[Operation]) -> tuple[str, list[str]] | None:
-        machine = Machine(subject, max_rows)
+        machine = Machine(subject, limit)
         try:
             machine.run(program)
         except ConformanceFailure as failure:
