@@ -34,9 +34,9 @@ family's sliding window.
 
 In float16 a router of experts may meet a near tie: another rounding then takes another expert, and the logits differ by
 more than rounding (phimoe, granitemoe, lfm2_moe: torch in float16 differs from torch in float32 on the same weights by
-0.34, 0.36 and 0.17 of the largest logit there; kimi_linear: where it differs, the scores of the last expert that is taken
-and the first that is not are 1e-4 apart, below one rounding of float16 and the least of all positions; torch in float16
-happens to fall on the other side of it). Such a model is refused like any other that differs.
+0.34, 0.36 and 0.17 of the largest logit there; kimi_linear: where it differs, the scores of the last expert taken and
+the first left are 1e-4 apart, below one rounding of float16 and the least of all positions, and torch in float16
+happens to take the same). Such a model is refused like any other that differs.
 """
 
 
