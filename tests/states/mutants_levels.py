@@ -311,12 +311,12 @@ class BackByIdling(RowStates):
                 state[row] = before
 
 
-@states("a checkpoint beyond eight tokens is half of what it should be", "L4.state.regenerate")
-class HalfCheckpoint(RowStates):
+@states("a checkpoint beyond eight tokens has the wrong sign", "L4.state.draft_model")
+class NegatedCheckpoint(RowStates):
     def keep(self, row, length):
         super().keep(row, length)
         if length > 8:
-            self._kept[row][length] = tuple(part / 2 for part in self._kept[row][length])
+            self._kept[row][length] = tuple(-part for part in self._kept[row][length])
 
 
 @states("a draft that was refused stays in the states of a step with four tokens", "L4.state.speculation")
@@ -330,10 +330,10 @@ class RefusedStays(RowStates):
                 state[stays] = before[stays]
 
 
-@states("taking a checkpoint beyond eight tokens changes the row", "L4.state.conversation")
+@states("taking a checkpoint beyond eight tokens changes the row", "L4.state.draft_model")
 class DisturbedByCheckpoint(RowStates):
     def keep(self, row, length):
         super().keep(row, length)
         if length > 8:
             for now in self._now:
-                now[row] *= 0.5
+                now[row] *= -1

@@ -262,12 +262,12 @@ def conversation(context: Context) -> None:
         chat = context.keep(pipeline.chat(capacity=48))
         held = 0
         for text in ("ab", "c", "d"):
-            answer = chat.send(text, max_new_tokens=2, ignore_eos=True)
+            answer = chat.send(text, max_new_tokens=4, ignore_eos=True)
             metrics = chat.perf_metrics
             counts = metrics.num_reused_tokens, metrics.num_rerun_tokens
             equal(counts, (held, 0), f"(reused, run again) tokens of {name!r} in a turn")
             prompt = letters.encode(letters.apply_chat_template(chat.messages[:-1]))
-            (wanted,) = _alone(context, subject, [prompt], 2)
+            (wanted,) = _alone(context, subject, [prompt], 4)
             equal(letters.encode(answer), wanted, f"the answer of {name!r} in a turn")
             # All but the token that was chosen last have run.
             held = len(prompt) + len(wanted) - 1
@@ -280,9 +280,9 @@ def regenerate(context: Context) -> None:
         subject = _exact(context, name)
         chat = context.keep(_pipeline(context, subject).chat(capacity=48))
         for text in ("abc", "c"):
-            answer = chat.send(text, max_new_tokens=2, ignore_eos=True)
+            answer = chat.send(text, max_new_tokens=4, ignore_eos=True)
         before = chat.perf_metrics
-        again = chat.regenerate(max_new_tokens=2, ignore_eos=True)
+        again = chat.regenerate(max_new_tokens=4, ignore_eos=True)
         equal(again, answer, f"another answer of {name!r} to the same")
         metrics = chat.perf_metrics
         most = before.num_prompt_tokens - before.num_reused_tokens
