@@ -4,8 +4,8 @@
 
     python -m benchmarks.prefix_reuse --work-dir /tmp/bench --threads 2
 
-Chats come all at once, with and without reuse in turn; then one after the other. One JSON line per way, then one with the
-ratios.
+Chats come all at once, with and without reuse in turn; then one after the other. One JSON line per way, then one with
+the ratios.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ def make_app(service: Service) -> Gate:
         telemetry={"auto_configure": False, "logs": False},
     )
     told = {"description": "Refused, in the form of OpenAI's API"}
-    documented: dict[int | str, dict[str, Any]] = {code: told for code in (400, 401, 404, 413, 429, 500, 503)}
+    documented: dict[int | str, dict[str, Any]] = dict.fromkeys((400, 401, 404, 413, 429, 500, 503), told)
     for router in (about_router, completions_router, chat_router, responses_router):
         app.include_router(router(service), responses=documented)
     app.add_exception_handler(ApiError, _tell)
@@ -88,9 +88,8 @@ def _field_of(fault: Any, body: Any) -> str | None:
     parts = fault["loc"][1:]
     for at, part in enumerate(parts):
         is_last = at == len(parts) - 1
-        if isinstance(body, dict) and part in body:
-            body = body[part]
-        elif isinstance(body, list) and isinstance(part, int) and part < len(body):
+        is_index = isinstance(body, list) and isinstance(part, int) and part < len(body)
+        if is_index or (isinstance(body, dict) and part in body):
             body = body[part]
         elif not (is_last and fault["type"] == "missing"):
             continue

@@ -213,9 +213,10 @@ class Service:
             return text, tokenizer.encode(text, add_special_tokens=False)
 
         try:
-            return await run_in_threadpool(work)
+            rendered: tuple[str, list[int]] = await run_in_threadpool(work)
         except GenAIError as error:
             raise ApiError(400, str(error), param=param) from error
+        return rendered
 
     async def start(self, wanted: Wanted) -> Job:
         """Gives the sequences of a request their places.
@@ -291,16 +292,16 @@ class Service:
         if self.settings.request_seconds is not None:
             overrides["max_time"] = self.settings.request_seconds
         for prompt in wanted.prompts:
+            # One by one, so that all are known where one is refused.
             for index in range(wanted.n):
-                requests.append(
-                    self.scheduler.submit(
-                        prompt,
-                        index=index,
-                        is_answer=wanted.is_answer,
-                        skip_special_tokens=wanted.skip_special_tokens,
-                        **overrides,
-                    )
+                request = self.scheduler.submit(
+                    prompt,
+                    index=index,
+                    is_answer=wanted.is_answer,
+                    skip_special_tokens=wanted.skip_special_tokens,
+                    **overrides,
                 )
+                requests += [request]
 
 
 async def _until_gone(request: Request) -> None:

@@ -99,7 +99,7 @@ class Server:
         self._thread.start()
 
     def stop(self) -> None:
-        """Lets nobody in any more, lets answers end for up to ``drain_seconds``, and stops. A second call does nothing."""
+        """Lets nobody in any more, answers end for up to ``drain_seconds``, and stops. A second call does nothing."""
         self._service.stop()
         self._server.should_exit = True
         if self._thread is not None:

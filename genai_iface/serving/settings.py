@@ -34,9 +34,9 @@ class ServerSettings:
         max_body_bytes: Largest request.
         request_seconds: Most seconds of one answer, the wait for a slot included; None for no limit.
         drain_seconds: How long a server that stops lets its answers go on before it cuts them.
-        tool_parser: How tool calls and reasoning are written: a format's name, "auto" for what the model's chat template
-            says, or "none" to leave the text alone.
-        prefix_bytes: Most bytes of the cache that finished requests may keep, for prompts that begin as they do; 0 for none.
+        tool_parser: How tool calls and reasoning are written: a format's name, "auto" for what the model's chat
+            template says, or "none" to leave the text alone.
+        prefix_bytes: Most bytes of the cache that finished requests may keep, for prompts that begin so; 0 for none.
 
     Raises:
         InvalidInputError: A value is out of range.

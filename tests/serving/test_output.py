@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -123,7 +124,7 @@ def test_what_models_write_is_understood(name: str, text: str, expected: list[Fo
 def test_pieces_may_be_cut_anywhere(written: tuple[str, str, list[Found]], cuts: list[int]) -> None:
     name, text, expected = written
     places = [0, *sorted({cut for cut in cuts if cut < len(text)}), len(text)]
-    pieces = [text[start:end] for start, end in zip(places, places[1:], strict=False)]
+    pieces = [text[start:end] for start, end in itertools.pairwise(places)]
     assert found_in(name, pieces) == expected
 
 

@@ -40,7 +40,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "--host",
         default=_DEFAULTS.host,
         metavar="ADDRESS",
-        help="the address to listen at; others than the default can be reached from other machines (default: %(default)s)",
+        help="the address to listen at; all but the default let other machines in (default: %(default)s)",
     )
     where.add_argument(
         "--port", type=_natural, default=_DEFAULTS.port, metavar="N", help="0 takes a free one (default: %(default)s)"

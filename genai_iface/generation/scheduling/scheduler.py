@@ -67,8 +67,8 @@ class Scheduler:
         thread: Whether a thread of its own runs the steps. Without it whoever waits for a request runs them, or
             whoever calls ``step``.
         memory_limit: Most bytes of the cache; None for what the system has available, where that is known.
-        prefix_bytes: Most bytes of the cache that finished requests keep, so that a prompt which begins as one of theirs
-            need not run from its beginning; 0 for none.
+        prefix_bytes: Most bytes of the cache that finished requests keep, so that a prompt which begins as one of
+            theirs need not run from its beginning; 0 for none.
 
     Raises:
         UnsupportedCapabilityError: The model takes no ragged steps, or its cache wraps around.

@@ -109,7 +109,7 @@ class Slots:
         self._settle_all()
 
     def close_gaps(self) -> None:
-        """Moves running rows into those before them that nobody needs: an idle row between others costs as if it ran."""
+        """Moves running rows into idle ones before them: an idle row between others costs as if it ran."""
         rows = self._rows()
         running = sorted(rows[holder] for holder in self._order)
         gaps = [row for row in range(len(running)) if row not in running]

@@ -49,9 +49,8 @@ def chat_router(service: Service) -> APIRouter:
 
 
 def _asked(body: ChatRequest) -> Asked:
-    choice, function = body.tool_choice or "auto", None
-    if isinstance(choice, ToolChoice):
-        choice, function = "function", choice.function.name
+    given = body.tool_choice or "auto"
+    choice, function = ("function", given.function.name) if isinstance(given, ToolChoice) else (given, None)
     limit = "max_tokens" if body.max_tokens is not None else "max_completion_tokens"
     return Asked(
         messages=[message.for_template() for message in body.messages],

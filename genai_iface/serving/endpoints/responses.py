@@ -53,9 +53,8 @@ def responses_router(service: Service) -> APIRouter:
 
 
 def _asked(body: ResponseRequest) -> Asked:
-    choice, function = body.tool_choice or "auto", None
-    if not isinstance(choice, str):
-        choice, function = "function", choice.name
+    given = body.tool_choice or "auto"
+    choice, function = (given, None) if isinstance(given, str) else ("function", given.name)
     effort = None if body.reasoning is None else body.reasoning.effort
     return Asked(
         messages=body.messages(),
@@ -168,7 +167,12 @@ class _Response:
         self._is_writing = True
         if kind == "message":
             part: dict[str, Any] = {"type": "output_text", "text": "", "annotations": [], "logprobs": []}
-            item = {"id": f"msg_{uuid.uuid4().hex}", "type": kind, "role": "assistant", "status": "in_progress"}
+            item: dict[str, Any] = {
+                "id": f"msg_{uuid.uuid4().hex}",
+                "type": kind,
+                "role": "assistant",
+                "status": "in_progress",
+            }
         else:
             part = {"type": "reasoning_text", "text": ""}
             item = {"id": f"rs_{uuid.uuid4().hex}", "type": kind, "summary": [], "status": "in_progress"}

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from typing import Protocol
 
 from fastapi import Request
 from fastapi.responses import StreamingResponse
 
-from genai_iface.results import Chunk
+from genai_iface.results import FinishReason
 from genai_iface.serving._service import ClientGone, Job
 from genai_iface.serving.protocol.errors import ApiError
 from genai_iface.serving.protocol.sse import event
@@ -19,6 +20,13 @@ __all__ = ["GONE_STATUS", "finish_of", "stream_answer"]
 
 GONE_STATUS = 499
 """What the log says of a client that did not wait; nobody gets it."""
+
+
+class _Ends(Protocol):
+    """A chunk, or what was made from one."""
+
+    @property
+    def finish_reason(self) -> FinishReason | None: ...
 
 
 def stream_answer(request: Request, job: Job, events: AsyncIterator[bytes]) -> StreamingResponse:
@@ -61,7 +69,7 @@ async def _watched(request: Request, job: Job, events: AsyncIterator[bytes]) -> 
         job.close()
 
 
-def finish_of(chunks: Sequence[Chunk], *, has_calls: bool = False) -> tuple[str, str | None]:
+def finish_of(chunks: Sequence[_Ends], *, has_calls: bool = False) -> tuple[str, str | None]:
     """``finish_reason`` of a sequence, and what only we call so: "time" if its time was over."""
     reason = chunks[-1].finish_reason if chunks else None
     if reason == "time":

@@ -53,7 +53,8 @@ class Metrics:
 
     def render(self) -> bytes:
         """All of them as text."""
-        return generate_latest(self._registry)
+        text: bytes = generate_latest(self._registry)
+        return text
 
     def _counter(self, name: str, help_text: str) -> Counter:
         return Counter(f"genai_iface_{name}", help_text, registry=self._registry)

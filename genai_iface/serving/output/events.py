@@ -5,11 +5,13 @@
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-__all__ = ["Call", "Content", "Found", "Reasoning", "call_of"]
+__all__ = ["NO_JSON", "Call", "Content", "Found", "Reasoning", "call_of", "parsed"]
+
+NO_JSON = object()
+"""Stands for a text that is no JSON."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,11 +57,11 @@ def call_of(name: Any, arguments: Any) -> Call | None:
 
 
 def parsed(text: str) -> Any:
-    """What a JSON text says; a number that JSON has not, and a text that is no JSON, give something that is no object."""
+    """What a JSON text says; a text that is no JSON gives ``NO_JSON``."""
     try:
         return json.loads(text, parse_constant=_refuse)
     except (ValueError, RecursionError):
-        return math.nan
+        return NO_JSON
 
 
 def _refuse(name: str) -> None:

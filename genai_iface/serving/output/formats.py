@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from genai_iface.errors import InvalidInputError
-from genai_iface.serving.output.events import Call, call_of, parsed
+from genai_iface.serving.output.events import NO_JSON, Call, call_of, parsed
 from genai_iface.serving.output.spans import Reader, Span, SpanParser
 
 __all__ = ["FORMATS", "NO_FORMAT", "Format", "choose_format"]
@@ -51,7 +51,7 @@ class Format:
 
 
 def _one(text: str) -> list[Call] | None:
-    """{"name": ..., "arguments": {...}}"""
+    """One object: {"name": ..., "arguments": {...}}."""
     return _from_object(parsed(text))
 
 
@@ -117,7 +117,7 @@ def _xml(text: str) -> list[Call] | None:
 
 def _value(text: str) -> object:
     value = parsed(text)
-    return value if value == value else text  # NaN stands for what is no JSON
+    return text if value is NO_JSON else value
 
 
 _DEEPSEEK_CALL = re.compile(
@@ -147,7 +147,7 @@ _HARMONY_CALL = re.compile(
 
 
 def _harmony(text: str) -> list[Call] | None:
-    """functions.NAME <|constrain|>json<|message|>{...}"""
+    """A name, perhaps with what the message is written in, then the arguments: functions.NAME<|message|>{...}."""
     match = _HARMONY_CALL.fullmatch(text)
     call = match and call_of(match[1], match[2])
     return [call] if call else None

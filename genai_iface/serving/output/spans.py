@@ -38,7 +38,8 @@ class Span:
 class SpanParser:
     """Finds spans in a text that comes in pieces.
 
-    Text outside of spans is content. Nothing is lost: a span of calls that cannot be read is content, its marks included.
+    Text outside of spans is content. Nothing is lost: a span of calls that cannot be read is
+    content, its marks included.
 
     Args:
         spans: What to look for.

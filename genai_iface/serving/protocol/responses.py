@@ -57,7 +57,7 @@ class _ReasoningText(Strict):
 class _Reasoning(Strict):
     type: Literal["reasoning"]
     id: str | None = None
-    summary: list[_ReasoningText] = []
+    summary: list[_ReasoningText] = Field(default_factory=list)
     content: list[_ReasoningText] | None = None
     encrypted_content: None = None
     status: str | None = None
@@ -122,10 +122,8 @@ class ResponseRequest(Request):
     def messages(self) -> list[dict[str, Any]]:
         """The conversation as chat templates read it."""
         head = [] if self.instructions is None else [ChatMessage(role="system", content=self.instructions)]
-        if isinstance(self.input, str):
-            found = [ChatMessage(role="user", content=self.input)]
-        else:
-            found = _joined(self.input)
+        given = self.input
+        found = [ChatMessage(role="user", content=given)] if isinstance(given, str) else _joined(given)
         return [message.for_template() for message in (*head, *found)]
 
     @property
