@@ -55,7 +55,9 @@ def _reference(network: Any, context: int | None, progress: Callable[[int, int],
             progress=progress,
         )
     has_states = keeps_states(network)
-    limit = context or getattr(text, "max_position_embeddings", None) or 2 * _STEPS + MORE_TOKENS
+    # XLNet says -1 where there is no limit.
+    positions = max(getattr(text, "max_position_embeddings", None) or 0, 0)
+    limit = context or positions or 2 * _STEPS + MORE_TOKENS
     room = limit - MORE_TOKENS if has_states else limit
     steps = min(_STEPS, room // 2)
     return torch_reference(

@@ -45,12 +45,12 @@ def main() -> int:
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
     rows_file = arguments.work / "rows.jsonl"
-    if arguments.write:
-        write_report(read_rows(rows_file).values(), _REPORTS)
-        return 0
     from tools.sweep_decoders.tiny import cases  # noqa: PLC0415 - loads torch
 
     every, done = cases(), read_rows(rows_file)
+    if arguments.write:
+        write_report(done.values(), _REPORTS, missing=[name for name in every if name not in done])
+        return 0
     unknown = sorted(set(arguments.only) - set(every))
     if unknown:
         parser.error(f"Transformers has no {', '.join(unknown)}")

@@ -44,19 +44,20 @@ apart, below one rounding of float16). Such a model is refused like any other th
 """
 
 
-def write_report(rows: Iterable[_Row], folder: Path) -> None:
+def write_report(rows: Iterable[_Row], folder: Path, *, missing: Sequence[str] = ()) -> None:
     """Writes families.md and families.json.
 
     Args:
         rows: One for each model type.
         folder: Where to.
+        missing: Model types that have no row yet.
     """
     every = sorted(rows, key=lambda row: (list(KINDS).index(row["kind"]), row["name"]))
     (folder / "families.json").write_text(json.dumps({"rows": every}, indent=1) + "\n", encoding="utf-8")
-    (folder / "families.md").write_text(page(every), encoding="utf-8")
+    (folder / "families.md").write_text(page(every, missing=missing), encoding="utf-8")
 
 
-def page(rows: Sequence[_Row]) -> str:
+def page(rows: Sequence[_Row], *, missing: Sequence[str] = ()) -> str:
     """The page's text."""
     lines = [_HEAD, *_versions(rows), "", "| Kind | verified | refused for a reason | crashed |", "|---|---|---|---|"]
     for kind, meaning in KINDS.items():
@@ -66,6 +67,8 @@ def page(rows: Sequence[_Row]) -> str:
             verified = sum(bool(row["float32"]["verified"]) for row in of_kind)
             refused = len(of_kind) - verified - crashed
             lines.append(f"| {meaning} | {verified} of {len(of_kind)} | {refused} | {crashed} |")
+    if missing:
+        lines += ["", f"{len(missing)} have not been run yet, and are in no count: {', '.join(sorted(missing))}."]
     for kind, meaning in KINDS.items():
         of_kind = [row for row in rows if row["kind"] == kind]
         lines += _section(meaning, of_kind) if of_kind else []
