@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
 
+from genai_iface.config import GenerationConfig
 from genai_iface.serving._service import Service
 from genai_iface.serving.endpoints.streams import stream_answer
 from genai_iface.serving.endpoints.turn import Asked, Piece, Turn, new_call_id
@@ -19,7 +20,7 @@ from genai_iface.serving.output.events import Call, Content, Found, Reasoning
 from genai_iface.serving.protocol.errors import ApiError
 from genai_iface.serving.protocol.responses import ResponseRequest
 from genai_iface.serving.protocol.sse import event
-from genai_iface.serving.protocol.tools import tool_schemas
+from genai_iface.serving.protocol.tools import Function, tool_schemas
 
 __all__ = ["responses_router"]
 
@@ -39,7 +40,7 @@ def responses_router(service: Service) -> APIRouter:
     async def respond(body: ResponseRequest, request: Request) -> Response:
         service.check_model(body.model)
         turn = await Turn.begin(service, _asked(body))
-        written = _Response(body, turn)
+        written = _Response(body, turn, service.pipeline.generation_config)
         if body.stream:
             return stream_answer(request, turn.job, written.events())
         (pieces,) = await turn.whole(request)
@@ -75,13 +76,16 @@ class _Response:
     Args:
         body: What was asked.
         turn: Gives the pieces.
+        defaults: What counts where the request says nothing.
     """
 
-    def __init__(self, body: ResponseRequest, turn: Turn) -> None:
+    def __init__(self, body: ResponseRequest, turn: Turn, defaults: GenerationConfig) -> None:
         self._body = body
+        self._defaults = defaults
         self._turn = turn
         self._id = f"resp_{uuid.uuid4().hex}"
         self._created = int(time.time())
+        self._completed: int | None = None
         self._status = "in_progress"
         self._incomplete: dict[str, str] | None = None
         self._error: dict[str, Any] | None = None
@@ -96,6 +100,7 @@ class _Response:
             "id": self._id,
             "object": "response",
             "created_at": self._created,
+            "completed_at": self._completed,
             "status": self._status,
             "error": self._error,
             "incomplete_details": self._incomplete,
@@ -107,17 +112,27 @@ class _Response:
             "previous_response_id": None,
             "reasoning": {"effort": None, "summary": None},
             "store": False,
-            "temperature": body.temperature,
-            "text": {"format": {"type": "text"}} if body.text is None else body.text.model_dump(by_alias=True),
-            "tool_choice": body.tool_choice
-            if isinstance(body.tool_choice, str | None)
-            else body.tool_choice.model_dump(),
-            "tools": [tool.model_dump() for tool in body.tools or ()],
-            "top_p": body.top_p,
+            "background": False,
+            "service_tier": "default",
+            "safety_identifier": body.safety_identifier,
+            "prompt_cache_key": body.prompt_cache_key,
+            "max_tool_calls": None,
+            "temperature": self._setting("temperature"),
+            "top_p": self._setting("top_p"),
+            "presence_penalty": self._setting("presence_penalty"),
+            "frequency_penalty": self._setting("frequency_penalty"),
+            "top_logprobs": 0,
+            "text": _text_settings(body),
+            "tool_choice": _choice(body),
+            "tools": [{"type": "function", **_function(tool)} for tool in body.functions],
             "truncation": "disabled",
             "usage": None if self._status == "in_progress" else self._usage(),
             "metadata": body.metadata or {},
         }
+
+    def _setting(self, name: str) -> Any:
+        given = getattr(self._body, name, None)
+        return getattr(self._defaults, name) if given is None else given
 
     async def events(self) -> AsyncIterator[bytes]:
         """The answer in pieces."""
@@ -148,6 +163,7 @@ class _Response:
             self._incomplete = None if is_complete else {"reason": "max_output_tokens"}
             yield from self._close_item("completed" if is_complete else "incomplete")
             self._status = "completed" if is_complete else "incomplete"
+            self._completed = int(time.time()) if is_complete else None
 
     def _write(self, found: Found) -> Iterator[tuple[str, dict[str, Any]]]:
         assert not isinstance(found, Call)  # noqa: S101 - for the type checker
@@ -231,3 +247,18 @@ class _Response:
     def _event(self, name: str, /, **fields: Any) -> bytes:
         self._number += 1
         return event({"type": name, "sequence_number": self._number, **fields}, name)
+
+
+def _choice(body: ResponseRequest) -> Any:
+    given = body.tool_choice or "auto"
+    return given if isinstance(given, str) else given.model_dump()
+
+
+def _function(function: Function) -> dict[str, Any]:
+    described = {"name": function.name, "description": function.description, "parameters": function.parameters}
+    return {**described, "strict": None}
+
+
+def _text_settings(body: ResponseRequest) -> dict[str, Any]:
+    given = {} if body.text is None else body.text.model_dump(by_alias=True, exclude_none=True)
+    return {"format": {"type": "text"}, **given}

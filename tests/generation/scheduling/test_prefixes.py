@@ -205,3 +205,19 @@ def test_models_with_states_go_on_from_a_checkpoint(backend: str, at_once: bool,
         for prompt, result in zip(prompts, results, strict=True):
             alone = pipeline.generate(prompt, max_new_tokens=6, ignore_eos=True)
             assert result.token_ids == alone.token_ids
+
+
+@pytest.mark.parametrize("backend", ["numpy", "ort"])
+def test_a_long_row_that_waits_keeps_its_content(backend: str, tmp_path: Path) -> None:
+    """Short rows get short buffers back, but not at the cost of a kept row beside them."""
+    folder = write_folder(tmp_path / "model", layers=1, max_positions=4096)
+    long, short = [[at % 200 for at in range(1500)]], [5, 6, 7]
+    with TextGenerationPipeline(folder, backend=backend) as pipeline:
+        model = pipeline.model
+        cache, alone = model.create_cache(batch_size=2), model.create_cache()
+        model.forward([[0] * 1500, long[0]], cache, counts=[0, 1500], logits="none")
+        model.forward(long, alone, logits="none")
+        model.forward([short, short], cache, counts=[3, 0], logits="none")
+        got = model.forward([[9], [9]], cache, counts=[0, 1])
+        expected = model.forward([[9]], alone)
+        assert abs(got[1] - expected[0]).max() < 1e-4

@@ -154,6 +154,8 @@ class InPlaceRunner:
     def make_room(self, cache: OrtCache, needed: int, /) -> int:
         """Fits the buffers to a step; short rows get short buffers back, for the kernels cost by length."""
         now = cache.num_positions
+        # Rows that do not run keep what they have.
+        needed = max(needed, cache.rows.longest)
         # On a device kernels cost by the valid length, and captured graphs need fixed addresses.
         if not self._on_host or now // 4 < needed <= now:
             return now
