@@ -3,7 +3,7 @@
 """The example of the page "State": what a convolution of three columns keeps of two rows, step by step.
 
 Run as ``python -m tools.spec.state_example``, it writes docs/spec/state-example.json. Which token a column of a state
-holds is found by comparing bits with the column that the token leaves when it runs alone, not by following the rules.
+holds is found by comparing it with the column that the token leaves when it runs alone, not by following the rules.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ def tell() -> list[dict[str, Any]]:
     """One entry for each call: its name, counts, lengths, what each row's state holds, or the error."""
     with tempfile.TemporaryDirectory() as folder:
         model: Any = load_model(write_state_folder(Path(folder) / "model", ("conv", "attention")))
-        cache, names = model.create_cache(batch_size=2, capacity=16), {}
+        cache, columns = model.create_cache(batch_size=2, capacity=16), {}
         for name, token in _TOKENS.items():
             alone = model.create_cache(capacity=1)
             model.forward([[token]], alone)
-            names[alone.states.present[0][0, :, -1].tobytes()] = name
+            columns[name] = alone.states.present[0][0, :, -1].copy()
         story = []
         for name, given in _STEPS:
             error, counts = "", None
@@ -60,7 +60,7 @@ def tell() -> list[dict[str, Any]]:
                     cache.rewind_to(given)
                 except CacheRewindError as refused:
                     error = str(refused)
-            held = [[_label(names, column) for column in row.T] for row in cache.states.present[0]]
+            held = [[_label(columns, column) for column in row.T] for row in cache.states.present[0]]
             reach = [[at for at in range(9) if _reaches(cache, row, at)] for row in range(2)]
             story.append(
                 {
@@ -82,8 +82,12 @@ def _step(model: Any, cache: Any, tokens: list[list[str]]) -> list[int]:
     return counts
 
 
-def _label(names: dict[bytes, str], column: Any) -> str:
-    return names[column.tobytes()] if column.any() else "0"
+def _label(columns: dict[str, Any], column: Any) -> str:
+    """The one token whose column this is, up to the rounding of a product over other rows; "0" for none."""
+    if not column.any():
+        return "0"
+    (name,) = [name for name, alone in columns.items() if np.allclose(column, alone, rtol=1e-4, atol=1e-5)]
+    return name
 
 
 def _reaches(cache: Any, row: int, length: int) -> bool:
