@@ -49,12 +49,15 @@ def test_the_numpy_backend_in_half_precision(dtype: str) -> None:
     assert run.verdict == "conforms"
 
 
+# The pytest entry above runs the same checks.
+@pytest.mark.slow
 def test_a_stack_with_its_own_loop_and_no_runtime_reaches_level_4() -> None:
     run = run_checks(PlainStack())
     assert [(item.check.id, item.message) for item in run.outcomes if item.status == "failed"] == []
     assert run.verdict == "conforms"
 
 
+@pytest.mark.slow
 def test_onnx_runtime_reaches_level_4() -> None:
     pytest.importorskip("onnxruntime")
     run = run_checks(load_adapter("ort"))

@@ -38,8 +38,11 @@ def test_they_reach_level_4(adapter: str, capabilities: set[str]) -> None:
     # A process of its own: OpenVINO and torch bring thread pools that are better kept apart.
     name = f"examples.new_runtime.{adapter}"
     command = [sys.executable, "-m", "genai_iface", "conformance", name, "--level", "4"]
+    # OpenVINO shows its operators, and has no TensorScatter.
+    known = "openvino" in adapter
+    command += ["--deviations", "docs/reports/conformance/openvino-deviations.json"] if known else []
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
-    assert run.returncode == 0, run.stdout + run.stderr
+    assert run.returncode == (3 if known else 0), run.stdout + run.stderr
     module, _, kind = adapter.partition(":")
     code = f"from examples.new_runtime.{module} import {kind}; print(*{kind}().backend().info().capabilities)"
     said = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
