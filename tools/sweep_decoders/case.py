@@ -178,7 +178,7 @@ def _half(
         result = build(checkpoint, out, BuildOptions(via=method, dtype=dtype, text_only=text_only))
         return _checked(result, out, dtype, network)
     except GenAIError as error:
-        return Half(problem=str(error))
+        return Half(problem=str(error).replace(str(out), "the model"))  # no path of this machine in a report
     except _CRASHES as error:
         traceback.print_exc()
         return Half(problem=_in_short(error), crashed=True)

@@ -15,6 +15,7 @@ from typing import Any
 
 import onnx_ir as ir
 
+from genai_iface.build._reasons import said_by
 from genai_iface.build.checkpoint import Checkpoint, quiet_transformers
 from genai_iface.errors import UnsupportedModelError
 from genai_iface.graph import derive_signature
@@ -58,12 +59,9 @@ def build_with_mobius(
         TypeError,
         ValueError,
     ) as error:
-        cause: BaseException = error  # a failed pass says only at which step
-        while cause.__cause__ is not None:
-            cause = cause.__cause__
-        text = " ".join(str(cause).split())[:200]
+        # A failed pass says only at which step; what caused it says why.
         raise UnsupportedModelError(
-            f"mobius-onnx cannot build {checkpoint.name!r}: {type(cause).__name__}: {text}",
+            f"mobius-onnx cannot build {checkpoint.name!r}: {said_by(error)}",
             remedy="Try another method: --via export or --via convert.",
         ) from error
     if len(package) != 1:
