@@ -102,7 +102,7 @@ def test_results_are_those_of_each_request_alone(
                 submitted[-1].cancel()
         for request, (prompt, config, _, is_cancelled) in zip(submitted, requests, strict=True):
             result, alone = request.result(), pipeline.generate(prompt, config)
-            if is_cancelled and request.finish_reason == "cancelled":
+            if is_cancelled:
                 assert result.token_ids[0] == alone.token_ids[0][: len(result.token_ids[0])]
                 continue
             assert result.token_ids == alone.token_ids
