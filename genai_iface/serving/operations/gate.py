@@ -19,6 +19,9 @@ from genai_iface.serving.protocol.errors import ApiError
 
 __all__ = ["Gate"]
 
+_DRAINED = 4
+"""A body that is longer than it may be is thrown away up to so many times the limit, then the connection is closed."""
+
 
 class Gate:
     """ASGI middleware.
@@ -80,7 +83,7 @@ class Gate:
             message = "The API key is missing or wrong. Send it as: Authorization: Bearer KEY."
             return ApiError(401, message, code="invalid_api_key")
         length = request.headers.get("content-length", "0")
-        if length.isascii() and length.isdigit() and int(length[:20]) > self._max_body_bytes:
+        if length.isascii() and length.isdigit() and int(length[:20]) > (1 + _DRAINED) * self._max_body_bytes:
             return self._too_large()
         return None
 
@@ -96,11 +99,16 @@ class _Limited:
         self._receive = receive
         self._error = error
         self._left = most
+        self._drain = _DRAINED * most
 
     async def __call__(self) -> Message:
         message = await self._receive()
         if message["type"] == "http.request":
             self._left -= len(message.get("body", b""))
+            # What is little more is read to its end, for a client that still sends does not read the answer.
+            while -self._drain < self._left < 0 and message.get("more_body"):
+                message = await self._receive()
+                self._left -= len(message.get("body", b""))
             if self._left < 0:
                 # Of all exceptions FastAPI lets this one through while it reads a body.
                 raise HTTPException(self._error.status, self._error.message, {"Connection": "close"})
