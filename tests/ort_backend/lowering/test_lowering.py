@@ -243,7 +243,11 @@ def _scores_too(attention, graph):
 
 @pytest.mark.parametrize(
     ("edit", "reason"),
-    [(_not_causal, "not causal"), (_other_lengths, "write_indices + S"), (_scores_too, "more than its result")],
+    [
+        (_not_causal, "not causal"),
+        (_other_lengths, "write_indices + S"),
+        (_scores_too, "gives scores that are not those of its softmax"),
+    ],
 )
 def test_one_odd_layer_keeps_all_layers_standard(edit, reason):
     lowered = lower(*load(_edited(edit)), level="runtime")
