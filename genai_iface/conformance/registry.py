@@ -111,9 +111,12 @@ def check(
 
 
 def all_checks(*, level: int = 4) -> list[Check]:
-    """All checks up to a level, in the order of levels and ids."""
+    """All checks up to a level: by level, within it in the order of the files, whatever was imported first."""
+    places: dict[str, int] = {}
     for room in pkgutil.iter_modules(checks.__path__, f"{checks.__name__}."):
         for module in importlib.import_module(room.name).MODULES:
-            importlib.import_module(f"{room.name}.{module}")
-    # By level; within it in the order of the files.
-    return sorted((item for item in _CHECKS.values() if item.level <= level), key=lambda item: item.level)
+            name = f"{room.name}.{module}"
+            importlib.import_module(name)
+            places[name] = len(places)
+    found = (item for item in _CHECKS.values() if item.level <= level)
+    return sorted(found, key=lambda item: (item.level, places.get(item.run.__module__, len(places))))

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from typing import Any
 
 import numpy as np
@@ -55,6 +57,16 @@ def context() -> Context:
 
 
 # The registry.
+
+
+def test_the_order_is_that_of_the_files_whatever_was_imported_first() -> None:
+    program = (
+        "import genai_iface.conformance.checks.l3.fresh, genai_iface.conformance.checks.l2.write\n"
+        "from genai_iface.conformance import all_checks\n"
+        "print(*(item.id for item in all_checks()))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [item.id for item in all_checks()]
 
 
 def test_an_id_is_taken_once_and_well_formed() -> None:

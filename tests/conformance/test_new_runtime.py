@@ -27,6 +27,7 @@ def test_they_have_at_most_250_lines(name: str) -> None:
     assert len((EXAMPLES / f"{name}.py").read_text(encoding="utf-8").splitlines()) <= 250
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("adapter", "capabilities"),
     [

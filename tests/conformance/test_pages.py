@@ -51,6 +51,7 @@ def test_committed_reports(path: Path) -> None:
     assert "/tmp/" not in json.dumps(data)
 
 
+@pytest.mark.slow
 def test_the_printed_command_gives_the_published_numbers(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     program, *arguments = shlex.split(command("numpy", "float32"))
     assert program == "genai-iface"
