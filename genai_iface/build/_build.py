@@ -252,6 +252,9 @@ class _Job:
                 attempts.append(Attempt(method, None, in_our_words(error.what)))
                 continue
             except BROKEN as error:
+                if isinstance(error, OSError) and error.errno is not None:
+                    # The system's own: a full disk is no fault of the method.
+                    raise
                 # Other packages' ways through a network fail in ways of their own.
                 attempts.append(Attempt(method, None, said_by(error)))
                 continue
