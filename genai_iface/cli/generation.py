@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from genai_iface.cli.arguments import parse_options, positive, source_of
+from genai_iface.cli.arguments import parse_options, positive
 from genai_iface.cli.progress import Progress
 from genai_iface.config import DEFAULT_MAX_NEW_TOKENS, GenerationConfig
 from genai_iface.generation.speculation.speculator import DraftModel, PromptLookup, Speculation
@@ -91,11 +91,10 @@ def speculation_of(arguments: argparse.Namespace, progress: Progress, /) -> Iter
     if arguments.prompt_lookup is not None:
         yield PromptLookup(arguments.prompt_lookup)
     elif arguments.draft_model is not None:
+        from genai_iface.folder.resolve import as_path  # noqa: PLC0415 - onnx loads slowly, --help must not
+
         with progress.loading():
-            draft = load_model(
-                source_of(argparse.Namespace(variant=None, revision=None), arguments.draft_model),
-                backend=arguments.backend,
-            )
+            draft = load_model(as_path(arguments.draft_model), backend=arguments.backend)
         try:
             yield DraftModel(draft)
         finally:

@@ -73,9 +73,7 @@ def as_path(
     Raises:
         GenAIError: As ``locate``.
     """
-    if is_embedded(source):
-        return locate(source, variant=variant, revision=revision).path
-    if variant is None and revision is None and not is_id(source):
+    if variant is None and revision is None and not is_id(source) and not is_embedded(source):
         return source
     return locate(source, variant=variant, revision=revision).path
 

@@ -138,7 +138,7 @@ class Prefixes:
         row = max(positions * cache.bytes_per_token + self._spec.bytes_per_row, cache.nbytes // cache.batch_size, 1)
         return self._budget // row
 
-    def is_spare(self, holder: Holder, tokens: Sequence[int], rows: Mapping[Holder, int]) -> list[Holder]:
+    def spares(self, holder: Holder, tokens: Sequence[int], rows: Mapping[Holder, int]) -> list[Holder]:
         """Finished requests whose tokens are all at the beginning of another one's."""
         return [
             other

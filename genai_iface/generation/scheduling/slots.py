@@ -173,7 +173,7 @@ class Slots:
             self.cache.reset([row])
             return
         self._prefixes.add(holder, tokens)
-        for spare in self._prefixes.is_spare(holder, tokens, self._rows()):
+        for spare in self._prefixes.spares(holder, tokens, self._rows()):
             self._drop(spare)
         while self.num_kept > self._num_allowed(int(self.cache.lengths.max())):
             self._drop(self._oldest())

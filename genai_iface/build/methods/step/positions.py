@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,14 @@ def first_position(network: Any) -> int:
     RoBERTa and its kin count from the row behind the padding's in their table of positions. Seen by what the table is
     asked for, with positions from 0 on and without.
     """
-    told, alone = (_looked_up(network, is_told=is_told) for is_told in (True, False))
+    tables = [
+        part
+        for name, part in network.named_modules()
+        if isinstance(part, torch.nn.Embedding) and "position" in name.rpartition(".")[2]
+    ]
+    if not tables:
+        return 0
+    told, alone = (_looked_up(network, tables, is_told=is_told) for is_told in (True, False))
     shifts = {int(own - given) for given, own in zip(told, alone, strict=False)}
     shift = shifts.pop() if len(shifts) == 1 and len(told) == len(alone) else 0
     return max(shift, 0)
@@ -35,12 +42,12 @@ def padding_token(network: Any) -> int | None:
     return None if token is None else int(token)
 
 
-def _looked_up(network: Any, *, is_told: bool) -> list[int]:
+def _looked_up(network: Any, tables: Sequence[torch.nn.Module], *, is_told: bool) -> list[int]:
     """The first index into each table of positions in a run of a few tokens."""
     padding = getattr(network.config.get_text_config(), "pad_token_id", None) or 0
     ids = torch.full((1, _PROMPT), padding + 1, dtype=torch.int64)
     found: list[int] = []
-    with torch.no_grad(), _watched(network, found):
+    with torch.no_grad(), _watched(tables, found):
         try:
             network(input_ids=ids, **({"position_ids": torch.arange(_PROMPT)[None]} if is_told else {}))
         except (TypeError, ValueError, RuntimeError, AttributeError, LookupError):
@@ -49,12 +56,7 @@ def _looked_up(network: Any, *, is_told: bool) -> list[int]:
 
 
 @contextmanager
-def _watched(network: Any, found: list[int]) -> Iterator[None]:
-    tables = [
-        part
-        for name, part in network.named_modules()
-        if isinstance(part, torch.nn.Embedding) and "position" in name.rpartition(".")[2]
-    ]
+def _watched(tables: Sequence[torch.nn.Module], found: list[int]) -> Iterator[None]:
     hooks = [table.register_forward_pre_hook(lambda _, given: found.append(int(given[0].min()))) for table in tables]
     try:
         yield
