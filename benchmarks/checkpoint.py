@@ -250,7 +250,7 @@ def build_for_genai(checkpoint: Path, weights: Weights, device: str = "cpu") -> 
 
 
 def build_gguf(checkpoint: Path, weights: Weights) -> Path:
-    """The folder with a llama.cpp file of the checkpoint, matrices as F32 or Q4_0, without a vocabulary."""
+    """The folder with a llama.cpp file of the checkpoint, matrices as F32 or Q4_0."""
 
     def build(path: Path) -> None:
         import gguf
@@ -271,7 +271,7 @@ def build_gguf(checkpoint: Path, weights: Weights) -> Path:
         writer.add_rope_freq_base(config["rope_parameters"]["rope_theta"])
         writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
         writer.add_vocab_size(config["vocab_size"])
-        writer.add_tokenizer_model("no_vocab")
+        _write_vocabulary(writer, checkpoint, config["vocab_size"])
         names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
         kind = gguf.GGMLQuantizationType.F32 if weights == "fp32" else gguf.GGMLQuantizationType.Q4_0
         for name, tensor in load_file(checkpoint / "model.safetensors").items():
@@ -288,6 +288,21 @@ def build_gguf(checkpoint: Path, weights: Weights) -> Path:
         writer.close()
 
     return _once(checkpoint.with_name(f"{checkpoint.name}-gguf-{weights}"), build)
+
+
+def _write_vocabulary(writer: Any, checkpoint: Path, size: int) -> None:
+    """The tokens and merges of tokenizer.json; llama.cpp's server loads nothing without."""
+    import gguf
+
+    model = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))["model"]
+    tokens = [f"[unused {index}]" for index in range(size)]
+    for token, index in model["vocab"].items():
+        tokens[index] = token
+    writer.add_tokenizer_model("gpt2")
+    writer.add_tokenizer_pre("smollm")
+    writer.add_token_list(tokens)
+    writer.add_token_types([gguf.TokenType.NORMAL] * size)
+    writer.add_token_merges([merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"]])
 
 
 def _once(path: Path, make: Callable[[Path], None]) -> Path:

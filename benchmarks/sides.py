@@ -153,16 +153,28 @@ class GenAISide:
             threads = {"model": {"decoder": {"session_options": {"intra_op_num_threads": setting.threads}}}}
             config.overlay(json.dumps(threads))
         self._model = og.Model(config)
-        parameters = og.GeneratorParams(self._model)
-        parameters.set_search_options(max_length=setting.context + setting.tokens + 2, do_sample=False)
-        self._generator = og.Generator(self._model, parameters)
+        self._parameters = og.GeneratorParams(self._model)
+        # Layers with a window want a cache of at least that length.
+        longest = max(setting.context + setting.tokens + 2, 1024)
+        self._parameters.set_search_options(max_length=longest, do_sample=False)
         self._prompt = np.random.default_rng(0).integers(3, 1000, setting.context).astype(np.int32)
         self._setting = setting
+        self._generator = og.Generator(self._model, self._parameters)
+        try:
+            self._generator.rewind_to(0)
+            self._rewinds = True
+        except RuntimeError:  # models with states
+            self._rewinds = False
         self.prefill()
 
     def prefill(self) -> float:
         """As the protocol."""
-        self._generator.rewind_to(0)
+        import onnxruntime_genai as og
+
+        if self._rewinds:
+            self._generator.rewind_to(0)
+        else:
+            self._generator = og.Generator(self._model, self._parameters)
         begin = time.perf_counter()
         self._generator.append_tokens(self._prompt)
         return time.perf_counter() - begin
@@ -170,8 +182,11 @@ class GenAISide:
     def decode(self) -> float:
         """As the protocol."""
         if self._generator.token_count() > self._setting.context:
-            self._generator.rewind_to(self._setting.context - 1)
-            self._generator.append_tokens(self._prompt[-1:])
+            if self._rewinds:
+                self._generator.rewind_to(self._setting.context - 1)
+                self._generator.append_tokens(self._prompt[-1:])
+            else:
+                self.prefill()
         # It takes its token from the logits of append_tokens; each later call runs the model once.
         self._generator.generate_next_token()
         begin = time.perf_counter()
@@ -181,45 +196,40 @@ class GenAISide:
 
 
 class LlamaCppSide:
-    """llama.cpp through llama-cpp-python, matrices as F32 or Q4_0."""
+    """llama.cpp by the server in xllamacpp's wheel, matrices as F32 or Q4_0.
+
+    The times are the server's own, for its steps alone; what HTTP and text would add is in neither of them.
+    """
 
     def __init__(self, setting: Setting) -> None:
-        import llama_cpp
         import numpy as np
+        import xllamacpp
 
         checkpoint = make_checkpoint(setting.size, setting.work_dir)
-        self._model = llama_cpp.Llama(
-            str(build_gguf(checkpoint, setting.weights) / "model.gguf"),
-            n_ctx=setting.context + setting.tokens + 8,
-            n_threads=setting.threads,
-            n_threads_batch=setting.threads,
-            verbose=False,
-        )
+        given = xllamacpp.CommonParams()
+        given.model.path = str(build_gguf(checkpoint, setting.weights) / "model.gguf")
+        given.n_ctx = setting.context + setting.tokens + 8
+        given.n_parallel = 1
+        given.cpuparams.n_threads = given.cpuparams_batch.n_threads = setting.threads
+        given.cache_ram_mib = 0  # a store of prompts beside the one slot
+        given.verbosity = 0
+        self._server = xllamacpp.Server(given)
         self._prompt = np.random.default_rng(0).integers(3, 1000, setting.context).tolist()
         self._setting = setting
         self.prefill()
 
     def prefill(self) -> float:
         """As the protocol."""
-        self._model.reset()
-        begin = time.perf_counter()
-        self._model.eval(self._prompt)
-        return time.perf_counter() - begin
+        return float(self._timings(1, reuses=False)["prompt_ms"]) / 1000
 
     def decode(self) -> float:
         """As the protocol."""
-        import llama_cpp
-        import numpy as np
+        return float(self._timings(self._setting.tokens, reuses=True)["predicted_per_token_ms"]) / 1000
 
-        # Later tokens are removed from its cache with the next eval.
-        self._model.n_tokens = self._setting.context
-        token = self._prompt[-1]
-        begin = time.perf_counter()
-        for _ in range(self._setting.tokens):
-            self._model.eval([token])
-            logits = llama_cpp.llama_get_logits_ith(self._model.ctx, -1)
-            token = int(np.ctypeslib.as_array(logits, (self._model.n_vocab(),)).argmax())
-        return (time.perf_counter() - begin) / self._setting.tokens
+    def _timings(self, tokens: int, *, reuses: bool) -> dict[str, Any]:
+        request = {"prompt": self._prompt, "n_predict": tokens, "temperature": 0, "ignore_eos": True}
+        timings: dict[str, Any] = self._server.handle_completions({**request, "cache_prompt": reuses})["timings"]
+        return timings
 
 
 SIDES = {
