@@ -65,7 +65,15 @@ def page(rows: Sequence[_Row], *, missing: Sequence[str] = ()) -> str:
     """The page's text."""
     minutes = sum(row["seconds"] for row in rows) / _MINUTE
     counted = f"{len(rows)} types took {minutes:.0f} minutes of processor time."
-    lines = [_HEAD, *_versions(rows), "", counted, "", "| Kind | verified | refused for a reason | crashed |", "|---|---|---|---|"]
+    lines = [
+        _HEAD,
+        *_versions(rows),
+        "",
+        counted,
+        "",
+        "| Kind | verified | refused for a reason | crashed |",
+        "|---|---|---|---|",
+    ]
     for kind, meaning in KINDS.items():
         of_kind = [row for row in rows if row["kind"] == kind]
         if of_kind:

@@ -21,6 +21,7 @@ from tools.sweep_decoders.store import append_row
 __all__ = ["Limits", "run_cases"]
 
 _PAUSE = 0.05
+_WAITS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +29,7 @@ class Limits:
     """Of one model type.
 
     Attributes:
-        seconds: Of the clock.
+        seconds: Of the processor; of the clock ten times as many, for what waits and never ends.
         gigabytes: Of memory.
     """
 
@@ -80,7 +81,7 @@ class _Run:
         context = multiprocessing.get_context("fork")
         process = context.Process(target=_one, args=(name, rows_file, work, settings, limits))
         process.start()
-        return _Run(name, process, work, limits.seconds, time.monotonic() + limits.seconds)
+        return _Run(name, process, work, limits.seconds, time.monotonic() + _WAITS * limits.seconds)
 
     def is_over(self) -> bool:
         return not self.process.is_alive() or time.monotonic() > self.deadline
@@ -90,7 +91,7 @@ class _Run:
         problem = ""
         if self.process.is_alive():
             self.process.kill()
-            problem = f"not done after {self.seconds} s"
+            problem = f"not done after {_WAITS * self.seconds} s"
         self.process.join()
         shutil.rmtree(self.work, ignore_errors=True)  # what a process that was ended has left
         return problem or (_ended(self.process.exitcode) if self.process.exitcode else "")
@@ -100,6 +101,7 @@ def _one(name: str, rows_file: Path, work: Path, settings: Mapping[str, Any], li
     from tools.sweep_decoders.case import sweep_case  # noqa: PLC0415 - loads torch, and only here
     from tools.sweep_decoders.tiny import cases  # noqa: PLC0415
 
+    resource.setrlimit(resource.RLIMIT_CPU, (int(time.process_time()) + limits.seconds,) * 2)
     resource.setrlimit(resource.RLIMIT_DATA, (limits.gigabytes << 30,) * 2)
     work.mkdir()
     outcome = sweep_case(name, cases()[name], work, **settings)
