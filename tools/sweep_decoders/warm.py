@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""What every process of the sweep would do again before its first export, done once in the process that they come from."""
+"""What every process of the sweep would do again before its first export, done once in the one they come from."""
 
 from __future__ import annotations
 
@@ -29,5 +29,5 @@ def warm_up() -> None:
     def from_torchlib(kind: Any, opset_version: int = _registration._constants.TORCHLIB_OPSET) -> Any:
         return kept(kind, opset_version)
 
-    _registration.ONNXRegistry.from_torchlib = classmethod(from_torchlib)  # type: ignore[method-assign]
+    _registration.ONNXRegistry.from_torchlib = classmethod(from_torchlib)
     export_standard(tiny_model("llama", attn_implementation="eager"))

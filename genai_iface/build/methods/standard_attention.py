@@ -165,7 +165,8 @@ class StandardAttention:
             query: (B, Hq, S, D).
             key: (B, Hkv, S, D), of the new tokens.
             value: (B, Hkv, S, Dv).
-            attention_mask: What ``mask``, ``window`` or ``bias`` returned for the layer. Floats are added to causal scores.
+            attention_mask: What ``mask``, ``window`` or ``bias`` returned for the layer; floats are added to the scores
+                of causal attention.
             scaling: Factor of the scores; 1 / sqrt(D) if None.
             softcap: Scores go through softcap * tanh(scores / softcap).
             s_aux: The network's attention sinks: (Hq,), one more logit of each head in the softmax.

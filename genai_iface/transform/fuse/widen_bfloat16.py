@@ -29,19 +29,21 @@ class WidenBfloat16(Rewrite):
         edit = Editor(model.graph, "widen_bfloat16")
         count = 0
         for node in list(model.graph):
-            if op(node) not in _EXACT or any(
-                value is None or value.dtype != ir.DataType.BFLOAT16 for value in node.inputs
-            ):
+            ends = (*node.inputs, node.outputs[0])
+            if op(node) not in _EXACT or node.outputs[0].is_graph_output():
+                continue
+            if any(value is None or value.dtype != ir.DataType.BFLOAT16 for value in ends):
                 continue
             for index, value in enumerate(list(node.inputs)):
                 (wide,) = edit.before(node, "Cast", [value], {"to": ir.DataType.FLOAT.value})
                 wide.dtype, wide.shape = ir.DataType.FLOAT, value.shape if value is not None else None
                 node.replace_input_with(index, wide)
             result = node.outputs[0]
+            uses = list(result.uses())
             (narrow,) = edit.after(node, "Cast", [result], {"to": ir.DataType.BFLOAT16.value})
             narrow.dtype, narrow.shape = ir.DataType.BFLOAT16, result.shape
-            ir.convenience.replace_all_uses_with(result, narrow, replace_graph_outputs=True)
-            narrow.producer().replace_input_with(0, result)
+            for user, index in uses:
+                user.replace_input_with(index, narrow)
             result.dtype = ir.DataType.FLOAT
             count += 1
         if not count:

@@ -54,7 +54,7 @@ def _bloom(
     """Keys are favored by their position times the slope of the head."""
     query, key, value = layer._reshape(layer.query_key_value(hidden_states))
     key, value = layer_past.update(key, value, layer.layer_idx)
-    slopes = sys.modules[type(layer).__module__]._get_alibi_slopes(layer.num_heads, hidden_states.device)  # type: ignore[attr-defined]
+    slopes = sys.modules[type(layer).__module__]._get_alibi_slopes(layer.num_heads, hidden_states.device)
     mask = step.bias(slopes, query.dtype)
     output, _weights = step.attend(layer, query, key, value, mask, scaling=layer.inv_norm_factor)
     return layer.dense(output.flatten(2)) + residual, None
