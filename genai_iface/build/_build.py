@@ -48,7 +48,7 @@ from genai_iface.graph import derive_signature
 from genai_iface.registry import load_model
 from genai_iface.transform import CacheShapes
 from genai_iface.transform._model_writer import new_folder
-from genai_iface.transform.fuse.widen_bfloat16 import WidenBfloat16
+from genai_iface.transform.fuse._widen_bfloat16 import WidenBfloat16
 from genai_iface.transform.quantize._weights import QuantizeWeights
 from genai_iface.types import CacheLayout, DType
 

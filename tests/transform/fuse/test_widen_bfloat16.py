@@ -11,7 +11,7 @@ import onnx_ir as ir
 import pytest
 from onnx import TensorProto
 
-from genai_iface.transform.fuse.widen_bfloat16 import WidenBfloat16
+from genai_iface.transform.fuse._widen_bfloat16 import WidenBfloat16
 from tests.transform.convert.written_out import Writer
 
 
