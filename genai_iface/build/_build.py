@@ -48,6 +48,7 @@ from genai_iface.graph import derive_signature
 from genai_iface.registry import load_model
 from genai_iface.transform import CacheShapes
 from genai_iface.transform._model_writer import new_folder
+from genai_iface.transform.fuse._widen_bfloat16 import WidenBfloat16
 from genai_iface.transform.quantize._weights import QuantizeWeights
 from genai_iface.types import CacheLayout, DType
 
@@ -388,6 +389,8 @@ class _Job:
             model = export_and_convert(self._network, layout=options.layout, context=self._context)
         # Exporters ask any tensor for a size, a cache too, which runtimes want to have for its operators alone.
         CacheShapes(derive_signature(model))(model)
+        if options.dtype != "bfloat16":
+            WidenBfloat16()(model)
         name_weights(model, self._network)
         save_model(model, self._folder)
         for value in model.graph.initializers.values():

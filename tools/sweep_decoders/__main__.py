@@ -41,6 +41,7 @@ def main() -> int:
     parser.add_argument("--float32", action="store_true", help="single precision only")
     parser.add_argument("--seconds", type=int, default=240, metavar="N", help="limit of one type (default: 240)")
     parser.add_argument("--gigabytes", type=int, default=8, metavar="N", help="memory of one type (default: 8)")
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="types at a time (default: 1)")
     parser.add_argument("--write", action="store_true", help="run nothing, write the report")
     arguments = parser.parse_args()
     arguments.work.mkdir(parents=True, exist_ok=True)
@@ -64,6 +65,7 @@ def main() -> int:
         versions={name: version(name) for name in _VERSIONS},
         limits=Limits(arguments.seconds, arguments.gigabytes),
         half_precision=not arguments.float32,
+        jobs=arguments.jobs,
     )
     print(json.dumps(_counts(read_rows(rows_file).values())))
     return 0

@@ -13,23 +13,23 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
-import torch
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
 from genai_iface import load_model
 from genai_iface.build._build import BuildOptions, BuildResult, build
 from genai_iface.build._families import Family, make_checkpoint
-from genai_iface.build._verify import compare
-from genai_iface.build.methods.step.positions import padding_token
+from genai_iface.build._verify import Reference, compare
+from genai_iface.build.checkpoint import Checkpoint, load_network
 from genai_iface.build.states.installed import keeps_states
 from genai_iface.errors import GenAIError
+from genai_iface.transform.quantize import quantize_folder
 from genai_iface.types import DType
+from tools.sweep_decoders.greedy import BACKENDS, against_generate
 from tools.sweep_decoders.tiny import tiny_settings
 
-__all__ = ["REWRITES", "Half", "Outcome", "kind_of", "sweep_case"]
+__all__ = ["REWRITES", "Half", "Integers", "Outcome", "kind_of", "sweep_case"]
 
 REWRITES = ("group-query-attention", "skip-norm", "states")
 
@@ -42,12 +42,10 @@ _COUNTED = (
     "CausalConvWithState",
     "LinearAttention",
 )
-_BACKENDS = ("numpy", "ort")
-# A ragged batch beyond every length of a tiny configuration; 128 positions are the most that one has.
-_PROMPTS, _NEW = (11, 70), 12
-# What a configuration does not say of itself.
-_SECOND_HALVES = {"trocr", "musicgen", "musicgen_melody", "blenderbot-small"}
-_OWN_STATES = {"rwkv", "xlstm", "recurrent_gemma", "zaya"}
+# Activations are rounded otherwise, and what is to be seen are the integers.
+_UNROUNDED = {"session_options": {"session.qdq_matmulnbits_accuracy_level": "1"}}
+# How the modules are called that read what an encoder has made.
+_CROSS_ATTENTION = ("encoder_attn", "crossattention", "cross_attn")
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +74,23 @@ class Half:
 
 
 @dataclass(frozen=True, slots=True)
+class Integers:
+    """What became of a verified float32 model whose weights were made int8.
+
+    Attributes:
+        problem: Why there is none; empty if there is.
+        difference: Largest difference of a logit from torch's with floats, by backend.
+        equal_tokens: Steps with torch's greedy token, by backend.
+        steps: All of them.
+    """
+
+    problem: str = ""
+    difference: Mapping[str, float] = field(default_factory=dict)
+    equal_tokens: Mapping[str, int] = field(default_factory=dict)
+    steps: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """What became of a model type.
 
@@ -86,7 +101,8 @@ class Outcome:
         network: The class of the network.
         float32: In single precision.
         float16: In half precision; None if it was not tried.
-        seconds: How long all of it took.
+        int8: With int8 weights; None if it was not tried.
+        seconds: Of the processor, for all of it.
         code: The state of the code that was run.
         versions: Of the packages.
     """
@@ -97,6 +113,7 @@ class Outcome:
     network: str
     float32: Half
     float16: Half | None
+    int8: Integers | None
     seconds: float
     code: str
     versions: Mapping[str, str]
@@ -109,28 +126,38 @@ class Outcome:
     def of(data: Mapping[str, Any]) -> Outcome:
         """From JSON."""
         halves = {name: Half(**data[name]) if data[name] else None for name in ("float32", "float16")}
-        return Outcome(**{**data, **halves})
+        integers = Integers(**data["int8"]) if data.get("int8") else None
+        return Outcome(**{**data, **halves, "int8": integers})
 
     def __str__(self) -> str:
         half = self.float32
         says = f"verified by {half.method}, {half.difference}" if half.verified else half.problem
         also = "" if self.float16 is None else f"; float16: {self.float16.problem or 'verified'}"
+        also += "" if self.int8 is None else f"; int8: {self.int8.problem or dict(self.int8.difference)}"
         return f"{self.name} ({self.kind}, {self.seconds:.0f} s): {'CRASH ' if half.crashed else ''}{says}{also}"
 
 
-def kind_of(family: Family) -> str:
-    """What sort of network a model type is."""
+def kind_of(family: Family, network: Any = None) -> str:
+    """What sort of network a model type is.
+
+    Args:
+        family: The model type.
+        network: One that was made of it; None if that failed, or was not tried yet.
+    """
     try:
         plain = CONFIG_MAPPING[family.model_type]()
     except (AttributeError, LookupError, TypeError, ValueError):
+        plain = None if network is None else network.config
+    if plain is None:
         return "decoder"  # its defaults contradict each other
-    if plain.is_encoder_decoder or family.model_type in _SECOND_HALVES:
+    parts = [] if network is None else [name.rpartition(".")[2] for name, _ in network.named_modules()]
+    if plain.is_encoder_decoder or any(part in _CROSS_ATTENTION for part in parts):
         return "second half"
     if plain.get_text_config() is not plain:
         return "composite"
     if "is_decoder" in vars(plain) and family.model_type in MODEL_FOR_MASKED_LM_MAPPING_NAMES:
         return "encoder"
-    return "states" if family.model_type in _OWN_STATES or _keeps_states(plain) else "decoder"
+    return "states" if getattr(network, "_is_stateful", False) or _keeps_states(plain) else "decoder"
 
 
 def _keeps_states(config: Any) -> bool:
@@ -149,38 +176,66 @@ def sweep_case(
     name: str, family: Family, work: Path, code: str, versions: Mapping[str, str], *, half_precision: bool
 ) -> Outcome:
     """Runs one model type in a working folder, which is empty again afterwards."""
-    begin = time.monotonic()
+    begin = time.process_time()
     kind, network = "", ""
-    single, half = Half(), None
+    single, half, integers = Half(), None, None
     try:
         kind = kind_of(family)
         checkpoint = work / "checkpoint"
         made = make_checkpoint(Family(name, family.model_type, tiny_settings(family)), checkpoint)
-        network = type(made).__name__
-        single = _half(checkpoint, work / "float32", "float32", made, text_only=kind == "composite")
+        network, kind = type(made).__name__, kind_of(family, made)
+        text_only = kind == "composite"
+        single, reference = _half(checkpoint, work / "float32", "float32", made, text_only=text_only)
+        if reference is not None:
+            integers = _integers(work / "float32", work / "int8", reference)
         if single.verified and half_precision:
-            half = _half(
-                checkpoint, work / "float16", "float16", None, method=single.method, text_only=kind == "composite"
-            )
+            half, _ = _half(checkpoint, work / "float16", "float16", None, method=single.method, text_only=text_only)
     except Exception as error:  # noqa: BLE001 - a traceback of any kind is what a sweep looks for: it is a row
         single = Half(problem=_in_short(error), crashed=True)
     finally:
         shutil.rmtree(work, ignore_errors=True)
-    seconds = round(time.monotonic() - begin, 1)
-    return Outcome(name, family.model_type, kind, network, single, half, seconds, code, versions)
+    seconds = round(time.process_time() - begin, 1)
+    return Outcome(name, family.model_type, kind, network, single, half, integers, seconds, code, versions)
 
 
 def _half(
     checkpoint: Path, out: Path, dtype: DType, network: Any, *, method: Any = "auto", text_only: bool = False
-) -> Half:
+) -> tuple[Half, Reference | None]:
+    """What became of it, and what torch computes if it is verified."""
     try:
         result = build(checkpoint, out, BuildOptions(via=method, dtype=dtype, text_only=text_only))
-        return _checked(result, out, dtype, network)
+        if text_only and network is not None:
+            network = load_network(Checkpoint(checkpoint), dtype, text_only=True).network
+        half = _checked(result, out, dtype, network)
+        return half, result.reference if half.verified else None
     except GenAIError as error:
-        return Half(problem=str(error).replace(str(out), "the model"))  # no path of this machine in a report
+        return Half(problem=str(error).replace(str(out), "the model")), None  # no path of this machine in a report
     except Exception as error:  # noqa: BLE001 - a traceback of any kind is what a sweep looks for: it is a row
         traceback.print_exc()
-        return Half(problem=_in_short(error), crashed=True)
+        return Half(problem=_in_short(error), crashed=True), None
+
+
+def _integers(folder: Path, out: Path, reference: Reference) -> Integers:
+    """The float32 model with its weights as int8, beside what torch computes with floats."""
+    try:
+        quantize_folder(folder, out, bits=8)
+        compared = {}
+        for backend in BACKENDS:
+            model = load_model(out, backend=backend, options=_UNROUNDED if backend == "ort" else None)
+            try:
+                compared[backend] = compare(model, reference)
+            finally:
+                model.close()
+    except GenAIError as error:
+        return Integers(problem=str(error).replace(str(out), "the model"))
+    except Exception as error:  # noqa: BLE001 - as above
+        traceback.print_exc()
+        return Integers(problem=_in_short(error))
+    return Integers(
+        difference={backend: found.difference for backend, found in compared.items()},
+        equal_tokens={backend: found.equal_tokens for backend, found in compared.items()},
+        steps=compared[BACKENDS[0]].steps,
+    )
 
 
 def _checked(result: BuildResult, out: Path, dtype: DType, network: Any) -> Half:
@@ -196,11 +251,7 @@ def _checked(result: BuildResult, out: Path, dtype: DType, network: Any) -> Half
         model.close()
     difference["ort"] = on_ort.difference
     problem = "" if on_ort.agrees(dtype) else f"differs on ONNX Runtime: {on_ort}"
-    problem = problem or (
-        ""
-        if network is None or network.config.get_text_config() is not network.config
-        else _against_generate(out, network)
-    )
+    problem = problem or ("" if network is None else against_generate(out, network))
     graph = onnx.load(out / "model.onnx", load_external_data=False).graph
     counts = Counter(node.op_type for node in graph.node)
     return Half(
@@ -212,66 +263,6 @@ def _checked(result: BuildResult, out: Path, dtype: DType, network: Any) -> Half
         operators={name: counts[name] for name in _COUNTED},
         lowered=lowered,
     )
-
-
-def _against_generate(folder: Path, network: Any) -> str:
-    """Greedy tokens of a ragged batch against Transformers' ``generate`` of each row alone, in a network never traced.
-
-    Returns:
-        What is wrong; empty if nothing is.
-    """
-    vocabulary = network.config.get_text_config().vocab_size
-    padding = padding_token(network)
-    draw = np.random.default_rng(7)
-    prompts = [draw.integers(3, vocabulary, size, dtype=np.int64) for size in _PROMPTS]
-    with torch.no_grad():
-        expected = [_expected(network, torch.from_numpy(prompt)[None], padding) for prompt in prompts]
-    for backend in _BACKENDS:
-        got = _greedy(folder, backend, prompts, padding)
-        if got != expected:
-            return f"generates other tokens than torch on {backend}: {got} instead of {expected}"
-    return ""
-
-
-def _expected(network: Any, ids: torch.Tensor, padding: int | None) -> list[int]:
-    """Greedy tokens after a prompt, by ``generate``.
-
-    Where a network counts positions from the row behind its padding's, ``generate`` tells it to count from 0, which is
-    not what it was trained with: there the network runs alone, without a cache and without being told.
-    """
-    prompt = ids.shape[1]
-    if padding is None:
-        network.generation_config.eos_token_id = None
-        mask = torch.ones_like(ids)
-        ids = network.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=_NEW, pad_token_id=0)
-    while ids.shape[1] < prompt + _NEW:
-        logits = network(input_ids=ids, use_cache=False).logits[0, -1].clone()
-        logits[padding] = -torch.inf  # it has no position of its own, and moves those after it
-        ids = torch.cat((ids, logits.argmax()[None, None]), dim=1)
-    return [int(token) for token in ids[0, prompt:]]
-
-
-def _greedy(
-    folder: Path, backend: str, prompts: Sequence[np.ndarray[Any, Any]], padding: int | None
-) -> list[list[int]]:
-    counts = np.array([len(prompt) for prompt in prompts])
-    ids = np.zeros((len(prompts), counts.max()), np.int64)
-    for row, prompt in enumerate(prompts):
-        ids[row, : len(prompt)] = prompt
-    model = load_model(folder, backend=backend)
-    try:
-        cache = model.create_cache(batch_size=len(prompts), capacity=int(counts.max()) + _NEW + 1)
-        logits = model.forward(ids, cache, counts=counts)[:, -1]
-        tokens: list[np.ndarray[Any, Any]] = []
-        while len(tokens) < _NEW:
-            if padding is not None:
-                logits[:, padding] = -np.inf
-            tokens.append(logits.argmax(-1))
-            logits = model.forward(tokens[-1][:, None], cache)[:, -1]
-        cache.close()
-    finally:
-        model.close()
-    return [[int(token) for token in row] for row in np.stack(tokens, axis=1)]
 
 
 def _of_interest(notes: Sequence[str]) -> dict[str, str]:

@@ -15,6 +15,7 @@ from tools.sweep_decoders.kinds import KINDS
 __all__ = ["page", "write_report"]
 
 _Row: TypeAlias = Mapping[str, Any]
+_MINUTE = 60
 _REWRITES = ("group-query-attention", "skip-norm", "states")
 
 _HEAD = """\
@@ -36,6 +37,9 @@ part of the largest logit of its step, on the reference backend and on ONNX Runt
 prompts and the greedy tokens after them. A type is *verified* if both are within 1e-4 in float32 (2e-2 in float16) with
 torch's greedy token in every step (in float16 but for near ties), and if in float32 a ragged batch of prompts of 11
 and 70 tokens gives the tokens of `generate` on both.
+
+The last column is the float32 model after `genai-iface quantize` with int8 weights in blocks of 32, on NumPy and on
+ONNX Runtime (which rounds no activations here): how far its logits are from those of torch with floats.
 
 In float16 a router of experts may meet a near tie: another rounding then takes another expert, and the logits differ by
 more than rounding (lfm2_moe: torch in float16 differs from torch in float32 on the same weights by 0.17 of the largest
@@ -59,7 +63,17 @@ def write_report(rows: Iterable[_Row], folder: Path, *, missing: Sequence[str] =
 
 def page(rows: Sequence[_Row], *, missing: Sequence[str] = ()) -> str:
     """The page's text."""
-    lines = [_HEAD, *_versions(rows), "", "| Kind | verified | refused for a reason | crashed |", "|---|---|---|---|"]
+    minutes = sum(row["seconds"] for row in rows) / _MINUTE
+    counted = f"{len(rows)} types took {minutes:.0f} minutes of processor time."
+    lines = [
+        _HEAD,
+        *_versions(rows),
+        "",
+        counted,
+        "",
+        "| Kind | verified | refused for a reason | crashed |",
+        "|---|---|---|---|",
+    ]
     for kind, meaning in KINDS.items():
         of_kind = [row for row in rows if row["kind"] == kind]
         if of_kind:
@@ -86,14 +100,14 @@ def _versions(rows: Sequence[_Row]) -> list[str]:
 
 def _section(meaning: str, rows: Sequence[_Row]) -> list[str]:
     lines = ["", f"## {meaning.capitalize()}", ""]
-    lines += ["| Type | method | NumPy | ONNX Runtime | lowered | float16 |", "|---|---|---|---|---|---|"]
+    lines += ["| Type | method | NumPy | ONNX Runtime | lowered | float16 | int8 |", "|---|---|---|---|---|---|---|"]
     for row in rows:
         single = row["float32"]
         if single["verified"]:
             numbers = [f"{single['difference'][backend]:.0e}" for backend in ("numpy", "ort")]
-            cells = [single["method"], *numbers, _short(single), _half(row["float16"])]
+            cells = [single["method"], *numbers, _short(single), _half(row["float16"]), _integers(row["int8"])]
         else:
-            cells = ["-"] * 5
+            cells = ["-"] * 6
         lines.append(f"| {row['name']} | {' | '.join(cells)} |")
     problems = [(row["name"], row["float32"]) for row in rows if not row["float32"]["verified"]]
     problems += [
@@ -101,6 +115,7 @@ def _section(meaning: str, rows: Sequence[_Row]) -> list[str]:
         for row in rows
         if row["float16"] is not None and not row["float16"]["verified"]
     ]
+    problems += [(f"{row['name']}, int8", row["int8"]) for row in rows if row["int8"] and row["int8"]["problem"]]
     if problems:
         lines += ["", "Why not:", ""]
         lines += [f"- {name}: {'(crash) ' if half.get('crashed') else ''}{_plain(half)}" for name, half in problems]
@@ -134,6 +149,13 @@ def _half(half: _Row | None) -> str:
     if half is None:
         return "not run"
     return f"{max(half['difference'].values()):.0e}" if half["verified"] else "no"
+
+
+def _integers(found: _Row | None) -> str:
+    """The differences on both backends."""
+    if found is None:
+        return "not run"
+    return "no" if found["problem"] else " / ".join(f"{found['difference'][name]:.0e}" for name in ("numpy", "ort"))
 
 
 def _said(note: str) -> str:

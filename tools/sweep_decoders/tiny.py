@@ -52,7 +52,8 @@ _SIZES: Mapping[str, Any] = {
     "rotary_dim": 8,
     **dict.fromkeys(("sliding_window", "attention_chunk_size", "window_size", "local_attention", "floor_scale"), 8),
     **dict.fromkeys(("index_topk", "index_block_size"), 8),
-    **dict.fromkeys(("index_n_heads", "indexer_n_heads"), 4),
+    # Where all heads of an indexer see nothing, scores are equal, and which is chosen is nobody's promise.
+    **dict.fromkeys(("index_n_heads", "indexer_n_heads"), 16),
     **dict.fromkeys(("index_head_dim", "indexer_head_dim"), 32),
     "hidden_size_per_layer_input": 16,
     **dict.fromkeys(("vocab_size", "vocab_size_per_layer_input", "decoder_vocab_size", "text_vocab_size"), 131),

@@ -21,10 +21,11 @@ from genai_iface.build.methods.export import traced
 from genai_iface.build.methods.fuse_standard import fuse_standard
 from genai_iface.build.methods.rotary_context import fixed_rotary
 from genai_iface.build.methods.standard_attention import LayerShape
+from genai_iface.build.methods.step.dense_experts import dense_experts
 from genai_iface.build.methods.step.positions import first_position
 from genai_iface.errors import UnsupportedModelError
 from genai_iface.graph import derive_signature
-from genai_iface.transform.convert._mask_probe import window_sizes
+from genai_iface.transform.convert._mask_probe import position_limit, window_sizes
 from genai_iface.transform.convert.scatter_cache import to_scatter
 from genai_iface.transform.fuse.rotary_tables import RotaryTables
 from genai_iface.types import CacheLayout
@@ -50,7 +51,12 @@ def export_and_convert(network: Any, *, layout: CacheLayout = "bnsh", context: i
         raise UnsupportedModelError(
             'The method "convert" gives the layout bnsh only', remedy="Leave --layout out, or take --via mobius."
         )
-    with quiet_transformers(), exportable_attention(network), fixed_rotary(network, context):
+    with (
+        quiet_transformers(),
+        exportable_attention(network),
+        fixed_rotary(network, context),
+        dense_experts(network),
+    ):
         shapes = _layer_shapes(network)
         model = traced(_PlainStep(network), *_arguments(shapes, network.dtype), opset=_PLAIN_OPSET)
     _name(model, len(shapes))
@@ -63,7 +69,8 @@ def scattered(model: ir.Model, network: Any, context: int | None) -> ir.Model:
     Raises:
         UnsupportedModelError: Its cache cannot be rewritten.
     """
-    converted = to_scatter(model, numbers=window_sizes(network.config.to_dict())).model
+    said = network.config.to_dict()
+    converted = to_scatter(model, numbers=window_sizes(said), limit=position_limit(said)).model
     fuse_standard(converted)
     rows = context or getattr(network.config.get_text_config(), "max_position_embeddings", None)
     if rows is not None:

@@ -27,6 +27,7 @@ from genai_iface.build.methods.masks import causal_mask
 from genai_iface.build.methods.rotary_context import fixed_rotary
 from genai_iface.build.methods.standard_attention import LayerShape
 from genai_iface.build.methods.standard_cache import NewTokensLayer, scatter
+from genai_iface.build.methods.step.dense_experts import dense_experts
 from genai_iface.build.methods.step.length import AnsweredLengths
 from genai_iface.build.methods.step.positions import first_position
 from genai_iface.build.methods.step.real_rotary import real_rotary
@@ -58,7 +59,12 @@ def export_eager(network: Any, *, layout: CacheLayout = "bnsh", context: int | N
             'The method "eager" gives the layout bnsh only', remedy="Leave --layout out, or take --via mobius."
         )
     buffers = _Buffers()
-    with buffers.installed(network), fixed_rotary(network, context), real_rotary(network):
+    with (
+        buffers.installed(network),
+        fixed_rotary(network, context),
+        real_rotary(network),
+        dense_experts(network),
+    ):
         step = _BufferStep(network, buffers)
         shapes, layers = _kept(step)
         model = traced(step, *decoder_arguments(shapes, (), layout, network.dtype))

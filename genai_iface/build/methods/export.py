@@ -26,7 +26,10 @@ from genai_iface.build.methods.quick_matching import quick_matching
 from genai_iface.build.methods.rotary_context import fixed_rotary
 from genai_iface.build.methods.standard_attention import LayerShape, StandardAttention
 from genai_iface.build.methods.standard_cache import OPSET
+from genai_iface.build.methods.step.dense_experts import dense_experts
+from genai_iface.build.methods.step.indexed_attention import symbolic_minimum
 from genai_iface.build.methods.step.length import AnsweredLengths
+from genai_iface.build.methods.step.own_attention import own_attention
 from genai_iface.build.methods.step.positions import first_position
 from genai_iface.build.methods.step.query_scaling import without_own_scaling
 from genai_iface.build.methods.step.real_rotary import real_rotary
@@ -71,6 +74,9 @@ def export_standard(network: Any, *, layout: CacheLayout = "bnsh", context: int 
         fixed_rotary(network, context),
         real_rotary(network),
         without_own_scaling(network),
+        symbolic_minimum(network),
+        dense_experts(network),
+        own_attention(attention, network),
     ):
         step = _Step(network, attention, states)
         shapes, layers, slots = _kept(step)
@@ -127,7 +133,7 @@ class _Step(torch.nn.Module):
         self.attention.begin_step(positions, write_indices, keys, values)
         self.states.begin_step(length, counts, past)
         capacity = keys[0].shape[2 if keys[0].ndim == 4 else 1] if keys else length
-        cache = step_cache(self.network, capacity, self.states)
+        cache = step_cache(self.network, capacity, self.states, self.attention.index)
         for layer in cache.layers:
             layer.begin_step(write_indices)
         with AnsweredLengths():

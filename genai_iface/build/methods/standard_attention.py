@@ -11,9 +11,11 @@ from typing import Any
 
 import torch
 from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.masking_utils import sliding_window_causal_mask_function
 
-from genai_iface.build.methods.masks import explicit_mask
+from genai_iface.build.methods.masks import causal_mask, explicit_mask
 from genai_iface.build.methods.standard_cache import OPSET, scatter
+from genai_iface.build.methods.step.indexed_attention import IndexKeys, chosen
 from genai_iface.build.methods.step.query_scaling import scaled_query
 from genai_iface.errors import UnsupportedModelError
 from genai_iface.types import CacheLayout
@@ -102,9 +104,45 @@ class StandardAttention:
             for config, implementation in before:
                 config._attn_implementation = implementation
 
-    def mask(self, *, kv_length: Any, mask_function: Any, **_: Any) -> torch.Tensor | None:
+    def mask(
+        self, *, kv_length: Any, mask_function: Any, allow_is_causal_skip: bool = True, **_: Any
+    ) -> torch.Tensor | None:
         """Transformers' mask function: what causality and the valid lengths do not say."""
-        return explicit_mask(mask_function, self._positions, kv_length)
+        make = explicit_mask if allow_is_causal_skip else causal_mask
+        return make(mask_function, self._positions, kv_length)
+
+    def window(self, size: int) -> torch.Tensor:
+        """Boolean (B, 1, S, C): what a layer with a sliding window of so many keys may see."""
+        return causal_mask(sliding_window_causal_mask_function(size), self._positions, self._capacity)
+
+    def bias(self, slopes: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+        """Scores that fall with the distance, (B, H, S, C), to be added to those of causal attention.
+
+        Args:
+            slopes: (H,), of each head.
+            dtype: Of the scores.
+        """
+        distances = torch.arange(self._capacity)[None, None, :] - self._positions[:, :, None]
+        return (slopes[None, :, None, None] * distances[:, None]).to(dtype)
+
+    @property
+    def _capacity(self) -> Any:
+        return self._buffers[0][0].shape[self._axis] if self._buffers else self._positions.shape[1]
+
+    def index(self, key: torch.Tensor) -> IndexKeys:
+        """Writes the keys of an indexer to a layer of their own.
+
+        Args:
+            key: (B, S, D) or (B, 1, S, D), of the new tokens.
+
+        Returns:
+            The keys of the whole buffer, to be multiplied with queries.
+        """
+        per_head = key.ndim == 4
+        fresh = key if per_head else key[:, None]
+        keys, values, _ = self._write(fresh, torch.zeros_like(fresh[..., :1]))
+        lengths = self._write_indices + fresh.shape[2]
+        return IndexKeys(keys, values, lengths, self._layout, per_head=per_head)
 
     def attend(
         self,
@@ -117,6 +155,7 @@ class StandardAttention:
         scaling: float | None = None,
         softcap: float | None = None,
         s_aux: torch.Tensor | None = None,
+        indices: torch.Tensor | None = None,
         **_: Any,
     ) -> tuple[torch.Tensor, None]:
         """Transformers' attention function.
@@ -126,17 +165,21 @@ class StandardAttention:
             query: (B, Hq, S, D).
             key: (B, Hkv, S, D), of the new tokens.
             value: (B, Hkv, S, Dv).
-            attention_mask: What ``mask`` returned for the layer.
+            attention_mask: What ``mask``, ``window`` or ``bias`` returned for the layer; floats are added to the scores
+                of causal attention.
             scaling: Factor of the scores; 1 / sqrt(D) if None.
             softcap: Scores go through softcap * tanh(scores / softcap).
             s_aux: The network's attention sinks: (Hq,), one more logit of each head in the softmax.
+            indices: (B, S, K), the positions that an indexer has chosen for each query; None to see all.
 
         Returns:
             (B, S, Hq, Dv), and no weights.
         """
         keys, values, shape = self._write(key, value)
         query = scaled_query(module, query, self._positions)
-        attributes: dict[str, Any] = {"is_causal": int(attention_mask is None)}
+        if indices is not None and attention_mask is not None:
+            attention_mask = chosen(indices, attention_mask)
+        attributes: dict[str, Any] = {"is_causal": int(attention_mask is None or attention_mask.is_floating_point())}
         if scaling is not None:
             attributes["scale"] = float(scaling)
         if softcap:

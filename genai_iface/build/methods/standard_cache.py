@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -26,13 +27,17 @@ class NewTokensLayer(CacheLayerMixin):
 
     Args:
         capacity: Positions of the buffers, for the sizes of masks.
+        index: Writes the keys of an indexer, and returns what stands for all of them; None to have no room for any.
     """
 
     is_sliding = False
 
-    def __init__(self, capacity: Any) -> None:
+    def __init__(self, capacity: Any, index: Callable[[torch.Tensor], Any] | None = None) -> None:
         super().__init__()
         self._capacity = capacity
+        if index is not None:
+            # Networks ask a layer by these names whether it has room for the keys of an indexer.
+            self.update_indexer = self.update_index = index
         self._lengths = torch.zeros(1, dtype=torch.int64)
         self.is_initialized = True
 

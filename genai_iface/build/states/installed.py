@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from functools import partial
 from types import ModuleType
@@ -48,18 +48,21 @@ def installed_states(states: StepStates, network: Any) -> Iterator[None]:
         yield
 
 
-def step_cache(network: Any, capacity: Any, states: StepStates) -> Cache:
+def step_cache(
+    network: Any, capacity: Any, states: StepStates, index: Callable[[torch.Tensor], Any] | None = None
+) -> Cache:
     """A cache that keeps nothing, one layer for each of the network's.
 
     Args:
         network: The Transformers network.
         capacity: Positions of the buffers of keys and values, for the sizes of masks.
         states: Of the step; told what the network gives to its cache.
+        index: Writes the keys of an indexer of sparse attention.
     """
     # Layers that share the cache of another have none in Transformers; one too many does no harm.
     count = int(network.config.get_text_config().num_hidden_layers)
     if not keeps_states(network):
-        return Cache(layers=[NewTokensLayer(capacity) for _ in range(count)])
+        return Cache(layers=[NewTokensLayer(capacity, index) for _ in range(count)])
     layers = [StepLayer(capacity, index, states) for index in range(count)]
     own = getattr(sys.modules[type(network).__module__], _OWN_CACHE, None)
     if own is None:

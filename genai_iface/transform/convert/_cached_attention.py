@@ -94,6 +94,7 @@ def read_cache_layers(
     probe: GraphProbe,
     numbers: Iterable[int] = (),
     progress: Callable[[int, int], None] | None = None,
+    limit: int | None = None,
 ) -> list[CacheLayer]:
     """Reads every layer.
 
@@ -103,13 +104,15 @@ def read_cache_layers(
         probe: Runs parts of it.
         numbers: Integers of config.json, a sliding window perhaps among them.
         progress: Called with (layers read, all layers).
+        limit: Positions that config.json gives the model; nothing is run beyond them.
 
     Raises:
         UnsupportedModelError: A layer computes something that the standard operators do not; the message names the
             node.
     """
     values = ir.convenience.create_value_mapping(model.graph)
-    reader = _Reader(signature, probe, tuple(numbers))
+    limits = [known for known in (limit, signature.max_positions) if known is not None]
+    reader = _Reader(signature, probe, tuple(numbers), min(limits, default=None))
     layers: list[CacheLayer] = []
     pairs = list(zip(signature.cache_tensors[0::2], signature.cache_tensors[1::2], strict=True))
     for key, value in pairs:
@@ -123,8 +126,10 @@ def read_cache_layers(
 class _Reader:
     """Reads one layer after the other; a mask that several layers use is classified once."""
 
-    def __init__(self, signature: GraphSignature, probe: GraphProbe, numbers: tuple[int, ...]) -> None:
-        self._signature, self._probe, self._numbers = signature, probe, numbers
+    def __init__(
+        self, signature: GraphSignature, probe: GraphProbe, numbers: tuple[int, ...], limit: int | None
+    ) -> None:
+        self._signature, self._probe, self._numbers, self._limit = signature, probe, numbers, limit
         self._axis = 2 if signature.cache.layout == "bnsh" else 1
         self._masks: dict[tuple[Any, ...], MaskClass] = {}
 
@@ -306,7 +311,7 @@ class _Reader:
         numbers: set[int],
     ) -> MaskClass:
         if key not in self._masks:
-            self._masks[key] = classify_mask(visible, {*numbers, *self._numbers}, what)
+            self._masks[key] = classify_mask(visible, {*numbers, *self._numbers}, what, limit=self._limit)
         return self._masks[key]
 
     def _check_path(self, use: AttentionUse, spec: LayerCacheSpec, size: int, present: ir.Value) -> float:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from genai_iface.errors import UnsupportedModelError
 
-__all__ = ["HIDDEN", "MaskClass", "classify_mask", "first_difference", "probe_steps", "window_sizes"]
+__all__ = ["HIDDEN", "MaskClass", "classify_mask", "first_difference", "position_limit", "probe_steps", "window_sizes"]
 
 Visible = Callable[[int, int, int], NDArray[Any]]
 """(past, new, batch) -> bool, broadcastable to (batch, heads, new, past + new): which keys each query sees."""
@@ -60,32 +60,46 @@ def window_sizes(config: Mapping[str, Any]) -> list[int]:
     return [value for value in named if isinstance(value, int) and not isinstance(value, bool)]
 
 
-def probe_steps(numbers: Iterable[int]) -> list[tuple[int, int, int]]:
+def position_limit(config: Mapping[str, Any]) -> int | None:
+    """The positions that a config.json gives its model, None if it does not say."""
+    text = config.get("text_config")
+    found = {**config, **(text if isinstance(text, dict) else {})}
+    named = (found.get(name) for name in ("max_position_embeddings", "n_positions"))
+    return next((value for value in named if type(value) is int and value > 0), None)
+
+
+def probe_steps(numbers: Iterable[int], limit: int | None = None) -> list[tuple[int, int, int]]:
     """Steps (past, new, batch) that tell masks apart, the longest last.
 
     Args:
         numbers: Integers that the graph or config.json mentions; a window is among them.
+        limit: Positions that the model has; beyond them a table of positions may have no row.
     """
     longest = max((abs(number) for number in numbers if abs(number) <= _LONGEST), default=0) + 7
+    if limit is not None:
+        longest = max(min(longest, limit - 6), 1)
     steps = [(0, 1, 2), (0, 7, 2), (5, 1, 2), (9, 4, 2)]
     if longest <= 600:
-        steps += [(0, longest, 1), (longest // 2, longest, 1)]
-    return [*steps, (longest, 1, 1), (longest + 3, 3, 1)]
+        half = longest // 2
+        steps += [(0, longest, 1), (half, longest if limit is None else min(longest, limit - half), 1)]
+    steps += [(longest, 1, 1), (longest + 3, 3, 1)]
+    return [step for step in steps if limit is None or step[0] + step[1] <= limit]
 
 
-def classify_mask(visible: Visible, numbers: Iterable[int], what: str) -> MaskClass:
+def classify_mask(visible: Visible, numbers: Iterable[int], what: str, *, limit: int | None = None) -> MaskClass:
     """Finds the class of a mask by looking at what it hides, at several lengths.
 
     Args:
         visible: Evaluates the mask.
         numbers: Window sizes that the mask may have, as for ``probe_steps``.
         what: The attention, for messages.
+        limit: Positions that the model has; nothing is run beyond them.
 
     Raises:
         UnsupportedModelError: It is neither causal nor a window; the message names the first query and key where
             it differs.
     """
-    steps = probe_steps(numbers)
+    steps = probe_steps(numbers, limit)
     shown = {step: _common(visible(*step), step, what) for step in steps}
     past, new, _ = steps[-1]
     row = shown[steps[-1]][-1]

@@ -28,7 +28,11 @@ _PAST, _TOTAL, _NEW = "past_sequence_length", "total_sequence_length", "sequence
 
 
 def to_concat(
-    model: ir.Model, *, numbers: Iterable[int] = (), progress: Callable[[int, int], None] | None = None
+    model: ir.Model,
+    *,
+    numbers: Iterable[int] = (),
+    limit: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Converted:
     """Rewrites a decoder with TensorScatter for runtimes that lack it.
 
@@ -38,6 +42,7 @@ def to_concat(
     Args:
         model: The model, local functions inlined. It is changed in place.
         numbers: Integers of config.json among which a sliding window may be.
+        limit: Positions that config.json gives the model; no probe goes beyond them.
         progress: Called with (layers read, all layers).
 
     Raises:
@@ -59,7 +64,7 @@ def to_concat(
             "Convert the model from before its cache was quantized.",
         )
     probe = GraphProbe(model, signature)
-    layers = read_cache_layers(model, signature, probe, numbers, progress)
+    layers = read_cache_layers(model, signature, probe, numbers, progress, limit)
     _ToConcat(model, signature, find_step_values(probe)).run(layers)
     try:
         raise_opset(model, _OPSET)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from os import PathLike
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from genai_iface.errors import GenAIError, InvalidInputError
 from genai_iface.folder import ModelFolder, open_folder
@@ -18,7 +18,7 @@ from genai_iface.transform._model_writer import copy_companions, new_folder, sav
 from genai_iface.transform.contrib.operators import has_foreign_nodes
 from genai_iface.transform.contrib.types import GROUPED
 from genai_iface.transform.convert._cache_surgery import Converted
-from genai_iface.transform.convert._mask_probe import window_sizes
+from genai_iface.transform.convert._mask_probe import position_limit, window_sizes
 from genai_iface.transform.convert._primitive_operators import PrimitiveOperators
 from genai_iface.transform.convert._same_logits import check_same_logits, check_same_step
 from genai_iface.transform.convert.concat_cache import to_concat
@@ -77,8 +77,7 @@ def convert_folder(
         )
     folder = open_folder(source)
     with new_folder(Path(out)) as made:
-        numbers = window_sizes(folder.config)
-        done = _rewritten(folder, numbers, to, capacity, lambda count, total: say("reading the layers", count, total))
+        done = _rewritten(folder, to, capacity, lambda count, total: say("reading the layers", count, total))
         if primitive:
             PrimitiveOperators()(done.model)
             done = replace(done, nodes_after=len(done.model.graph))
@@ -94,15 +93,16 @@ def convert_folder(
 
 
 def _rewritten(
-    folder: ModelFolder, numbers: list[int], to: Target, capacity: int | None, progress: Callable[[int, int], None]
+    folder: ModelFolder, to: Target, capacity: int | None, progress: Callable[[int, int], None]
 ) -> Converted:
     model = folder.load_ir()
+    known: dict[str, Any] = {"numbers": window_sizes(folder.config), "limit": position_limit(folder.config)}
     if to == "standard":
-        return to_standard(model, capacity=capacity, numbers=numbers, progress=progress)
+        return to_standard(model, capacity=capacity, progress=progress, **known)
     if to == "scatter":
-        return to_scatter(model, capacity=capacity, numbers=numbers, progress=progress)
+        return to_scatter(model, capacity=capacity, progress=progress, **known)
     if to == "concat":
-        return to_concat(model, numbers=numbers, progress=progress)
+        return to_concat(model, progress=progress, **known)
     return to_scatter_nd(model)
 
 

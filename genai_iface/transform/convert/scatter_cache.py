@@ -33,6 +33,7 @@ def to_scatter(
     *,
     capacity: int | None = None,
     numbers: Iterable[int] = (),
+    limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Converted:
     """Rewrites a past/present decoder for TensorScatter and Attention at opset 24.
@@ -47,6 +48,7 @@ def to_scatter(
         model: The model, local functions inlined. It is changed in place.
         capacity: Positions of the cache, None to leave them symbolic.
         numbers: Integers of config.json among which a sliding window may be.
+        limit: Positions that config.json gives the model; no probe goes beyond them.
         progress: Called with (layers read, all layers).
 
     Raises:
@@ -71,7 +73,7 @@ def to_scatter(
     probe = GraphProbe(model, signature)
     if drop_empty_rows(model, probe):
         probe = GraphProbe(model, signature)
-    layers = read_cache_layers(model, signature, probe, numbers, progress)
+    layers = read_cache_layers(model, signature, probe, numbers, progress, limit)
     _ToScatter(model, signature, find_step_values(probe), capacity).run(layers)
     raise_opset(model, _OPSET)
     return finished(model, layer_notes(layers), nodes_before, source)

@@ -27,6 +27,7 @@ def to_standard(
     *,
     capacity: int | None = None,
     numbers: Iterable[int] = (),
+    limit: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Converted:
     """Rewrites a decoder for the standard operators of opset 24 alone, its cache for TensorScatter.
@@ -37,6 +38,7 @@ def to_standard(
         model: The model, local functions inlined. It is changed in place.
         capacity: Positions of the cache, None to leave them symbolic.
         numbers: Integers of config.json among which a sliding window may be.
+        limit: Positions that config.json gives the model; no probe goes beyond them.
         progress: Called with (layers done, all layers).
 
     Raises:
@@ -55,7 +57,7 @@ def to_standard(
     raise_opset(model, OPSET)
     if source.cache.style == "concat":
         check_standard(model)
-        done = to_scatter(model, capacity=capacity, numbers=numbers, progress=progress)
+        done = to_scatter(model, capacity=capacity, numbers=numbers, limit=limit, progress=progress)
         return replace(done, nodes_before=nodes_before)
     notes = tuple(LayerNote(index, "TensorScatter", "unchanged") for index in range(len(source.cache.layers)))
     if source.cache.style == "shared":

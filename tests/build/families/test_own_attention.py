@@ -59,8 +59,28 @@ def test_own_attention_reads_whole_buffers(name: str, tmp_path: Path) -> None:
     assert operators(tmp_path)["TensorScatter"] == 4
 
 
+@pytest.mark.parametrize(("name", "lowered"), [("gpt_neo", "2 layers"), ("bloom", "")])
+def test_own_attention_becomes_the_operator(name: str, lowered: str, tmp_path: Path) -> None:
+    """With a window in every other layer, and with a bias, which the operator takes as a mask of floats."""
+    result, notes = built(name, tmp_path)
+    assert result.method == "export"
+    assert operators(tmp_path)["Attention"] == 2
+    assert any(note.startswith("group-query-attention: applied") and lowered in note for note in notes) or not lowered
+
+
+def test_an_index_is_a_layer_of_the_cache(tmp_path: Path) -> None:
+    """Sparse attention: each layer keeps the keys of its indexer too, and sees what TopK leaves of its scores."""
+    built("deepseek_v32", tmp_path)
+    counted = operators(tmp_path)
+    assert counted["TensorScatter"] == 8
+    assert counted["Attention"] == 4
+    assert counted["TopK"] >= 2
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["mpt", "llama4_text", "deepseek_v2", "roberta"])
+@pytest.mark.parametrize(
+    "name", ["mpt", "xglm", "gpt_neox_japanese", "falcon-alibi", "dbrx", "llama4_text", "deepseek_v2", "roberta"]
+)
 def test_more_of_each_kind(name: str, tmp_path: Path) -> None:
     built(name, tmp_path)
 

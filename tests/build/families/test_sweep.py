@@ -25,6 +25,7 @@ def row(name: str, **single: Any) -> dict[str, Any]:
         "network": "",
         "float32": half,
         "float16": None,
+        "int8": None,
         "seconds": 1.0,
         "code": "abc",
         "versions": {"torch": "2"},
@@ -46,10 +47,11 @@ def test_the_last_row_of_a_name_counts_and_a_cut_line_does_not(tmp_path: Path) -
 def test_the_page_counts_and_gives_reasons() -> None:
     lowered = {"group-query-attention": "applied (2 layers)"}
     good = row("llama", verified=True, method="export", difference={"numpy": 1e-6, "ort": 2e-6}, lowered=lowered)
+    good["int8"] = {"problem": "", "difference": {"numpy": 1e-2, "ort": 2e-2}, "equal_tokens": {}, "steps": 99}
     problem = "No method leads from 'checkpoint' to a standard model:\n  export: a_b. Nothing was written."
     text = page([good, row("odd", problem=problem), row("gone", problem="ended by SIGSEGV", crashed=True)])
     assert "| decoders of keys and values | 1 of 3 | 1 | 1 |" in text
-    assert "| llama | export | 1e-06 | 2e-06 | yes | not run |" in text
+    assert "| llama | export | 1e-06 | 2e-06 | yes | not run | 1e-02 / 2e-02 |" in text
     assert "- odd: export: a\\_b." in text
     assert "- gone: (crash) ended by SIGSEGV" in text
     assert "- 3 by the code of abc: torch 2." in text
