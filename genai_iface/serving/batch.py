@@ -157,11 +157,12 @@ class _Worker:
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
         """Answers shards, given as columns, and writes their files."""
-        columns = {field.name: batch[field.name] for field in dataclasses.fields(Shard)}
         failed = []
-        for at in range(len(batch["number"])):
-            values = {name: column[at] for name, column in columns.items()}
-            shard = Shard(**{name: str(value) if name == "path" else int(value) for name, value in values.items()})
+        for at, path in enumerate(batch["path"]):
+            number, first, start, count, offset = (
+                int(batch[name][at]) for name in ("number", "first", "start", "count", "offset")
+            )
+            shard = Shard(number, str(path), first, start, count, offset)
             answers = self._answers(shard)
             write_shard(self._folder, shard, answers)
             failed.append(sum(answer["error"] is not None for answer in answers))

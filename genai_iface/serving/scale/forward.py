@@ -54,7 +54,9 @@ class Stream(Protocol):
 
     async def __anext__(self) -> Message: ...
 
-    def cancel(self) -> Any: ...
+    def cancel(self) -> Any:
+        """Ends it; the replica stops to generate."""
+        ...
 
 
 Send: TypeAlias = Callable[[Forwarded], Stream]

@@ -42,9 +42,7 @@ class PrefixRouter(LocalityMixin, MultiplexMixin, RequestRouter):
         loads = {replica_id: known.get(replica_id) or 0 for replica_id in by_id}
         return [[by_id[replica_id]] for replica_id in self._affinity.rank(_keys_of(pending_request), loads)]
 
-    def on_request_routed(
-        self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult
-    ) -> None:
+    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: ReplicaResult) -> None:
         """Takes note of where a prompt went."""
         self._affinity.note(_keys_of(pending_request), replica_id)
 

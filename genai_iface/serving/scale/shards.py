@@ -208,7 +208,9 @@ def open_job(folder: Path, shards: Sequence[Shard], settings: Mapping[str, Any],
             found = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise InvalidInputError(f"{str(path)!r} cannot be read: {error}", remedy="Give a new folder.") from error
-        wrong = [name for name in job if not isinstance(found, dict) or found.get(name) != json.loads(json.dumps(job[name]))]
+        wrong = [
+            name for name in job if not isinstance(found, dict) or found.get(name) != json.loads(json.dumps(job[name]))
+        ]
         if wrong:
             raise InvalidInputError(
                 f"{str(folder)!r} is the folder of another job: its {' and '.join(wrong)} differ",
