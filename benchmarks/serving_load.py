@@ -32,7 +32,7 @@ from typing import Any
 from benchmarks.load.client import Seen, ask
 from benchmarks.load.target import Target, free_port, own_command, running
 from benchmarks.load.verdict import judge, percentiles
-from benchmarks.load.workload import TEMPERATURE, Ask, make_asks, references
+from benchmarks.load.workload import TEMPERATURE, Ask, make_asks, make_questions, references
 from genai_iface import TextGenerationPipeline
 
 _SETTLE_SECONDS = 60.0
@@ -66,9 +66,9 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 
 def hold_load(given: argparse.Namespace) -> dict[str, Any]:
     """All kinds of clients against our server."""
-    asks = make_asks(given.requests, questions=given.questions, beginnings=8, seed=given.seed)
     with TextGenerationPipeline(given.model, backend="ort", options={"num_threads": given.threads}) as pipe:
-        expected = references(pipe, asks)
+        expected = references(pipe, make_questions(given.questions, beginnings=8, seed=given.seed))
+    asks = make_asks(given.requests, list(expected), seed=given.seed)
     name = "embedded" if given.model is None else Path(given.model).resolve().name
     port, log = free_port(), given.work_dir / "serving_load.log"
     command = own_command(given.model, port, slots=given.slots, threads=given.threads, queue=4 * given.clients)
@@ -83,6 +83,7 @@ def hold_load(given: argparse.Namespace) -> dict[str, Any]:
             "clients": given.clients,
             "slots": given.slots,
             "model": name,
+            "questions": len(expected),
             "lost": given.requests - len(seen),
             "slots_free_at_the_end": is_settled,
             "requests_per_second": round(given.requests / seconds, 2),
@@ -156,7 +157,9 @@ def _record(path: Path, asks: Sequence[Ask], arrivals: dict[int, float]) -> None
 
 def compare(given: argparse.Namespace) -> dict[str, Any]:
     """Our server, the scheduler without HTTP, and other servers: requests, and seconds to the first token."""
-    asks = make_asks(given.requests, questions=given.requests, beginnings=8, seed=given.seed, polite=True)
+    asks = make_asks(
+        given.requests, make_questions(given.requests, beginnings=8, seed=given.seed), seed=given.seed, polite=True
+    )
     rates: dict[str, list[float]] = {}
     first: dict[str, list[float]] = {}
     missing: dict[str, str] = {}

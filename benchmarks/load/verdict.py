@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.load.client import Seen
+from benchmarks.load.workload import Question
 
 __all__ = ["judge", "percentiles"]
 
@@ -24,7 +25,7 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     return {"p50": round(cuts[49], 4), "p99": round(cuts[98], 4)}
 
 
-def judge(seen: Sequence[Seen], expected: Mapping[tuple[str, int, int | None], str]) -> dict[str, Any]:
+def judge(seen: Sequence[Seen], expected: Mapping[Question, str]) -> dict[str, Any]:
     """Errors, and answers that are not those of their questions.
 
     An answer that was read to its end must equal its reference, one that was broken off must be its beginning.

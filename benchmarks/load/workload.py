@@ -12,9 +12,12 @@ import numpy as np
 
 from genai_iface import TextGenerationPipeline
 
-__all__ = ["KINDS", "TEMPERATURE", "Ask", "Kind", "make_asks", "references"]
+__all__ = ["KINDS", "TEMPERATURE", "Ask", "Kind", "Question", "make_asks", "make_questions", "references"]
 
 Kind: TypeAlias = Literal["whole", "stream", "cancel", "slow", "broken", "killed"]
+
+Question: TypeAlias = tuple[str, int, int | None]
+"""A prompt, most tokens of its answer, and a seed if it draws: what decides the answer."""
 
 KINDS: dict[Kind, float] = {
     "whole": 0.4,  # waits for the whole answer
@@ -33,6 +36,7 @@ _TEXT = """the operator takes a tensor of shape and returns its output along axi
 input data type float index values dimension attribute default model graph node version optional sum product"""
 _LENGTHS = (4, 12, 40, 120)
 _TOKENS = (4, 12, 24, 48)
+_MARGIN = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +58,18 @@ class Ask:
     kind: Kind
 
     @property
-    def question(self) -> tuple[str, int, int | None]:
+    def question(self) -> Question:
         """What decides the answer."""
         return self.prompt, self.max_tokens, self.seed
 
 
-def make_asks(count: int, *, questions: int, beginnings: int, seed: int, polite: bool = False) -> list[Ask]:
-    """Requests from a seed.
+def make_questions(count: int, *, beginnings: int, seed: int) -> list[Question]:
+    """Different questions, a third of which draw.
 
     Args:
         count: How many.
-        questions: Different prompts among them; each has a reference of its own to be computed.
-        beginnings: Different beginnings that these share.
-        seed: Equal seeds give equal requests.
-        polite: Whether all clients wait for their answers.
+        beginnings: Different beginnings that their prompts share.
+        seed: Equal seeds give equal questions.
     """
     random = np.random.default_rng(seed)
 
@@ -75,27 +77,46 @@ def make_asks(count: int, *, questions: int, beginnings: int, seed: int, polite:
         return " ".join(random.choice(_TEXT.split(), length))
 
     shared = [text(40) for _ in range(beginnings)]
-    asked = [
+    return [
         (
             f"{shared[number % beginnings]} {text(int(random.choice(_LENGTHS)))}",
             int(random.choice(_TOKENS)),
             int(random.integers(2**31)) if number % 3 == 0 else None,
         )
-        for number in range(questions)
-    ]
-    kinds = random.choice(list(KINDS), count, p=list(KINDS.values()))
-    chosen = random.integers(questions, size=count)
-    return [
-        Ask(number, asked[at][0], asked[at][1], asked[at][2], "whole" if polite else kind)
-        for number, (at, kind) in enumerate(zip(chosen.tolist(), kinds.tolist(), strict=True))
+        for number in range(count)
     ]
 
 
-def references(pipe: TextGenerationPipeline, asks: Sequence[Ask]) -> dict[tuple[str, int, int | None], str]:
-    """What each question is answered with alone, by the pipeline."""
-    return {
-        (prompt, max_tokens, seed): pipe.generate(
-            prompt, max_new_tokens=max_tokens, temperature=0 if seed is None else TEMPERATURE, seed=seed or 0
-        ).text
-        for prompt, max_tokens, seed in {ask.question: None for ask in asks}
-    }
+def references(pipe: TextGenerationPipeline, questions: Sequence[Question]) -> dict[Question, str]:
+    """What each question is answered with alone, by the pipeline.
+
+    Greedy questions where a token was nearly another one are left out: what rounding decides depends on the batch.
+    """
+    answers = {}
+    for prompt, max_tokens, seed in questions:
+        result = pipe.generate(
+            prompt,
+            max_new_tokens=max_tokens,
+            temperature=0 if seed is None else TEMPERATURE,
+            seed=seed or 0,
+            logprobs=2,
+        )
+        tops = [token.top for token in (result.logprobs or [[]])[0]]
+        if seed is not None or all(first[1] - second[1] > _MARGIN for first, second in tops):
+            answers[prompt, max_tokens, seed] = result.text
+    return answers
+
+
+def make_asks(count: int, questions: Sequence[Question], *, seed: int, polite: bool = False) -> list[Ask]:
+    """Requests from a seed.
+
+    Args:
+        count: How many.
+        questions: What is asked.
+        seed: Equal seeds give equal requests.
+        polite: Whether all clients wait for their answers.
+    """
+    random = np.random.default_rng(seed)
+    kinds = random.choice(list(KINDS), count, p=list(KINDS.values())).tolist()
+    chosen = [questions[at] for at in random.integers(len(questions), size=count).tolist()]
+    return [Ask(number, *chosen[number], kind="whole" if polite else kinds[number]) for number in range(count)]
