@@ -50,6 +50,7 @@ class Wanted:
         names: For fields of ``GenerationConfig`` the names that the request gave them.
         is_answer: Whether the prompts are conversations.
         skip_special_tokens: Whether special tokens are left out of the text.
+        priority: As of ``Scheduler.submit``.
     """
 
     prompts: Sequence[str | list[int]]
@@ -58,6 +59,7 @@ class Wanted:
     names: Mapping[str, str] = field(default_factory=dict)
     is_answer: bool = False
     skip_special_tokens: bool = True
+    priority: int = 0
 
 
 class Job:
@@ -297,6 +299,7 @@ class Service:
                 request = self.scheduler.submit(
                     prompt,
                     index=index,
+                    priority=wanted.priority,
                     is_answer=wanted.is_answer,
                     skip_special_tokens=wanted.skip_special_tokens,
                     **overrides,

@@ -8,6 +8,7 @@ import asyncio
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import openai
@@ -17,7 +18,7 @@ from genai_iface import TextGenerationPipeline
 from genai_iface.serving import Server, ServerSettings
 from tests.fakes import FakeModel
 from tests.models import write_folder
-from tests.serving.served import MESSAGES, client_of, saying, serving, texts_of
+from tests.serving.served import MESSAGES, client_of, gauge, saying, serving, slow_model, texts_of, until
 
 WEATHER = {
     "type": "function",
@@ -283,6 +284,46 @@ def test_responses_with_calls_and_reasoning() -> None:
             names = [event.type for event in stream]
         assert names[-1] == "response.completed"
         assert "response.function_call_arguments.done" in names
+
+
+def test_reasoning_shows_in_the_usage() -> None:
+    said = "<|channel|>analysis<|message|>Easy.<|end|><|start|>assistant<|channel|>final<|message|>Hello!"
+    # One token a byte: what ends the opening mark, the reasoning, and the closing mark but for what ends it.
+    expected = 1 + len("Easy.") + len("<|end|")
+    with saying(said, tool_parser="harmony") as server, client_of(server) as client:
+        whole = client.chat.completions.create(model="m", messages=MESSAGES)
+        assert whole.choices[0].message.content == "Hello!"
+        streamed = list(
+            client.chat.completions.create(
+                model="m", messages=MESSAGES, stream=True, stream_options={"include_usage": True}
+            )
+        )
+        for usage in (whole.usage, streamed[-1].usage):
+            assert usage is not None
+            assert usage.completion_tokens_details is not None
+            assert usage.completion_tokens_details.reasoning_tokens == expected
+        response = client.responses.create(model="m", input="Hi")
+        assert response.usage is not None
+        assert response.usage.output_tokens_details.reasoning_tokens == expected
+
+
+def test_the_urgent_is_served_first() -> None:
+    with serving(slow_model(0.01), slots=1) as server, client_of(server) as client, ThreadPoolExecutor(4) as pool:
+        order: list[str] = []
+
+        def asked(name: str, priority: int) -> None:
+            extra = {"ignore_eos": True, "priority": priority}
+            client.completions.create(model="m", prompt=name, max_tokens=30, extra_body=extra)
+            order.append(name)
+
+        jobs = [pool.submit(asked, "first", 0)]
+        until(lambda: gauge(server, "running_sequences") == 1)
+        for count, (name, priority) in enumerate((("late", 1), ("urgent", -1)), start=1):
+            jobs.append(pool.submit(asked, name, priority))
+            until(lambda count=count: gauge(server, "waiting_sequences") == count)  # type: ignore[misc]
+        for job in jobs:
+            job.result()
+        assert order == ["first", "urgent", "late"]
 
 
 def test_a_prefix_shows_in_the_usage(client: openai.OpenAI) -> None:

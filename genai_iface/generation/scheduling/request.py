@@ -39,17 +39,22 @@ class ScheduledRequest:
         request: What was asked.
         sequence: Its sequence, with the prompt appended.
         driver: Runs the steps.
+        priority: Who has a smaller one gets a slot earlier.
 
     Attributes:
         request: What was asked.
         sequence: Its sequence, which the thread that runs the steps changes.
+        priority: As given.
         is_cancelled: Whether somebody wants it to end.
         num_reused_tokens: Tokens of its prompt that another request has run.
     """
 
-    def __init__(self, request: GenerationRequest, sequence: RunningSequence, driver: _Driver) -> None:
+    def __init__(
+        self, request: GenerationRequest, sequence: RunningSequence, driver: _Driver, *, priority: int = 0
+    ) -> None:
         self.request = request
         self.sequence = sequence
+        self.priority = priority
         self.is_cancelled = False
         self.num_reused_tokens = 0
         self._driver = driver

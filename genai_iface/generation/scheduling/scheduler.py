@@ -7,7 +7,6 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from os import PathLike
@@ -29,6 +28,7 @@ from genai_iface.generation.scheduling.admission import check_batches, open_sequ
 from genai_iface.generation.scheduling.request import ScheduledRequest
 from genai_iface.generation.scheduling.slots import Slots
 from genai_iface.generation.scheduling.step_plan import plan_step
+from genai_iface.generation.scheduling.waiting import WaitingRequests
 from genai_iface.generation.speculation.speculator import Speculation
 from genai_iface.protocols import Model, Prompt, Tokenizer
 
@@ -47,10 +47,10 @@ class Scheduler:
     """Serves many requests at once with one model. Made by ``TextGenerationPipeline.scheduler``.
 
     Each slot is a row of one cache. In every step a slot does its own thing: nothing, a part of a prompt, or
-    one token of an answer. Requests get slots in the order in which they were submitted, and keep them until
-    they end; the others wait. A step runs one token for every answer first, and spends what is left of the
-    token budget on prompts, the oldest first: so answers go on while a long prompt is read, and every request
-    comes to its end.
+    one token of an answer. Requests get slots by priority, of one priority in the order in which they were
+    submitted, and keep them until they end; the others wait. A step runs one token for every answer first, and
+    spends what is left of the token budget on prompts, the oldest first: so answers go on while a long prompt is
+    read, and every request comes to its end.
 
     A request gives the tokens that ``generate`` gives for it alone, up to rounding: draws depend on nothing
     else in the batch. All methods may be called from any thread.
@@ -110,7 +110,7 @@ class Scheduler:
         self._step_lock = threading.RLock()
         # Guards what readers see; held for moments only, never during a step.
         self._changed = threading.Condition()
-        self._waiting: deque[ScheduledRequest] = deque()
+        self._waiting = WaitingRequests()
         self._is_closed = False
         self._failure: BaseException | None = None
         self._memory_limit = memory_limit
@@ -164,6 +164,7 @@ class Scheduler:
         prefix: str | PathLike[str] | None = None,
         speculation: Speculation | None = None,
         index: int = 0,
+        priority: int = 0,
         is_answer: bool = False,
         skip_special_tokens: bool = True,
         **overrides: Any,
@@ -180,6 +181,8 @@ class Scheduler:
             speculation: Is refused: a slot runs one token in a step.
             index: Which of several sequences of one prompt it is: as the sequence of that number of
                 ``num_return_sequences`` draws, and so that its chunks say it.
+            priority: Of those that wait the one with the smallest gets the next slot, of equals the oldest. At most 32
+                later requests pass one that waits.
             is_answer: Whether the text of token ids begins anew, as after a conversation that was rendered already.
             skip_special_tokens: Whether special tokens are left out of the text.
             **overrides: Single fields of ``GenerationConfig``, over either. ``max_time`` counts from now on, the
@@ -211,7 +214,7 @@ class Scheduler:
             index=index,
             skip_special_tokens=skip_special_tokens,
         )
-        request = ScheduledRequest(asked, sequence, self)
+        request = ScheduledRequest(asked, sequence, self, priority=priority)
         if self._grows:
             # The rows of one cache are as long as the longest of them.
             cache = self._slots.cache
@@ -219,9 +222,9 @@ class Scheduler:
             check_rows_fit(self._model, self._slots.count, length, self._memory_limit, held=cache.nbytes)
         with self._changed:
             self._check_open()
-            self._waiting.append(request)
-            if not request.needs_steps:
-                self._waiting.pop()
+            if request.needs_steps:
+                self._waiting.add(request)
+            else:
                 request.give(self._changed, 0)
             self._changed.notify_all()
         return request

@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from typing import Any
 
 from genai_iface.capabilities import Capability
@@ -13,6 +12,7 @@ from genai_iface.errors import BackendError
 from genai_iface.generation.rows.token_sequence import TokenSequence
 from genai_iface.generation.scheduling.prefixes import Holder, Prefixes
 from genai_iface.generation.scheduling.request import ScheduledRequest
+from genai_iface.generation.scheduling.waiting import WaitingRequests
 from genai_iface.memory import available_memory
 from genai_iface.protocols import KVCache, Model
 
@@ -93,11 +93,11 @@ class Slots:
 
     # Before a step
 
-    def admit(self, waiting: deque[ScheduledRequest]) -> None:
+    def admit(self, waiting: WaitingRequests) -> None:
         """Gives free slots to those that wait, and to each the beginning of its prompt where a row has it."""
         while waiting and len(self._order) < self.count:
             with self._changed:
-                request = waiting.popleft()
+                request = waiting.take()
                 holder = Holder(request)
                 self._order.append(holder)
             self._prefixes.add(holder, request.request.prompts[0])

@@ -68,6 +68,7 @@ def _asked(body: ChatRequest) -> Asked:
         },
         n=body.n or 1,
         skip_special_tokens=body.skip_special_tokens,
+        priority=body.priority,
     )
 
 
@@ -83,7 +84,7 @@ class _Answer:
     def whole(self, answers: list[list[Piece]]) -> dict[str, Any]:
         """The answer in one piece."""
         choices = [self._whole_choice(index, pieces) for index, pieces in enumerate(answers)]
-        return {**self._head, "object": "chat.completion", "choices": choices, "usage": self._turn.job.usage}
+        return {**self._head, "object": "chat.completion", "choices": choices, "usage": self._turn.usage}
 
     def _whole_choice(self, index: int, pieces: list[Piece]) -> dict[str, Any]:
         found = [one for piece in pieces for one in piece.found]
@@ -121,7 +122,7 @@ class _Answer:
                 ending = finish_of([piece], has_calls=num_calls[index] > 0)
                 yield self._event(index, {}, owed[index], ending)
         if self._body.wants_usage:
-            yield event({**self._chunk_head, "choices": [], "usage": self._turn.job.usage})
+            yield event({**self._chunk_head, "choices": [], "usage": self._turn.usage})
         yield DONE
 
     @property

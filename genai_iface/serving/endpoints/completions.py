@@ -37,6 +37,7 @@ def completions_router(service: Service) -> APIRouter:
             body.n or 1,
             {**{name: name for name in body.model_fields_set}, **_NAMES, **body.rule_names()},
             skip_special_tokens=body.skip_special_tokens is not False,
+            priority=body.priority,
         )
         job = await service.start(wanted)
         answer = _Answer(service, body, job)

@@ -67,6 +67,7 @@ def _asked(body: ResponseRequest) -> Asked:
         overrides=body.overrides(),
         names={**{name: name for name in body.model_fields_set}, **_NAMES, **body.rule_names()},
         skip_special_tokens=body.skip_special_tokens,
+        priority=body.priority,
     )
 
 
@@ -235,12 +236,12 @@ class _Response:
         yield "response.output_item.done", {"output_index": at, "item": item}
 
     def _usage(self) -> dict[str, Any]:
-        usage = self._turn.job.usage
+        usage = self._turn.usage
         return {
             "input_tokens": usage["prompt_tokens"],
             "input_tokens_details": usage["prompt_tokens_details"],
             "output_tokens": usage["completion_tokens"],
-            "output_tokens_details": {"reasoning_tokens": 0},
+            "output_tokens_details": usage["completion_tokens_details"],
             "total_tokens": usage["total_tokens"],
         }
 

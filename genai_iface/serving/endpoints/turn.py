@@ -14,7 +14,7 @@ from fastapi import Request
 
 from genai_iface.results import Chunk, FinishReason, TokenLogprob
 from genai_iface.serving._service import Job, Service, Wanted
-from genai_iface.serving.output.events import Call, Content, Found
+from genai_iface.serving.output.events import Call, Content, Found, Reasoning
 from genai_iface.serving.output.forced import ForcedParser
 from genai_iface.serving.protocol.errors import invalid
 from genai_iface.serving.protocol.tools import forced_schema
@@ -41,6 +41,7 @@ class Asked:
         names: For those fields the names that the request gave them.
         n: Answers.
         skip_special_tokens: What the client wants; None for what the model's form needs.
+        priority: As of ``Scheduler.submit``.
     """
 
     messages: Sequence[Mapping[str, Any]]
@@ -53,6 +54,7 @@ class Asked:
     variables: Mapping[str, Any] | None = None
     n: int = 1
     skip_special_tokens: bool | None = None
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +77,9 @@ class _Parser(Protocol):
 
     def finish(self) -> list[Found]: ...
 
+    @property
+    def is_reasoning(self) -> bool: ...
+
 
 class Turn:
     """The answers of one turn. Made by ``begin``."""
@@ -84,6 +89,12 @@ class Turn:
         self.job = job
         self._parsers = parsers
         self._with_calls = with_calls
+        self._num_reasoning_tokens = 0
+
+    @property
+    def usage(self) -> dict[str, Any]:
+        """Of the job, and how many of its tokens were reasoning, its opening marks included."""
+        return {**self.job.usage, "completion_tokens_details": {"reasoning_tokens": self._num_reasoning_tokens}}
 
     @classmethod
     async def begin(cls, service: Service, asked: Asked) -> Turn:
@@ -113,7 +124,15 @@ class Turn:
         needs_marks = form.needs_special_tokens and schema is None and parsers[0] is not None
         skips = not needs_marks if asked.skip_special_tokens is None else asked.skip_special_tokens
         names = {**asked.names, "json_schema": "tools" if schema is not None else asked.names.get("json_schema", "")}
-        wanted = Wanted([tokens], overrides, asked.n, names, is_answer=True, skip_special_tokens=skips)
+        wanted = Wanted(
+            [tokens],
+            overrides,
+            asked.n,
+            names,
+            is_answer=True,
+            skip_special_tokens=skips,
+            priority=asked.priority,
+        )
         return cls(service, await service.start(wanted), parsers, with_calls=with_calls)
 
     async def pieces(self) -> AsyncIterator[tuple[int, Piece]]:
@@ -143,6 +162,9 @@ class Turn:
             found = parser.push(chunk.text)
             if chunk.finish_reason is not None:
                 found += parser.finish()
+            # A token that ends the reasoning and begins the content counts to the former.
+            if parser.is_reasoning or any(isinstance(one, Reasoning) for one in found):
+                self._num_reasoning_tokens += len(chunk.token_ids)
         if not self._with_calls:
             # Nobody has asked for calls; what the model says is not lost.
             found = [Content(one.arguments) if isinstance(one, Call) else one for one in found]

@@ -15,6 +15,11 @@ class ForcedParser:
     def __init__(self) -> None:
         self._text = ""
 
+    @property
+    def is_reasoning(self) -> bool:
+        """A grammar lets no reasoning through."""
+        return False
+
     def push(self, text: str) -> list[Found]:
         """Takes a piece; nothing is certain before the end."""
         self._text += text

@@ -57,6 +57,11 @@ class SpanParser:
         self._strips = False
         self._has_begun = inside is not None
 
+    @property
+    def is_reasoning(self) -> bool:
+        """Whether the output is inside a span of reasoning."""
+        return self._span is not None and self._span.kind == "reasoning"
+
     def push(self, text: str) -> list[Found]:
         """Takes a piece and gives what is certain by now."""
         self._text += text

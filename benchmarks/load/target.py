@@ -1,0 +1,106 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The servers under load: processes of their own, each on the loopback at a free port."""
+
+from __future__ import annotations
+
+import http.client
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+__all__ = ["Target", "free_port", "own_command", "running"]
+
+_START_SECONDS = 180
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A server that runs.
+
+    Attributes:
+        port: Where it listens.
+        pid: Its process.
+        model: The name of its model.
+    """
+
+    port: int
+    pid: int
+    model: str
+
+    @property
+    def resident_bytes(self) -> int:
+        """What of its memory is in RAM."""
+        for line in Path(f"/proc/{self.pid}/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmRSS:"):
+                return int(line.split()[1]) * 1024
+        return 0
+
+    @property
+    def cpu_seconds(self) -> float:
+        """Time that it has computed so far."""
+        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+    def metric(self, name: str) -> float:
+        """One of our server's metrics."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        connection.request("GET", "/metrics")
+        lines = connection.getresponse().read().decode().splitlines()
+        connection.close()
+        return next(float(line.split()[1]) for line in lines if line.startswith(f"genai_iface_{name} "))
+
+
+def free_port() -> int:
+    """A port of the loopback that nobody has at this moment."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextmanager
+def running(command: Sequence[str], port: int, model: str, log: Path, *, ready: str = "/health") -> Iterator[Target]:
+    """Starts a server and ends it.
+
+    Raises:
+        RuntimeError: It does not answer in time.
+    """
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
+    try:
+        end = time.monotonic() + _START_SECONDS
+        while not _answers(port, ready):
+            if process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"{command[:4]} does not answer; its log is {log}")
+            time.sleep(0.2)
+        yield Target(port, process.pid, model)
+    finally:
+        process.terminate()
+        try:
+            process.wait(20)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+def own_command(source: str | None, port: int, *, slots: int, threads: int, queue: int) -> list[str]:
+    """The command of our own server."""
+    command = [sys.executable, "-m", "genai_iface", "serve", *([source] if source else []), "--backend", "ort"]
+    command += ["--option", f"num_threads={threads}", "--port", str(port), "--slots", str(slots)]
+    return [*command, "--max-queue", str(queue)]
+
+
+def _answers(port: int, path: str) -> bool:
+    try:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+        connection.request("GET", path)
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
