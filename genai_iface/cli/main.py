@@ -15,6 +15,7 @@ import os
 import pkgutil
 import re
 import sys
+import textwrap
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
@@ -82,6 +83,10 @@ class _Parser(argparse.ArgumentParser):
     argparse's own ignores an output that cannot be written.
     """
 
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", _Formatter)
+        super().__init__(*args, **kwargs)
+
     def error(self, message: str) -> NoReturn:
         """Says what is wrong, and what may have been meant; ends the program with 2.
 
@@ -113,6 +118,25 @@ class _Parser(argparse.ArgumentParser):
             OSError: It cannot be written.
         """
         print(self.format_help(), end="", file=file)
+
+
+class _Formatter(argparse.HelpFormatter):
+    """Wraps descriptions, leaves lists of examples as they are, and shows defaults."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" in text.strip():
+            return "".join(indent + line for line in text.splitlines(keepends=True))
+        # An example is broken between words only.
+        return textwrap.fill(
+            text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help
+        has_value = action.nargs != 0 and action.default not in (None, argparse.SUPPRESS) and action.default != []
+        if text and has_value and "default" not in text:
+            text += " (default: %(default)s)"
+        return text
 
 
 class _Version(argparse.Action):
