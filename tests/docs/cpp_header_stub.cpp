@@ -116,7 +116,8 @@ class Generator : public genai_iface::Generator {
 }  // namespace
 
 int main() {
-  Model model;
+  Model made;
+  genai_iface::Model& model = made;  // defaults are those of the interface
   const auto cache = model.create_cache(2, 4);
   const std::int64_t ids[] = {1, 2, 3, 7, 0, 0}, counts[] = {3, 1};
   const IntArray given{counts, {2}};
