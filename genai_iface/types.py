@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The data that crosses the interface: devices, and what a backend and a model say of themselves.
 
-Frozen dataclasses without behaviour beyond arithmetic on their own fields. What generation gives
+Frozen dataclasses without behavior beyond arithmetic on their own fields. What generation gives
 back lives in ``genai_iface.results``.
 """
 

@@ -11,13 +11,16 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import logging
 import os
 import pkgutil
 import re
 import sys
 import textwrap
-from collections.abc import Sequence
-from contextlib import suppress
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 import genai_iface
@@ -56,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parsed(argv)
     _tolerate_narrow_encodings()
     try:
-        return _flushed(int(arguments.run(arguments)))
+        with _own_warnings_only(arguments.debug):
+            return _flushed(int(arguments.run(arguments)))
     except GenAIError as error:
         if arguments.debug:
             raise
@@ -159,6 +163,29 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     except OSError as error:
         code = _lost_output(error)
     raise SystemExit(_flushed(code))
+
+
+@contextmanager
+def _own_warnings_only(debug: bool) -> Iterator[None]:
+    """Shows warnings of this project as one line each, and those of libraries with --debug alone."""
+    if debug:
+        yield
+        return
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *_: object, **__: object) -> None:
+        if any(part.startswith("genai_iface") for part in Path(filename).parts):
+            _complain(str(message))
+
+    before = warnings.showwarning
+    warnings.showwarning = show
+    # Their loggers, which print to standard error where nobody has set them up.
+    handler = logging.NullHandler()
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+        logging.getLogger().removeHandler(handler)
 
 
 def _flushed(code: int) -> int:
