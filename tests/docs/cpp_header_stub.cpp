@@ -3,7 +3,7 @@
 //
 // The smallest model that keeps the header's contracts: after token t it expects t + 1. Shows that the classes can be
 // implemented and used from C++17; prints what a greedy loop over a ragged batch gives.
-#include "genai_iface.hpp"
+#include "interface.hpp"
 
 #include <algorithm>
 #include <iostream>

@@ -17,8 +17,8 @@ ROOT = Path(__file__).parents[2]
 
 
 def test_the_header_in_the_documents_is_the_one_that_the_protocols_give() -> None:
-    written = (ROOT / "docs" / "rfc" / "genai_iface.hpp").read_text(encoding="utf-8")
-    assert written == header(), "run: python -m tools.cpp_headers docs/rfc/genai_iface.hpp"
+    written = (ROOT / "docs" / "rfc" / "interface.hpp").read_text(encoding="utf-8")
+    assert written == header(), "run: python -m tools.cpp_headers docs/rfc/interface.hpp"
 
 
 def test_every_clause_and_every_member_is_in_it() -> None:
@@ -37,7 +37,7 @@ def test_a_stub_compiles_against_it_and_runs(tmp_path: Path) -> None:
     compiler = shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         pytest.skip("no C++ compiler is installed; apt-get install g++")
-    (tmp_path / "genai_iface.hpp").write_text(header(), encoding="utf-8")
+    (tmp_path / "interface.hpp").write_text(header(), encoding="utf-8")
     source = Path(__file__).with_name("cpp_header_stub.cpp")
     options = ["-std=c++17", "-pedantic", "-Wall", "-Wextra", "-Werror", f"-I{tmp_path}"]
     subprocess.run([compiler, *options, "-o", str(tmp_path / "stub"), str(source)], check=True)
