@@ -81,7 +81,11 @@ def test_making(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 
 
 def test_serving(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("genai_iface.serving.Server.run", lambda server: None)
+    def end_at_once(server: Any) -> None:
+        server._service.close()
+        server._socket.close()
+
+    monkeypatch.setattr("genai_iface.serving.Server.run", end_at_once)
     assert printed(capsys, "serve", "--model", folder, "--port", 0, "--backend", "numpy")["model"] == "tiny"
 
 
