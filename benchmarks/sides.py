@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from benchmarks.checkpoint import Weights, build_for_genai, build_gguf, build_standard, build_uncounted, make_checkpoint
+from genai_iface import SupportsCheckpoint
 from genai_iface.build._network_cache import cache_keyword
 
 __all__ = ["SIDES", "Setting", "Side"]
@@ -82,6 +83,7 @@ class InterfaceSide:
         self._model.forward(self._prompt, self._cache)
         seconds = time.perf_counter() - begin
         if self._model.spec.cache.states:
+            assert isinstance(self._cache, SupportsCheckpoint)
             self._cache.checkpoint()  # states do not go back without
         return seconds
 

@@ -11,6 +11,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
+_GUIDES_FIRST = frozenset({"get-started.md", "sampling.md", "generation.md", "new-runtime.md", "troubleshooting.md"})
 _PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "SECURITY.md": "security.md"}
 
 
@@ -24,13 +25,26 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Turns links from a page to those texts, which are right in the repository, to the site's pages."""
+    """Turns links from a page to those texts, which are right in the repository, to the site's pages.
+
+    What a page is worth to a search is set here too: a search for a word of the trade should find the guide, not
+    one of a hundred reports that have it in a table.
+    """
+    page.meta.setdefault("search", _search(page.file.src_uri))
     up = "../" * page.file.src_uri.count("/")
     return re.sub(
         rf"\]\({re.escape('../' + up)}({'|'.join(map(re.escape, _PAGES))})(#[^)]*)?\)",
         lambda match: f"]({up}{_PAGES[match[1]]}{match[2] or ''})",
         markdown,
     )
+
+
+def _search(uri: str) -> dict[str, object]:
+    if uri.startswith("reports/") and uri != "reports/index.md":
+        return {"exclude": True}
+    if uri in ("changelog.md", "conformance-checks.md", "working-groups.md") or uri.startswith("reference/"):
+        return {"boost": 0.2}
+    return {"boost": 2 if uri in _GUIDES_FIRST else 1}
 
 
 def _link(match: re.Match[str]) -> str:

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 
-from genai_iface import load_model
+from genai_iface import SupportsCheckpoint, load_model
 from genai_iface.errors import CacheRewindError
 
 model = load_model(sys.argv[1], backend=sys.argv[2] if len(sys.argv) > 2 else "numpy")
@@ -18,6 +18,7 @@ for state in model.spec.cache.states:
 print(f"{model.spec.cache.bytes_per_row} bytes for each row, however long it is")
 
 cache = model.create_cache(batch_size=2, capacity=32)
+assert isinstance(cache, SupportsCheckpoint)  # what not every cache can do is a protocol of its own
 
 
 def continued(logits: np.ndarray, steps: int = 6) -> list[list[int]]:

@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, closing, nullcontext
 from os import PathLike
 from typing import TYPE_CHECKING, Any, Self, TypeAlias, Unpack
@@ -13,6 +13,7 @@ from weakref import WeakSet
 
 from genai_iface.capabilities import Capability
 from genai_iface.config import GenerationConfig, GenerationOverrides
+from genai_iface.display import Displayed, ShownStream, model_facts
 from genai_iface.generation._collect import collect
 from genai_iface.generation._driver import Driver
 from genai_iface.generation._engines import Engines, ModelEngines, StepSettings
@@ -50,7 +51,7 @@ Configs: TypeAlias = GenerationConfig | Sequence[GenerationConfig] | None
 """One configuration for all prompts, or one for each."""
 
 
-class TextGenerationPipeline:
+class TextGenerationPipeline(Displayed):
     """Generates text with a model folder on a backend. Implements the protocol ``Pipeline``.
 
     Calls from several threads are served step by step in turn, or side by side if the model declares
@@ -198,8 +199,15 @@ class TextGenerationPipeline:
         self._sessions: WeakSet[ChatSession] = WeakSet()
         self._schedulers: WeakSet[Scheduler] = WeakSet()
 
+    def display_facts(self) -> Mapping[str, object]:
+        """What a console and a notebook show."""
+        # A runtime that owns the loop says nothing of its model.
+        known = {} if self._engines.spec is None else model_facts(self._engines.need_model("repr()"))
+        state = "closed" if self._driver.is_closed else "open"
+        return {**known, "running calls": len(self._driver.running), "state": state}
+
     @property
-    def model(self) -> Model[Any]:
+    def model(self) -> Model:
         """The loaded model.
 
         Raises:
@@ -292,11 +300,12 @@ class TextGenerationPipeline:
         speculation: Speculation | None = None,
         chat_template: str | None = None,
         **overrides: Unpack[GenerationOverrides],
-    ) -> Iterator[Chunk]:
+    ) -> ShownStream:
         """Generates and yields text as it comes. Arguments and errors as ``generate``.
 
         The prompt is encoded and the parameters are checked at once; the work begins with the first
-        chunk. Closing the iterator, or dropping it, frees its cache.
+        chunk. Closing the iterator, or dropping it, frees its cache. As the last line of a notebook's cell it prints
+        the text while it comes.
         """
         hooks = GenerationHooks(
             logits_processors=logits_processors,
@@ -305,7 +314,8 @@ class TextGenerationPipeline:
             prefix=prefix,
             speculation=speculation,
         )
-        return self._driver.run(self._engines.open_engine(self._ask(prompt, config, hooks, overrides, chat_template)))
+        engine = self._engines.open_engine(self._ask(prompt, config, hooks, overrides, chat_template))
+        return ShownStream(self._driver.run(engine))
 
     def astream(
         self,

@@ -79,7 +79,7 @@ def load_model(
     options: Mapping[str, Any] | None = None,
     variant: str | None = None,
     revision: str | None = None,
-) -> Model[Any]:
+) -> Model:
     """Loads a model on a backend.
 
     Args:

@@ -4,13 +4,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
+
+from genai_iface.display import Displayed, in_bytes
 
 __all__ = ["Chunk", "FinishReason", "GenerationResult", "PerfMetrics", "Score", "TokenLogprob"]
 
 FinishReason: TypeAlias = Literal["stop", "length", "cancelled", "time"]
 """Why a sequence ended: a stop token or string, a length limit, cancel(), or max_time."""
+
+
+_SHOWN = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,8 +114,8 @@ class PerfMetrics:
         return tokens / self.prefill_seconds if self.prefill_seconds > 0 else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class GenerationResult:
+@dataclass(frozen=True, slots=True, repr=False)
+class GenerationResult(Displayed):
     """The outcome of one call. Lists are in prompt order.
 
     Attributes:
@@ -129,6 +135,18 @@ class GenerationResult:
     perf_metrics: PerfMetrics = field(default_factory=PerfMetrics)
     seed: int | None = None
     beam_scores: list[float] | None = None
+
+    def display_facts(self) -> Mapping[str, object]:
+        """What a console and a notebook show: texts, why they ended, and how fast they came."""
+        one = len(self.texts) == 1
+        texts = {("text" if one else f"text {index}"): _shortened(text) for index, text in enumerate(self.texts)}
+        return {
+            **texts,
+            "tokens": ", ".join(str(len(ids)) for ids in self.token_ids),
+            "finish": ", ".join(self.finish_reasons),
+            "decode": f"{self.perf_metrics.decode_tokens_per_second:.1f} tokens/s",
+            "cache": in_bytes(self.perf_metrics.cache_bytes),
+        }
 
     @property
     def text(self) -> str:
@@ -151,3 +169,7 @@ class Score:
     token_logprobs: list[float]
     logprob: float
     is_greedy: bool
+
+
+def _shortened(text: str) -> str:
+    return repr(text if len(text) <= _SHOWN else f"{text[:_SHOWN]}...")

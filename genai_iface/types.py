@@ -2,7 +2,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The data that crosses the interface: devices, and what a backend and a model say of themselves.
 
-Frozen dataclasses without behaviour beyond arithmetic on their own fields. What generation gives
+Frozen dataclasses without behavior beyond arithmetic on their own fields. What generation gives
 back lives in ``genai_iface.results``.
 """
 
@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Literal, TypeAlias
+
+from genai_iface.display import Displayed, spec_facts
 
 __all__ = [
     "BackendInfo",
@@ -196,8 +198,8 @@ class CacheSpec:
         return min(fixed, default=None)
 
 
-@dataclass(frozen=True, slots=True)
-class ModelSpec:
+@dataclass(frozen=True, slots=True, repr=False)
+class ModelSpec(Displayed):
     """What a loaded model is, independent of the runtime.
 
     Attributes:
@@ -209,3 +211,7 @@ class ModelSpec:
     vocab_size: int
     context_length: int | None
     cache: CacheSpec
+
+    def display_facts(self) -> Mapping[str, object]:
+        """What a console and a notebook show; a whole cache's layers would fill a screen."""
+        return spec_facts(self)

@@ -17,9 +17,11 @@ from genai_iface.models import EMBEDDED
 __all__ = [
     "SOURCE",
     "add_model_arguments",
+    "add_source_arguments",
     "add_source_options",
     "add_template_argument",
     "chat_template_of",
+    "named_source",
     "not_negative",
     "parse_options",
     "positive",
@@ -87,6 +89,27 @@ def add_source_options(parser: argparse.ArgumentParser | argparse._ArgumentGroup
         help="one of several models, as inspect lists them (default: the fullest precision)",
     )
     parser.add_argument("--revision", metavar="REV", help="a branch, tag or commit of a repository of the hub")
+
+
+def add_source_arguments(parser: argparse.ArgumentParser, /) -> None:
+    """Adds --model and what tells its variants apart; the model may stand without the option too."""
+    parser.add_argument("source", nargs="?", metavar="SOURCE", help="the same as --model SOURCE")
+    parser.add_argument("--model", metavar="SOURCE", help=f"{SOURCE} (default: the embedded model)")
+    add_source_options(parser)
+
+
+def named_source(arguments: argparse.Namespace, /) -> str | None:
+    """The model that was named, either way; None for the embedded one.
+
+    Raises:
+        InvalidInputError: Two were named.
+    """
+    if arguments.source is not None and arguments.model is not None:
+        raise InvalidInputError(
+            f"Two models are named, {arguments.source!r} and --model {arguments.model!r}", remedy="Name one."
+        )
+    source: str | None = arguments.model if arguments.source is None else arguments.source
+    return source
 
 
 def source_of(arguments: argparse.Namespace, source: str | None, /) -> str | PathLike[str]:

@@ -11,12 +11,16 @@ from __future__ import annotations
 import argparse
 import importlib
 import io
+import logging
 import os
 import pkgutil
 import re
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+import textwrap
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any, NoReturn
 
 import genai_iface
@@ -55,7 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parsed(argv)
     _tolerate_narrow_encodings()
     try:
-        return _flushed(int(arguments.run(arguments)))
+        with _own_warnings_only(arguments.debug):
+            return _flushed(int(arguments.run(arguments)))
     except GenAIError as error:
         if arguments.debug:
             raise
@@ -81,6 +86,10 @@ class _Parser(argparse.ArgumentParser):
 
     argparse's own ignores an output that cannot be written.
     """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        kwargs.setdefault("formatter_class", _Formatter)
+        super().__init__(*args, **kwargs)
 
     def error(self, message: str) -> NoReturn:
         """Says what is wrong, and what may have been meant; ends the program with 2.
@@ -115,6 +124,25 @@ class _Parser(argparse.ArgumentParser):
         print(self.format_help(), end="", file=file)
 
 
+class _Formatter(argparse.HelpFormatter):
+    """Wraps descriptions, leaves lists of examples as they are, and shows defaults."""
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        if "\n" in text.strip():
+            return "".join(indent + line for line in text.splitlines(keepends=True))
+        # An example is broken between words only.
+        return textwrap.fill(
+            text, width, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+        )
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        text = action.help
+        has_value = action.nargs != 0 and action.default not in (None, argparse.SUPPRESS) and action.default != []
+        if text and has_value and "default" not in text:
+            text += " (default: %(default)s)"
+        return text
+
+
 class _Version(argparse.Action):
     """--version, with the same care."""
 
@@ -135,6 +163,29 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     except OSError as error:
         code = _lost_output(error)
     raise SystemExit(_flushed(code))
+
+
+@contextmanager
+def _own_warnings_only(debug: bool) -> Iterator[None]:
+    """Shows warnings of this project as one line each, and those of libraries with --debug alone."""
+    if debug:
+        yield
+        return
+
+    def show(message: Warning | str, category: type[Warning], filename: str, *_: object, **__: object) -> None:
+        if any(part.startswith("genai_iface") for part in Path(filename).parts):
+            _complain(str(message))
+
+    before = warnings.showwarning
+    warnings.showwarning = show
+    # Their loggers, which print to standard error where nobody has set them up.
+    handler = logging.NullHandler()
+    logging.getLogger().addHandler(handler)
+    try:
+        yield
+    finally:
+        warnings.showwarning = before
+        logging.getLogger().removeHandler(handler)
 
 
 def _flushed(code: int) -> int:

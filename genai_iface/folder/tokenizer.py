@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 import tokenizers
 
+from genai_iface.display import Displayed
 from genai_iface.errors import InvalidInputError
 from genai_iface.folder._added_tokens import configured_tokens, named_tokens, read_settings
 from genai_iface.folder._files import MAX_TOKENIZER_BYTES, open_root, read_inside, read_json
@@ -28,7 +29,7 @@ _REASONING = ("reasoning_content", "thinking", "reasoning")
 _REPAIR = "Take the tokenizer's files from the checkpoint that the model was exported from."
 
 
-class FolderTokenizer:
+class FolderTokenizer(Displayed):
     """Implements ``genai_iface.Tokenizer`` over ``tokenizer.json``.
 
     What stands around a text is what tokenizer.json's post-processor puts there; tokens are added, and their flags
@@ -73,6 +74,10 @@ class FolderTokenizer:
         self._named = named_tokens(settings)
         self._templates = NamedTemplates(self._root, settings)
         self._num_ids = max(self.vocab_size, _configured_ids(self._root) if num_ids is None else num_ids)
+
+    def display_facts(self) -> Mapping[str, object]:
+        """What a console and a notebook show."""
+        return {"folder": self._root.name, "vocabulary": self.vocab_size, "end token": self.eos_token_id}
 
     @property
     def vocab_size(self) -> int:

@@ -34,6 +34,11 @@ class Driver:
         self._process = OwnProcess("pipeline")
         self._is_closed = False
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether ``close`` was called."""
+        return self._is_closed
+
     def run(self, engine: Engine) -> Generator[Chunk, None, None]:
         """Runs the steps of an engine when its chunks are asked for, and closes it at the end.
 

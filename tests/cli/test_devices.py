@@ -70,7 +70,7 @@ def test_a_table(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.usefixtures("backends")
 def test_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["devices", "--json"]) == 0
-    broken, works = json.loads(capsys.readouterr().out)
+    broken, works = json.loads(capsys.readouterr().out)["backends"]
     assert broken.keys() == {"name", "error"}
     assert works["devices"][1] == {"identifier": "gpu:0", "kind": "gpu", "config": {"memory": "8 GB"}}
     assert works["capabilities"] == ["batch"]
@@ -81,4 +81,4 @@ def test_nothing_registered(monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capt
     assert main(["devices"]) == 0
     assert "No backend is registered" in capsys.readouterr().out
     main(["devices", "--json"])
-    assert json.loads(capsys.readouterr().out) == []
+    assert json.loads(capsys.readouterr().out)["backends"] == []

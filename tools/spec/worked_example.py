@@ -135,6 +135,7 @@ def tell(name: str) -> list[Event]:
     with tempfile.TemporaryDirectory() as path:
         model = load_model(write_folder(Path(path) / "model", **story.options))
         cache = model.create_cache(batch_size=story.rows, capacity=story.capacity)
+        assert isinstance(cache, NumpyCache)
         recorder = _Recorder(cache)
         return [recorder.run(model, plan) for plan in story.plans]
 

@@ -133,7 +133,7 @@ class _Operator:
         parts += f" and produces {_number(len(outputs), 'output')}, {_join(outputs)}."
         if self.attributes:
             names = [f"`{a.name}`" for a in self.attributes]
-            parts += f" Its behaviour is controlled by {_number(len(names), 'attribute')}: {_join(names)}."
+            parts += f" Its behavior is controlled by {_number(len(names), 'attribute')}: {_join(names)}."
         else:
             parts += " It has no attributes."
         return parts

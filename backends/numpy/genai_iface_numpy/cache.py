@@ -4,19 +4,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genai_iface.backend_kit import RowLengths, RowStates, stored_positions
+from genai_iface.display import Displayed, cache_facts
 from genai_iface.types import CacheSpec, UpdateMode
 from genai_iface_numpy.buffers import BufferSpec, allocate
 
 __all__ = ["NumpyCache"]
 
 
-class NumpyCache:
+class NumpyCache(Displayed):
     """Implements ``KVCache``, ``SupportsFork``, ``SupportsInspect`` and ``SupportsCheckpoint``.
 
     Args:
@@ -49,6 +51,10 @@ class NumpyCache:
         self.bytes_per_token, self.bytes_per_row = spec.bytes_per_token, spec.bytes_per_row
         self.update_mode = update_mode
         self.buffers = allocate(specs, rows.batch_size, positions)
+
+    def display_facts(self) -> Mapping[str, object]:
+        """What a console and a notebook show."""
+        return cache_facts(self)
 
     @property
     def batch_size(self) -> int:

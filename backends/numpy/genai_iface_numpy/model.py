@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from os import PathLike
 from typing import Any
@@ -34,6 +34,7 @@ from genai_iface.backend_kit import (
     store_logits,
 )
 from genai_iface.capabilities import Capability
+from genai_iface.display import Displayed, model_facts
 from genai_iface.folder import ModelFolder
 from genai_iface.types import Device, LogitsMode, ModelSpec, UpdateMode
 from genai_iface_numpy.buffers import address, state_shapes
@@ -59,7 +60,7 @@ _CAPABILITIES = frozenset(
 _INITIAL_POSITIONS = 256
 
 
-class NumpyModel:
+class NumpyModel(Displayed):
     """Implements ``Model[NumpyCache]`` and ``SupportsSave``.
 
     Args:
@@ -77,6 +78,10 @@ class NumpyModel:
         self._one_row = folder.signature.one_row
         self._is_concat = self._spec.cache.style == "concat"
         self._is_shared = folder.spec.cache.style == "shared"
+
+    def display_facts(self) -> Mapping[str, object]:
+        """What a console and a notebook show."""
+        return {**model_facts(self), "state": "loaded" if self._graph is not None else "closed"}
 
     @property
     def spec(self) -> ModelSpec:

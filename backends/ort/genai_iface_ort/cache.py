@@ -4,13 +4,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from genai_iface.backend_kit import RowLengths, RowStates, stored_positions
+from genai_iface.display import Displayed, cache_facts
 from genai_iface.errors import BackendError
 from genai_iface.types import CacheSpec, UpdateMode
 from genai_iface_ort.buffers import BufferSpec, HostBuffer
@@ -18,7 +19,7 @@ from genai_iface_ort.buffers import BufferSpec, HostBuffer
 __all__ = ["OrtCache"]
 
 
-class OrtCache:
+class OrtCache(Displayed):
     """Implements ``KVCache``, ``SupportsFork``, ``SupportsInspect`` and ``SupportsCheckpoint``.
 
     The buffers have as many positions as the longest row needs, in small steps; the capacity bounds the
@@ -65,6 +66,10 @@ class OrtCache:
                 f"No memory for a cache of {rows.batch_size} rows with {num_positions} positions",
                 remedy="Ask for a smaller batch or capacity.",
             ) from error
+
+    def display_facts(self) -> Mapping[str, object]:
+        """What a console and a notebook show."""
+        return cache_facts(self)
 
     @property
     def batch_size(self) -> int:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +13,7 @@ import onnxruntime
 from numpy.typing import ArrayLike, NDArray
 
 from genai_iface.backend_kit import RowLengths, RowStates
+from genai_iface.display import Displayed, cache_facts
 from genai_iface.types import CacheSpec, UpdateMode
 from genai_iface_ort.buffers import BufferSpec
 from genai_iface_ort.runtime import HOST, DeviceIndex
@@ -37,7 +39,7 @@ class Segment:
     nbytes: int
 
 
-class OrtConcatCache:
+class OrtConcatCache(Displayed):
     """Implements ``KVCache``, ``SupportsFork``, ``SupportsInspect`` and ``SupportsCheckpoint``.
 
     A row lies in a row of a segment, up to its length. Segments are immutable, so rewinding, reordering and
@@ -64,6 +66,10 @@ class OrtConcatCache:
         # For each row, the segment and the row in it; None for an empty row.
         self._sources: list[tuple[Segment, int] | None] = [None] * rows.batch_size
         self._device = device
+
+    def display_facts(self) -> Mapping[str, object]:
+        """What a console and a notebook show."""
+        return cache_facts(self)
 
     @property
     def batch_size(self) -> int:

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from os import PathLike
 from typing import Any, Generic
 
@@ -24,6 +25,7 @@ from genai_iface.backend_kit import (
     save_cache,
 )
 from genai_iface.capabilities import Capability
+from genai_iface.display import Displayed, model_facts
 from genai_iface.errors import UnsupportedCapabilityError
 from genai_iface.folder import ModelFolder
 from genai_iface.types import Device, LogitsMode, ModelSpec
@@ -37,7 +39,7 @@ from genai_iface_ort.steps.runner import CacheT, Runner
 __all__ = ["OrtModel", "open_model"]
 
 
-class OrtModel(Generic[CacheT]):
+class OrtModel(Displayed, Generic[CacheT]):
     """Implements ``Model`` for the caches of one style.
 
     Args:
@@ -56,6 +58,10 @@ class OrtModel(Generic[CacheT]):
         self._notes = notes
         self._grows = runner.grows
         self._runner: Runner[CacheT] | None = runner
+
+    def display_facts(self) -> Mapping[str, object]:
+        """What a console and a notebook show."""
+        return {**model_facts(self), "state": "loaded" if self._runner is not None else "closed"}
 
     @property
     def spec(self) -> ModelSpec:

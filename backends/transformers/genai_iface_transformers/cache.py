@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 from transformers import DynamicCache
 
 from genai_iface.backend_kit import RowLengths
+from genai_iface.display import Displayed, cache_facts
 from genai_iface.types import CacheSpec, UpdateMode
 from genai_iface_transformers.row_history import RowHistory
 
 __all__ = ["TransformersCache", "has_keys"]
 
 
-class TransformersCache:
+class TransformersCache(Displayed):
     """Implements ``KVCache``, ``SupportsFork``, ``SupportsInspect`` and ``SupportsCheckpoint``.
 
     Args:
@@ -51,6 +53,10 @@ class TransformersCache:
         """What the rows hold and held, for a model that keeps states."""
         states = self.rows.states
         return states if isinstance(states, RowHistory) else None
+
+    def display_facts(self) -> Mapping[str, object]:
+        """What a console and a notebook show."""
+        return cache_facts(self)
 
     @property
     def batch_size(self) -> int:

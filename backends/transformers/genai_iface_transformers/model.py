@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from genai_iface.backend_kit import (
     empty_logits,
 )
 from genai_iface.capabilities import Capability
+from genai_iface.display import Displayed, model_facts
 from genai_iface.errors import BackendError, UnsupportedModelError
 from genai_iface.types import CacheSpec, Device, LayerCacheSpec, LogitsMode, ModelSpec, StateKind, StateSpec
 from genai_iface_transformers.cache import TransformersCache, has_keys
@@ -46,7 +48,7 @@ CAPABILITIES: frozenset[str] = frozenset(
 """What every model can do; how far its rows go back depends on what they keep."""
 
 
-class TransformersModel:
+class TransformersModel(Displayed):
     """Implements ``Model[TransformersCache]``.
 
     Rows are not batched: what a runtime may get wrong with padding and masks cannot go wrong here.
@@ -64,6 +66,10 @@ class TransformersModel:
         self._device = device
         self._config = network.config
         self._spec = _spec(network, self._cache_name)
+
+    def display_facts(self) -> Mapping[str, object]:
+        """What a console and a notebook show."""
+        return model_facts(self)
 
     @property
     def spec(self) -> ModelSpec:

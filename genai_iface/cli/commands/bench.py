@@ -5,14 +5,14 @@
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from genai_iface.cli.arguments import SOURCE, add_source_options, parse_options, positive, source_of
+from genai_iface.cli.arguments import add_source_arguments, named_source, parse_options, positive, source_of
+from genai_iface.cli.json_output import add_json_argument, print_json
 from genai_iface.cli.progress import Progress
 from genai_iface.cli.text import printable
 from genai_iface.config import GenerationConfig
@@ -34,8 +34,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "medians. With --compare, two backends take turns, so that a change of the machine's speed meets both.",
         epilog="example: genai-iface bench my-model --backend ort --compare numpy --prompt-tokens 512",
     )
-    parser.add_argument("source", nargs="?", metavar="SOURCE", help=f"{SOURCE} (default: the embedded model)")
-    add_source_options(parser)
+    add_source_arguments(parser)
     parser.add_argument("--backend", default="numpy", metavar="NAME", help="the backend to measure (default: numpy)")
     parser.add_argument("--compare", metavar="NAME", help="another backend to measure in the same run")
     parser.add_argument("--device", metavar="D", help="device of the measured backend")
@@ -46,7 +45,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument("--new-tokens", type=positive, default=64, metavar="N", help="tokens to generate, at least 2")
     parser.add_argument("--batch-size", type=positive, default=1, metavar="B", help="sequences at once")
     parser.add_argument("--repeats", type=positive, default=5, metavar="N", help="measured runs, after one that is not")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_json_argument(parser)
     return parser
 
 
@@ -60,7 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
         raise InvalidInputError("--new-tokens is 1: the first token is the prompt's work", remedy="Give 2 or more.")
     if arguments.compare == arguments.backend:
         raise InvalidInputError(f"--compare names {arguments.backend!r} again", remedy="Name another backend.")
-    folder = source_of(arguments, arguments.source)
+    folder = source_of(arguments, named_source(arguments))
     progress = Progress()
     with progress.loading():
         models: dict[str, Model[Any]] = {
@@ -78,13 +77,15 @@ def run(arguments: argparse.Namespace) -> int:
             new_tokens=arguments.new_tokens,
             batch_size=arguments.batch_size,
             repeats=arguments.repeats,
+            progress=lambda done, total: progress.show("measuring, runs", done, total),
         )
     finally:
+        progress.stop()
         for model in models.values():
             model.close()
     if arguments.json:
         described = {"folder": str(folder), "settings": _settings(arguments), "backends": results, "load_notes": notes}
-        print(json.dumps(described))
+        print_json("bench", described)
     else:
         _print_table(results)
         # What was done to the graph explains the figures; without it "slow" has no reason.
@@ -95,7 +96,14 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def measure(
-    models: Mapping[str, Model[Any]], /, *, prompt_tokens: int, new_tokens: int, batch_size: int, repeats: int
+    models: Mapping[str, Model[Any]],
+    /,
+    *,
+    prompt_tokens: int,
+    new_tokens: int,
+    batch_size: int,
+    repeats: int,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[str, dict[str, float]]:
     """Measures models in turn.
 
@@ -105,6 +113,7 @@ def measure(
         new_tokens: Tokens to generate.
         batch_size: Sequences at once.
         repeats: Measured runs of each model; one more comes first and is not counted.
+        progress: Told before each run how many are done, and of how many.
 
     Returns:
         Medians by name: prefill and decode tokens per second, seconds to the first token and per
@@ -112,7 +121,8 @@ def measure(
     """
     runs: dict[str, list[PerfMetrics]] = {name: [] for name in models}
     for repeat in range(repeats + 1):
-        for name, model in models.items():
+        for index, (name, model) in enumerate(models.items()):
+            progress(repeat * len(models) + index, (repeats + 1) * len(models))
             metrics = _run_once(model, prompt_tokens, new_tokens, batch_size)
             if repeat:
                 runs[name].append(metrics)

@@ -6,15 +6,18 @@ from __future__ import annotations
 
 import argparse
 import sys
+from dataclasses import asdict
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from genai_iface.cli.arguments import positive
+from genai_iface.cli.json_output import add_json_argument, print_json
 from genai_iface.cli.progress import Progress
 from genai_iface.errors import BackendNotFoundError
 
 if TYPE_CHECKING:
     from genai_iface.build._build import BuildResult
+    from genai_iface.build._verify import Comparison
 
 __all__ = ["add_parser", "run"]
 
@@ -39,7 +42,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "where states are kept) from a local checkpoint, and compares its logits and greedy tokens with torch before "
         'the folder appears. Needs the extra "build".',
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "source",
@@ -108,6 +110,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--unverified", action="store_true", help="keep a result that differs from torch; the file is marked"
     )
+    add_json_argument(parser)
     return parser
 
 
@@ -149,8 +152,30 @@ def run(arguments: argparse.Namespace) -> int:
         )
     finally:
         progress.stop()
-    _print(result)
+    if arguments.json:
+        print_json("build", _as_json(result))
+    else:
+        _print(result)
     return 0
+
+
+def _as_json(result: BuildResult) -> dict[str, Any]:
+    def numbers(comparison: Comparison | None) -> dict[str, Any] | None:
+        return None if comparison is None else asdict(comparison)
+
+    return {
+        "folder": str(result.folder),
+        "method": result.method,
+        "verified": result.verified,
+        "attempts": [
+            {"method": attempt.method, "problem": attempt.problem, "comparison": numbers(attempt.comparison)}
+            for attempt in result.attempts
+        ],
+        "files": list(result.files),
+        "own_integers": numbers(result.own_integers),
+        "quantized": numbers(result.quantized),
+        "notes": list(result.notes),
+    }
 
 
 def _print(result: BuildResult) -> None:

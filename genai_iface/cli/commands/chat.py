@@ -7,8 +7,9 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from typing import Any
 
 from genai_iface._new_files import new_file
 from genai_iface.cli.arguments import add_model_arguments, add_template_argument, chat_template_of
@@ -20,6 +21,7 @@ from genai_iface.cli.generation import (
     overrides_of,
     speculation_of,
 )
+from genai_iface.cli.json_output import add_json_argument, print_json
 from genai_iface.cli.progress import Progress
 from genai_iface.errors import GenAIError, InvalidInputError
 from genai_iface.generation.chat.session import ChatSession
@@ -52,6 +54,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     add_model_arguments(parser)
     add_generation_arguments(parser, of=" of an answer")
     add_speculation_arguments(parser)
+    add_json_argument(parser, "print one JSON object for each answer, on a line of its own")
     return parser
 
 
@@ -70,17 +73,18 @@ def run(arguments: argparse.Namespace) -> int:
             system=arguments.system, chat_template=template, speculation=speculation, **overrides_of(arguments)
         ) as session,
     ):
-        _Loop(session, pipeline.cancel, progress).run()
+        _Loop(session, pipeline.cancel, progress, as_json=arguments.json).run()
     return 0
 
 
 class _Loop:
     """Reads lines and answers them."""
 
-    def __init__(self, session: ChatSession, cancel: Callable[[], None], progress: Progress) -> None:
+    def __init__(self, session: ChatSession, cancel: Callable[[], None], progress: Progress, *, as_json: bool) -> None:
         self._session = session
         self._cancel = cancel
         self._progress = progress
+        self._as_json = as_json
         self._is_terminal = sys.stdin.isatty()
         # Each takes what follows its name.
         self._commands: dict[str, Callable[[str], None]] = {
@@ -139,7 +143,11 @@ class _Loop:
         has_begun = False
         try:
             with cancel_on_interrupt(self._cancel):
-                for chunk in start():
+                chunks = start()
+                if self._as_json:
+                    print_json("chat", _as_json(list(chunks)))
+                    return
+                for chunk in chunks:
                     has_begun = True
                     self._progress.stop()
                     print(chunk.text, end="", flush=True)
@@ -162,3 +170,12 @@ class _Loop:
             f"output: {metrics.num_generated_tokens} tokens, {metrics.decode_tokens_per_second:.1f} tokens/s; "
             f"first token after {metrics.time_to_first_token:.2f} s; cache: {metrics.cache_bytes / 1e6:.1f} MB"
         )
+
+
+def _as_json(chunks: Sequence[Chunk]) -> dict[str, Any]:
+    reasons = [chunk.finish_reason for chunk in chunks if chunk.finish_reason is not None]
+    return {
+        "text": "".join(chunk.text for chunk in chunks),
+        "token_ids": [token for chunk in chunks for token in chunk.token_ids],
+        "finish_reason": reasons[-1] if reasons else None,
+    }

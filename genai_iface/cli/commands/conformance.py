@@ -7,8 +7,10 @@ from __future__ import annotations
 import argparse
 import sys
 from contextlib import ExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from genai_iface.cli.json_output import add_json_argument, print_json
+from genai_iface.cli.progress import Progress
 from genai_iface.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -60,6 +62,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="of the models and programs that are made for the run (default: a new one)",
     )
     parser.add_argument("--list", action="store_true", help="list the checks and run nothing")
+    add_json_argument(parser)
     return parser
 
 
@@ -71,7 +74,15 @@ def run(arguments: argparse.Namespace) -> int:
     from genai_iface.conformance.wire import WireAdapter  # noqa: PLC0415
 
     if arguments.list:
-        for item in kit.all_checks(level=arguments.level):
+        listed = kit.all_checks(level=arguments.level)
+        if arguments.json:
+            checks = [
+                {"id": item.id, "level": item.level, "title": item.title, "requires": sorted(item.requires)}
+                for item in listed
+            ]
+            print_json("conformance", {"checks": checks})
+            return 0
+        for item in listed:
             needs = f" [{', '.join(sorted(item.requires))}]" if item.requires else ""
             print(f"{item.id}  {item.title}{needs}")
         return 0
@@ -79,7 +90,9 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.report is not None:
         check_report_folder(arguments.report)
     known = kit.read_deviations(arguments.deviations, dtype=arguments.dtype) if arguments.deviations else None
+    shown = _Outcomes(len(arguments.only) or len(kit.all_checks(level=arguments.level)), quiet=arguments.json)
     with ExitStack() as stack:
+        stack.callback(shown.stop)
         if isinstance(adapter, WireAdapter):
             stack.callback(adapter.close)
         result = kit.run_checks(
@@ -90,9 +103,12 @@ def run(arguments: argparse.Namespace) -> int:
             deviations=known,
             factor=arguments.tolerance_factor,
             seed=arguments.seed,
-            on_outcome=_print_outcome,
+            on_outcome=shown,
         )
-    _print_verdict(result)
+    if arguments.json:
+        print_json("conformance", _as_json(result))
+    else:
+        _print_verdict(result)
     if arguments.report is not None:
         for path in kit.write_report(result, arguments.report):
             print(f"wrote {path}", file=sys.stderr)
@@ -113,12 +129,39 @@ def _find_adapter(arguments: argparse.Namespace) -> Adapter:
     return load_adapter(arguments.adapter)
 
 
-def _print_outcome(outcome: Outcome) -> None:
-    if outcome.status not in _SHOWN:
-        return
-    print(f"{_SHOWN[outcome.status]} {outcome.check.id}: {outcome.message}")
-    for name, value in outcome.numbers.items():
-        print(f"    {name}: {value}")
+class _Outcomes:
+    """Shows how far the run is, and prints what did not hold.
+
+    Args:
+        total: The checks that may run.
+        quiet: Whether nothing is printed.
+    """
+
+    def __init__(self, total: int, *, quiet: bool) -> None:
+        self._total = total
+        self._quiet = quiet
+        self._done = 0
+        self._progress = Progress()
+
+    def __call__(self, outcome: Outcome) -> None:
+        self._done += 1
+        if outcome.status in _SHOWN and not self._quiet:
+            self._progress.stop()
+            print(f"{_SHOWN[outcome.status]} {outcome.check.id}: {outcome.message}")
+            for name, value in outcome.numbers.items():
+                print(f"    {name}: {value}")
+        self._progress.show(f"checking, {outcome.check.id} done", self._done, self._total)
+
+    def stop(self) -> None:
+        """Takes the line away."""
+        self._progress.stop()
+
+
+def _as_json(result: ConformanceResult) -> dict[str, Any]:
+    from genai_iface.conformance._report import as_json, claim_in_words  # noqa: PLC0415
+
+    report = as_json(result)
+    return {"verdict": result.verdict, "claim": claim_in_words(report), "report": report}
 
 
 def _print_verdict(result: ConformanceResult) -> None:

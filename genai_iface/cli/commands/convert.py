@@ -5,10 +5,12 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from genai_iface.cli.arguments import SOURCE, add_source_options, positive, source_of
+from genai_iface.cli.json_output import add_json_argument, print_json
 from genai_iface.cli.progress import Progress
 
 if TYPE_CHECKING:
@@ -32,7 +34,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Rewrites the graph of a model and writes it to a new folder with the tokenizer, template and "
         "configuration files beside it. The result is compared with the source before the folder appears.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", metavar="SOURCE", help=SOURCE)
     parser.add_argument("out", metavar="OUT", help="the folder to write; it must not exist yet")
@@ -55,6 +56,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--no-verify", dest="verify", action="store_false", help="do not compare the result's logits with the source's"
     )
+    add_json_argument(parser)
     return parser
 
 
@@ -79,9 +81,25 @@ def run(arguments: argparse.Namespace) -> int:
         )
     finally:
         progress.stop()
+    if arguments.json:
+        print_json("convert", _as_json(done, arguments.out))
+        return 0
     _print(done)
     print(f"written to {arguments.out}")
     return 0
+
+
+def _as_json(done: Converted, out: str) -> dict[str, Any]:
+    return {
+        "path": out,
+        "layers": [asdict(layer) for layer in done.layers],
+        "nodes_before": done.nodes_before,
+        "nodes_after": done.nodes_after,
+        "removed_inputs": list(done.removed_inputs),
+        "added_inputs": list(done.added_inputs),
+        "difference": done.difference,
+        "unverified": done.unverified,
+    }
 
 
 def _print(done: Converted) -> None:

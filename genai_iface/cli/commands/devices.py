@@ -5,9 +5,9 @@
 from __future__ import annotations
 
 import argparse
-import json
 from typing import Any
 
+from genai_iface.cli.json_output import add_json_argument, print_json
 from genai_iface.errors import GenAIError
 from genai_iface.registry import list_backends, load_backend
 
@@ -22,7 +22,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Lists every registered backend with its devices, versions and capabilities, or the reason why "
         "it cannot be loaded.",
     )
-    parser.add_argument("--json", action="store_true", help="print a JSON list")
+    add_json_argument(parser)
     return parser
 
 
@@ -30,7 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Runs the command."""
     backends = [_describe(name) for name in list_backends()]
     if arguments.json:
-        print(json.dumps(backends, indent=2))
+        print_json("devices", {"backends": backends})
     elif not backends:
         print('No backend is registered. Reinstall the package: pip install --force-reinstall "genai-iface"')
     else:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 import sys
 from typing import Any
 
@@ -19,6 +18,7 @@ from genai_iface.cli.generation import (
     overrides_of,
     speculation_of,
 )
+from genai_iface.cli.json_output import add_json_argument, print_json
 from genai_iface.cli.progress import Progress
 from genai_iface.errors import InvalidInputError
 from genai_iface.protocols import Prompt
@@ -60,7 +60,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
 
     output = parser.add_argument_group("output")
-    output.add_argument("--json", action="store_true", help="print one JSON object at the end")
+    add_json_argument(output, "print one JSON object at the end")
     output.add_argument("--no-stream", action="store_true", help="print the text when it is complete")
     return parser
 
@@ -90,7 +90,7 @@ def run(arguments: argparse.Namespace) -> int:
                 if printer is not None:
                     printer.finish()
     if arguments.json:
-        print(json.dumps(_as_json(arguments, text, result), ensure_ascii=False))
+        print_json("generate", _as_json(arguments, text, result))
     if _FORMS & overrides.keys() and result.finish_reasons[0] != "stop":
         print(f"The output is not complete; it ended by {result.finish_reasons[0]!r}.", file=sys.stderr)
     if sys.stderr.isatty():

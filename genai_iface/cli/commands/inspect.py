@@ -6,11 +6,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import json
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from genai_iface.cli.arguments import SOURCE, add_source_options, parse_options
+from genai_iface.cli.json_output import add_json_argument, print_json
 from genai_iface.cli.text import printable
 from genai_iface.errors import GenAIError
 from genai_iface.registry import load_model
@@ -43,11 +43,10 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "the signature of its graph, and prints it with the reasons. Of a repository of the hub it only lists, unless "
         "a variant is named.",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", metavar="SOURCE", help=SOURCE)
     add_source_options(parser)
-    parser.add_argument("--json", action="store_true", help="print one JSON object instead of tables")
+    add_json_argument(parser, "print one JSON object instead of tables")
     parser.add_argument("--backend", metavar="NAME", help="also load it there and show what was done to the graph")
     parser.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="an option of that backend; may be repeated"
@@ -69,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     lists_only = variant is None and is_id(source) and ":" not in source
     variants = _variants(source, revision) if variant is None else []
     if lists_only:
-        print(json.dumps({"variants": variants}, indent=2)) if arguments.json else _print_variants(variants)
+        print_json("inspect", {"variants": variants}) if arguments.json else _print_variants(variants)
         return 0
     folder = open_folder(source, variant=variant, revision=revision)
     notes = None
@@ -78,7 +77,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         described = describe(folder) | ({"variants": variants} if len(variants) > 1 else {})
         described |= {} if notes is None else {"load_notes": notes}
-        print(json.dumps(described, indent=2, ensure_ascii=False))
+        print_json("inspect", described)
         return 0
     if len(variants) > 1:
         _print_variants(variants)

@@ -5,13 +5,13 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from genai_iface.cli.arguments import add_model_arguments, positive, read_text
 from genai_iface.cli.generation import load_pipeline
+from genai_iface.cli.json_output import add_json_argument, print_json
 from genai_iface.cli.progress import Progress
 from genai_iface.errors import InvalidInputError
 
@@ -30,7 +30,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     )
     parser.add_argument("files", nargs="+", metavar="FILE", help="texts in UTF-8; - for the standard input")
     parser.add_argument("--stride", type=positive, metavar="N", help="how much further each window begins (half of it)")
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_json_argument(parser)
     add_model_arguments(parser)
     return parser
 
@@ -48,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     with load_pipeline(arguments, Progress()) as pipeline:
         found = {name: pipeline.perplexity(text, stride=arguments.stride) for name, text in texts.items()}
     if arguments.json:
-        print(json.dumps({"perplexity": found}))
+        print_json("perplexity", {"perplexity": found})
     else:
         for name, value in found.items():
             print(f"{value:.4f}  {name}")

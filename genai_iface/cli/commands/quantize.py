@@ -5,7 +5,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
@@ -13,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from genai_iface.cli.arguments import SOURCE, add_source_options, parse_options, positive, read_text
+from genai_iface.cli.json_output import add_json_argument, print_json
 from genai_iface.cli.progress import Progress
 from genai_iface.errors import InvalidInputError
 from genai_iface.registry import load_model
@@ -44,7 +44,6 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         description="Writes a copy of a model folder whose matrices are blocked integers (DequantizeLinear before "
         "MatMul) and whose cache may be int8 (QuantizeLinear before TensorScatter, DequantizeLinear after it).",
         epilog=_EXAMPLE,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("source", metavar="SOURCE", help=SOURCE)
     add_source_options(parser)
@@ -123,7 +122,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     check.add_argument(
         "--option", action="append", default=[], metavar="KEY=VALUE", help="an option of the backend; may be repeated"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_json_argument(parser)
     return parser
 
 
@@ -170,7 +169,7 @@ def run(arguments: argparse.Namespace) -> int:
         progress.stop()
     if arguments.json:
         found = asdict(report) | {"path": str(report.path), "perplexity_before": before, "perplexity_after": after}
-        print(json.dumps(found))
+        print_json("quantize", found)
         return 0
     if arguments.report:
         _print_matrices(report.matrices)

@@ -8,7 +8,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from genai_iface.cli.arguments import SOURCE, add_source_options, parse_options, positive
+from genai_iface.cli.arguments import add_source_arguments, named_source, parse_options, positive
+from genai_iface.cli.json_output import add_json_argument, print_json
 from genai_iface.cli.progress import Progress
 from genai_iface.pipeline import TextGenerationPipeline
 from genai_iface.serving import ServerSettings, read_api_keys
@@ -28,8 +29,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         'batch. Needs "genai-iface[serve]". Ctrl-C and SIGTERM let running answers end. Logs are JSON, on stderr.',
         epilog="example: genai-iface serve my-model --backend ort --api-key-file keys.txt",
     )
-    parser.add_argument("source", nargs="?", metavar="SOURCE", help=f"{SOURCE} (default: the embedded model)")
-    add_source_options(parser)
+    add_source_arguments(parser)
     parser.add_argument("--backend", default="ort", metavar="NAME", help="a registered backend (default: ort)")
     parser.add_argument("--device", metavar="D", help='one of the devices of "genai-iface devices"')
     parser.add_argument(
@@ -73,6 +73,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="how the model writes calls of tools: hermes, qwen_xml, llama_json, mistral, deepseek, harmony, none "
         "(default: what its chat template says)",
     )
+    add_json_argument(parser, "print one JSON object when the server is ready")
     return parser
 
 
@@ -86,11 +87,12 @@ def run(arguments: argparse.Namespace) -> int:
     from genai_iface.serving import Server  # noqa: PLC0415
     from genai_iface.serving.operations.logs import log_to_stderr  # noqa: PLC0415
 
+    source = named_source(arguments)
     keys = () if arguments.api_key_file is None else read_api_keys(arguments.api_key_file)
     settings = ServerSettings(
         host=arguments.host,
         port=arguments.port,
-        model_name=_name_of(arguments.source),
+        model_name=_name_of(source),
         aliases=tuple(arguments.alias),
         api_keys=keys,
         slots=arguments.slots,
@@ -105,7 +107,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     with Progress().loading():
         pipeline = TextGenerationPipeline(
-            arguments.source,
+            source,
             backend=arguments.backend,
             device=arguments.device,
             options=parse_options(arguments.option),
@@ -117,7 +119,10 @@ def run(arguments: argparse.Namespace) -> int:
         log_to_stderr()
         if settings.host not in _LOOPBACK and not keys:
             print("genai-iface: no --api-key-file: whoever reaches this address may use the model", file=sys.stderr)
-        print(f"Serving {settings.model_name!r} at {server.url}/v1", flush=True)
+        if arguments.json:
+            print_json("serve", {"model": settings.model_name, "url": f"{server.url}/v1"})
+        else:
+            print(f"Serving {settings.model_name!r} at {server.url}/v1", flush=True)
         server.run()
     return 0
 

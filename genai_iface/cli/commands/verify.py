@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import argparse
-import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from os import PathLike
 from typing import Any
@@ -14,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genai_iface._tolerance import LOGIT_TOLERANCES, ROUNDED_ACTIVATIONS_TOLERANCE, relative_difference
-from genai_iface.cli.arguments import SOURCE, add_source_options, not_negative, parse_options, positive, source_of
+from genai_iface.cli.arguments import (
+    add_source_arguments,
+    named_source,
+    not_negative,
+    parse_options,
+    positive,
+    source_of,
+)
+from genai_iface.cli.json_output import add_json_argument, print_json
 from genai_iface.cli.progress import Progress
 from genai_iface.errors import InvalidInputError
 from genai_iface.protocols import Model
@@ -67,8 +75,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "reference chooses. Compares the logits of every step and tells a near tie from a real difference.",
         epilog="example: genai-iface verify my-model --backend ort --against numpy --steps 32",
     )
-    parser.add_argument("source", nargs="?", metavar="SOURCE", help=f"{SOURCE} (default: the embedded model)")
-    add_source_options(parser)
+    add_source_arguments(parser)
     parser.add_argument("--backend", required=True, metavar="NAME", help="the backend to judge")
     parser.add_argument("--against", default="numpy", metavar="NAME", help="the reference (default: numpy)")
     parser.add_argument("--device", metavar="D", help="device of the judged backend")
@@ -79,7 +86,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--tolerance", type=not_negative, metavar="T", help="largest legal difference, as a part of the largest logit"
     )
-    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    add_json_argument(parser)
     return parser
 
 
@@ -97,8 +104,9 @@ def run(arguments: argparse.Namespace) -> int:
             f"--backend and --against are both {arguments.backend!r}, which agrees with itself",
             remedy="Name another reference, or a --device or --option of the backend to judge.",
         )
-    folder = source_of(arguments, arguments.source)
-    with Progress().loading():
+    folder = source_of(arguments, named_source(arguments))
+    progress = Progress()
+    with progress.loading():
         reference = load_model(folder, backend=arguments.against)
         candidate = load_model(
             folder, backend=arguments.backend, device=arguments.device, options=parse_options(arguments.option)
@@ -116,8 +124,10 @@ def run(arguments: argparse.Namespace) -> int:
             steps=arguments.steps,
             prompt_tokens=arguments.prompt_tokens,
             batch_size=arguments.batch_size,
+            progress=lambda done, total: progress.show("comparing, steps", done, total),
         )
     finally:
+        progress.stop()
         reference.close()
         candidate.close()
     worst = max(steps, key=lambda step: step.difference)
@@ -130,7 +140,7 @@ def run(arguments: argparse.Namespace) -> int:
             "tolerance_reason": reason,
             "steps": [asdict(step) for step in steps],
         }
-        print(json.dumps(verdict))
+        print_json("verify", verdict)
         return 0 if agrees else 1
     print(f"{arguments.backend} against {arguments.against}: {len(steps)} comparisons")
     print(
@@ -154,7 +164,15 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def compare(
-    candidate: Model[Any], reference: Model[Any], /, *, steps: int, prompt_tokens: int, batch_size: int, seed: int = 0
+    candidate: Model[Any],
+    reference: Model[Any],
+    /,
+    *,
+    steps: int,
+    prompt_tokens: int,
+    batch_size: int,
+    seed: int = 0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[StepDifference]:
     """Runs both models on the same tokens.
 
@@ -165,6 +183,7 @@ def compare(
         prompt_tokens: Tokens of the longest prompt; row b's is b tokens shorter, but not empty.
         batch_size: The rows of the batch.
         seed: Of the random prompts.
+        progress: Told before each step how many are done, and of how many.
 
     Returns:
         One entry for each row and step, steps in order.
@@ -177,6 +196,7 @@ def compare(
     found: list[StepDifference] = []
     try:
         for step in range(steps + 1):
+            progress(step, steps + 1)
             given = counts if step == 0 else None
             got, expected = (
                 model.forward(ids, cache, counts=given)[:, 0]

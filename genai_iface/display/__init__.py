@@ -1,0 +1,22 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""How objects show themselves: one line in a console, a small table in a notebook.
+
+A class that inherits ``Displayed`` says its facts once, and both forms are made of them. Nothing here reads more than
+the standard library, so that any class may use it.
+"""
+
+from __future__ import annotations
+
+from genai_iface.display._displayed import (
+    Displayed,
+    ShownStream,
+    as_html,
+    as_text,
+    cache_facts,
+    in_bytes,
+    model_facts,
+    spec_facts,
+)
+
+__all__ = ["Displayed", "ShownStream", "as_html", "as_text", "cache_facts", "in_bytes", "model_facts", "spec_facts"]

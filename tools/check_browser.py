@@ -1,0 +1,194 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""Looks at a built site in headless Chromium: what scrolls sideways, what is not made for the dark, what axe finds.
+
+    npm install --ignore-scripts --no-save axe-core@4.10.3
+    python -m tools.check_browser SITE [PAGE ...] [--screenshots DIR]
+
+Needs playwright and a Chromium, its own or the system's. Pages are served on this machine only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+__all__ = ["AXE", "WIDTHS", "check", "chromium", "first_hits", "served"]
+
+AXE = Path(__file__).parents[1] / "node_modules" / "axe-core" / "axe.min.js"
+WIDTHS = (390, 1024, 1440)
+SCHEMES = ("light", "dark")
+
+# Of axe's rules those that a page's author decides; the rest is the theme's.
+_RULES = ["color-contrast", "heading-order", "image-alt", "link-name", "page-has-heading-one", "svg-img-alt"]
+_AXE = """rules => axe.run(
+    document.querySelector('.md-content') || document, {runOnly: rules, resultTypes: ['violations']}
+).then(found => found.violations.map(v => `${v.id}: ${v.nodes[0].target.join(' ')} (${v.nodes.length} of them) `
+        + (v.nodes[0].any[0] ? v.nodes[0].any[0].message : '')))"""
+# What may scroll by itself is not the page.
+_SIDEWAYS = "() => document.documentElement.scrollWidth - document.documentElement.clientWidth"
+# Cells of a table that its own box cuts off without a scroll bar.
+_CLIPPED = """() => [...document.querySelectorAll(
+    '.md-content table, .md-content pre > code, .md-content svg'
+)].filter(e => {
+    if (!e.getClientRects().length || e.closest('details:not([open]), .md-clipboard, .md-icon, a, button'))
+        return false;
+    const box = e.getBoundingClientRect();
+    for (let up = e; up && up !== document.body; up = up.parentElement)
+        if (['auto', 'scroll'].includes(getComputedStyle(up).overflowX)) return false;
+    return box.right > document.documentElement.clientWidth + 1;
+}).map(e => e.tagName.toLowerCase() + ': ' + e.textContent.trim().slice(0, 40))"""
+_IMAGES = """() => [...document.querySelectorAll('.md-content img')].map(e => e.getAttribute('src'))"""
+_PLAIN = """() => [...document.querySelectorAll('.md-content figure svg')].filter(
+    e => !/currentcolor|var\\(--/i.test(e.outerHTML)).map(e => e.outerHTML.slice(0, 60))"""
+
+
+def main() -> int:
+    """Prints the faults of a site; 1 if there are any."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("site", type=Path)
+    parser.add_argument("pages", nargs="*", help="relative to the site; every page by default")
+    parser.add_argument("--screenshots", type=Path, metavar="DIR", help="write one PNG for each width and scheme")
+    arguments = parser.parse_args()
+    faults = check(arguments.site, arguments.pages, screenshots=arguments.screenshots)
+    for fault in faults:
+        print(fault)
+    print(f"{len(faults)} faults", file=sys.stderr)
+    return 1 if faults else 0
+
+
+def check(site: Path, pages: Sequence[str] = (), *, screenshots: Path | None = None) -> list[str]:
+    """The faults of a site's pages.
+
+    Args:
+        site: The folder that holds index.html.
+        pages: Those to look at; all that the search index or the navigation knows by default.
+        screenshots: A folder for pictures of the first screens.
+    """
+    names = list(pages) or [
+        path.relative_to(site).as_posix()
+        for path in sorted(site.rglob("*.html"))
+        # Written for a vendor's own eyes, not with the site's theme.
+        if path.name != "report.html"
+    ]
+    faults: list[str] = []
+    with served(site) as root, chromium() as browser:
+        for scheme in SCHEMES:
+            context = browser.new_context(color_scheme=scheme, service_workers="block")
+            tab = context.new_page()
+            for name in names:
+                tab.goto(f"{root}/{name}")
+                where = f"{name}, {scheme}"
+                faults += [f"{where}: {fault}" for fault in _layout(tab, scheme == SCHEMES[0])]
+                faults += [f"{where}: {fault}" for fault in _looks(tab, site / name)]
+                if screenshots is not None:
+                    _picture(tab, screenshots, f"{name.removesuffix('.html').replace('/', '_')}-{scheme}")
+            context.close()
+    return faults
+
+
+def first_hits(site: Path, queries: Sequence[str]) -> dict[str, str]:
+    """The address of what the site's own search shows first for each query, relative to the site.
+
+    Args:
+        site: The folder that holds index.html.
+        queries: What a reader types.
+    """
+    found = {}
+    with served(site) as root, chromium() as browser:
+        tab = browser.new_page(viewport={"width": 1440, "height": 900})
+        tab.goto(f"{root}/index.html")
+        for query in queries:
+            tab.fill("input[name=query]", "")
+            tab.click("input[name=query]")
+            tab.type("input[name=query]", query)
+            # The results of one query replace those of another.
+            tab.wait_for_timeout(1500)
+            link = tab.locator(".md-search-result__link").first
+            link.wait_for(state="attached", timeout=20_000)
+            found[query] = str(link.get_attribute("href")).removeprefix(root).lstrip("/").partition("?")[0]
+    return found
+
+
+@contextmanager
+def served(site: Path) -> Iterator[str]:
+    """Serves a folder on a free port of this machine; gives its address."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(_Quiet, directory=str(site)))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+@contextmanager
+def chromium() -> Iterator[Any]:
+    """A headless Chromium: the system's if there is one, playwright's otherwise.
+
+    Raises:
+        ImportError: playwright is not installed.
+        playwright.sync_api.Error: There is no Chromium.
+    """
+    from playwright.sync_api import sync_playwright  # noqa: PLC0415 - loads when it is needed
+
+    with sync_playwright() as play:
+        browser = play.chromium.launch(
+            executable_path=shutil.which("chromium") or shutil.which("google-chrome"), args=["--no-sandbox"]
+        )
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+class _Quiet(SimpleHTTPRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name of the library
+        """Says nothing."""
+
+
+def _layout(tab: Any, is_first: bool) -> list[str]:
+    """What does not fit. Colors do not change it, so one scheme is enough."""
+    if not is_first:
+        return []
+    faults = []
+    for width in WIDTHS:
+        tab.set_viewport_size({"width": width, "height": 900})
+        beyond = tab.evaluate(_SIDEWAYS)
+        if beyond > 0:
+            faults.append(f"scrolls sideways by {beyond} px at {width}")
+        faults += [f"cut off at {width}: {what}" for what in tab.evaluate(_CLIPPED)]
+    return faults
+
+
+def _looks(tab: Any, page: Path) -> list[str]:
+    faults = [f"image without a dark form: {source}" for source in tab.evaluate(_IMAGES) if _is_light(page, source)]
+    faults += [f"drawing that does not take the page's colors: {what}" for what in tab.evaluate(_PLAIN)]
+    tab.add_script_tag(path=str(AXE))
+    return faults + [str(found) for found in tab.evaluate(_AXE, _RULES)]
+
+
+def _is_light(page: Path, source: str) -> bool:
+    if "#only-" in source:
+        return False
+    path = page.parent / source
+    return path.suffix != ".svg" or "prefers-color-scheme" not in path.read_text(encoding="utf-8")
+
+
+def _picture(tab: Any, folder: Path, stem: str) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for width in WIDTHS:
+        tab.set_viewport_size({"width": width, "height": 900})
+        tab.screenshot(path=str(folder / f"{stem}-{width}.png"))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
