@@ -76,7 +76,7 @@ def make_fresh(golden: Golden, seed: int, folder: Path, *, factor: float = 1.0) 
         if target / name != changed:
             (target / name).unlink(missing_ok=True)
     tokens = random.integers(0, plan.vocab_size, golden.tokens.shape)
-    logits = np.stack([logits_of(plan, new, golden.dtype, row, None) for row in tokens])
+    logits = np.stack([logits_of(plan, new, golden.dtype, row, plan.keep) for row in tokens])
     facts = manifest()["models"][golden.name]
     relative = relative_tolerance(golden.dtype, facts["reduction_length"], facts["num_stores"], factor=factor)
     tolerance = relative * float(np.abs(logits).max())
