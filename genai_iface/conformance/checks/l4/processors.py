@@ -46,8 +46,9 @@ def bad_word_over_border(context: Context) -> None:
 @check("L4.processors.several_bad_words", spec=["Sampling.8"])
 def several_bad_words(context: Context) -> None:
     """All bad words count, those with a common beginning too; a word longer than the sequence bans nothing yet."""
-    words = ((_H, _I), (_H, 120), (_MARK, 0xC3), tuple([_H] * 30))
+    words = ((_H, _I), (_H, 120), (_MARK, 0xC3))
     says(context, [_H], Settings(bad_words_ids=words), least=1, steps=6)
+    says(context, [_H], Settings(bad_words_ids=((*[120] * 28, _H, _I),)), least=6, steps=6)
     says(context, [*"Hi \U0001f642".encode()], Settings(bad_words_ids=words), least=2, steps=6)
 
 
@@ -61,8 +62,8 @@ def bad_word_may_end(context: Context) -> None:
 @check("L4.processors.presence", spec=["Sampling.6"])
 def presence(context: Context) -> None:
     """The presence penalty is taken once from what was generated, not from what the prompt says."""
-    settings = Settings(presence_penalty=2.0, logit_bias={_I: 30.0, _SPACE: 29.0, _MARK: 28.5})
-    says(context, [_I, _SPACE, _H], settings, least=6, steps=8)
+    settings = Settings(presence_penalty=2.0, logit_bias={_I: 27.2, _SPACE: 29.0, _MARK: 28.5})
+    says(context, [_I, _H], settings, least=6, steps=8)
 
 
 @check("L4.processors.frequency", spec=["Sampling.6"])
