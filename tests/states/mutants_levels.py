@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from genai_iface import CacheRewindError, Capability, UnsupportedCapabilityError
+from genai_iface import CacheRewindError, Capability, InvalidInputError, UnsupportedCapabilityError
 from genai_iface.backend_kit import RowStates
 from genai_iface_numpy.cache import NumpyCache
 from tests.states.mutants import STATE_MUTANTS, StateModel, model, states
@@ -337,3 +337,115 @@ class DisturbedByCheckpoint(RowStates):
         if length > 8:
             for now in self._now:
                 now[row] *= -1
+
+
+# One for each of the other checks.
+
+
+def _has_conv(model: Any) -> bool:
+    return any(state.kind == "conv" for state in model.spec.cache.states)
+
+
+def _has_recurrence(model: Any) -> bool:
+    return any(state.kind == "recurrent" for state in model.spec.cache.states)
+
+
+@model("a step of four tokens leaves the states as they were", "L2.state.chunk_4")
+class FourLeavesStates(StateModel):
+    def forward(self, input_ids, cache, /, *, counts=None, logits="last"):
+        held = [state.copy() for state in cache.states._now] if cache.states is not None else []
+        before = int(cache.lengths[0])
+        got = super().forward(input_ids, cache, counts=counts, logits=logits)
+        if held and np.shape(input_ids) == (1, 4) and counts is None and before:
+            for state, old in zip(cache.states._now, held, strict=True):
+                state[...] = old
+        return got
+
+
+@model("a prompt is cut into steps of six, and states between them are rounded", "L2.state.chunk_7")
+class SixAtOnce(StateModel):
+    def forward(self, input_ids, cache, /, *, counts=None, logits="last"):
+        got = super().forward(input_ids, cache, counts=counts, logits=logits)
+        if cache.states is not None and np.shape(input_ids) == (1, 7):
+            for state in cache.states._now:
+                state[...] = state.astype(np.float16).astype(state.dtype)
+        return got
+
+
+@model("saved states of any model are taken", "L2.state.other_model")
+class AnyStatesLoaded(StateModel):
+    def load_cache(self, path, /, *, capacity=None):
+        try:
+            return super().load_cache(path, capacity=capacity)
+        except InvalidInputError:
+            return self.create_cache(capacity=capacity)
+
+
+@model("a delta rule's matrix is transposed after a prompt", "L3.state.delta")
+class TransposedMatrix(StateModel):
+    def forward(self, input_ids, cache, /, *, counts=None, logits="last"):
+        got = super().forward(input_ids, cache, counts=counts, logits=logits)
+        if cache.states is not None and np.shape(input_ids)[1] > 8 and self.spec.cache.layers and _has_conv(self):
+            for state in cache.states._now:
+                if state.ndim == 4 and state.shape[-1] == state.shape[-2]:
+                    state[...] = state.swapaxes(-1, -2).copy()
+        return got
+
+
+@model("a matrix without a convolution decays once more after a chunk", "L3.state.gated")
+class DecaysTwice(StateModel):
+    def forward(self, input_ids, cache, /, *, counts=None, logits="last"):
+        got = super().forward(input_ids, cache, counts=counts, logits=logits)
+        if cache.states is not None and np.shape(input_ids)[1] == 4 and _has_recurrence(self):
+            for state in cache.states._now:
+                if state.ndim == 4:
+                    state[...] *= 0.9
+        return got
+
+
+@model("without an input for counts the states lag by a step", "L3.state.uncounted")
+class UncountedLags(StateModel):
+    def forward(self, input_ids, cache, /, *, counts=None, logits="last"):
+        got = super().forward(input_ids, cache, counts=counts, logits=logits)
+        if cache.states is not None and "counts" not in self._graph.signature.inputs:
+            for state in cache.states._now:
+                state[...] *= 0.5
+        return got
+
+
+@model("in batches of three, rows with fewer tokens take the longest one's states", "L4.state.ragged_batch")
+class LongestWins(StateModel):
+    def forward(self, input_ids, cache, /, *, counts=None, logits="last"):
+        got = super().forward(input_ids, cache, counts=counts, logits=logits)
+        if cache.states is not None and cache.batch_size == 3 and np.shape(input_ids)[1] > 1:
+            longest = int(np.argmax(cache.lengths))
+            for state in cache.states._now:
+                state[...] = state[longest]
+        return got
+
+
+@states("states of a row that went back by more than four tokens are not set", "L4.state.rewind")
+class FarRewindForgotten(RowStates):
+    def rewind(self, old, new):
+        far = (old - new > 4) & (new > 0)
+        held = [state.copy() for state in self._now]
+        super().rewind(old, new)
+        for state, before in zip(self._now, held, strict=True):
+            state[far] = before[far]
+
+
+@states("a checkpoint at a turn's end is taken one token late", "L4.state.conversation")
+class LateCheckpoint(RowStates):
+    late: Any = None
+
+    def keep(self, row, length):
+        super().keep(row, length)
+        kept = self._kept[row][length]
+        self._kept[row][length], self.late = (kept if self.late is None else self.late), kept
+
+
+@states("no checkpoint is ever kept", "L4.state.regenerate")
+class NothingKept(RowStates):
+    def keep(self, row, length):
+        super().keep(row, length)
+        self._kept[row].clear()

@@ -170,6 +170,8 @@ def string_inside_token(context: Context) -> None:
             (["o EN", "e E"], "on"),
             (["two", "END"], "one "),
             (["D t", "one EN"], ""),
+            # What begins first need not be complete first.
+            (["END tw", "ND"], "one E"),
         ):
             result = pipeline.generate(PROMPT, max_new_tokens=4, stop_strings=stops, logit_bias={_LONG: 1e4})
             got = result.texts, result.token_ids, result.finish_reasons
