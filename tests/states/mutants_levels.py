@@ -362,13 +362,13 @@ class FourLeavesStates(StateModel):
         return got
 
 
-@model("a prompt is cut into steps of six, and states between them are rounded", "L2.state.chunk_7")
-class SixAtOnce(StateModel):
+@model("a step of seven tokens keeps half of its states", "L2.state.chunk_7")
+class SevenHalved(StateModel):
     def forward(self, input_ids, cache, /, *, counts=None, logits="last"):
         got = super().forward(input_ids, cache, counts=counts, logits=logits)
         if cache.states is not None and np.shape(input_ids) == (1, 7):
             for state in cache.states._now:
-                state[...] = state.astype(np.float16).astype(state.dtype)
+                state[...] *= 0.5
         return got
 
 
@@ -381,14 +381,14 @@ class AnyStatesLoaded(StateModel):
             return self.create_cache(capacity=capacity)
 
 
-@model("a delta rule's matrix is transposed after a prompt", "L3.state.delta")
-class TransposedMatrix(StateModel):
+@model("a delta rule loses its first head after a long prompt", "L3.state.delta")
+class FirstHeadLost(StateModel):
     def forward(self, input_ids, cache, /, *, counts=None, logits="last"):
         got = super().forward(input_ids, cache, counts=counts, logits=logits)
         if cache.states is not None and np.shape(input_ids)[1] > 8 and self.spec.cache.layers and _has_conv(self):
             for state in cache.states._now:
-                if state.ndim == 4 and state.shape[-1] == state.shape[-2]:
-                    state[...] = state.swapaxes(-1, -2).copy()
+                if state.ndim == 4:
+                    state[:, 0] = 0
         return got
 
 
@@ -413,21 +413,21 @@ class UncountedLags(StateModel):
         return got
 
 
-@model("in batches of three, rows with fewer tokens take the longest one's states", "L4.state.ragged_batch")
+@model("in the fourth step of one token, shorter rows take the states of the longest", "L4.state.ragged_batch")
 class LongestWins(StateModel):
     def forward(self, input_ids, cache, /, *, counts=None, logits="last"):
-        got = super().forward(input_ids, cache, counts=counts, logits=logits)
-        if cache.states is not None and cache.batch_size == 3 and np.shape(input_ids)[1] > 1:
-            longest = int(np.argmax(cache.lengths))
-            for state in cache.states._now:
-                state[...] = state[longest]
-        return got
+        if cache.states is not None and cache.batch_size == 3:
+            cache.singles = getattr(cache, "singles", 0) + 1 if np.shape(input_ids)[1] == 1 else 0
+            if cache.singles == 4:
+                for state in cache.states._now:
+                    state[cache.lengths < cache.lengths.max()] = -state[int(np.argmax(cache.lengths))]
+        return super().forward(input_ids, cache, counts=counts, logits=logits)
 
 
-@states("states of a row that went back by more than four tokens are not set", "L4.state.rewind")
+@states("a row that goes back to 0 from beyond eight tokens keeps its states", "L4.state.rewind")
 class FarRewindForgotten(RowStates):
     def rewind(self, old, new):
-        far = (old - new > 4) & (new > 0)
+        far = (old > 8) & (new == 0)
         held = [state.copy() for state in self._now]
         super().rewind(old, new)
         for state, before in zip(self._now, held, strict=True):
