@@ -45,6 +45,7 @@ class Check:
         run: Returns, or raises ConformanceFailure or NotApplicable.
         core: Why no runtime may list it as a deviation; empty where one may.
         profiles: What a target must let one see for it to run, of ``PROFILES``.
+        takes_long: Left out of a quick run.
     """
 
     id: str
@@ -56,6 +57,7 @@ class Check:
     run: CheckFunction
     core: str = ""
     profiles: frozenset[str] = frozenset({"step"})
+    takes_long: bool = False
 
 
 _CHECKS: dict[str, Check] = {}
@@ -70,6 +72,7 @@ def check(
     title: str = "",
     core: str = "",
     profiles: Iterable[str] = ("step",),
+    takes_long: bool = False,
 ) -> Callable[[CheckFunction], CheckFunction]:
     """Registers a function as a check; its docstring's first line is the title.
 
@@ -81,6 +84,7 @@ def check(
         title: Instead of the docstring, for checks that are made in a loop.
         core: Why no runtime may list it as a deviation, in one sentence.
         profiles: The profiles of targets that it can run in.
+        takes_long: Whether a quick run leaves it out.
 
     Raises:
         ValueError: The id is malformed or taken, or there is no such profile.
@@ -104,6 +108,7 @@ def check(
             run,
             core,
             frozenset(profiles),
+            takes_long,
         )
         return run
 

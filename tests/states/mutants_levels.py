@@ -440,8 +440,9 @@ class LateCheckpoint(RowStates):
 
     def keep(self, row, length):
         super().keep(row, length)
-        kept = self._kept[row][length]
-        self._kept[row][length], self.late = (kept if self.late is None else self.late), kept
+        if length in self._kept[row]:
+            kept = self._kept[row][length]
+            self._kept[row][length], self.late = (kept if self.late is None else self.late), kept
 
 
 @states("no checkpoint is ever kept", "L4.state.regenerate")

@@ -5,10 +5,14 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections import Counter
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from genai_iface.cli.progress import Progress
 from genai_iface.errors import InvalidInputError
 
 if TYPE_CHECKING:
@@ -30,7 +34,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "at the level, 3 if it does but for known deviations, 1 if it does not reach it or there is no verdict, 2 "
         "for a usage error.",
     )
-    parser.add_argument("adapter", nargs="?", help="a registered backend, or module:attribute of an adapter")
+    parser.add_argument(
+        "adapter",
+        nargs="?",
+        help="a registered backend, or module:attribute of an adapter; or 'submit' or 'check-submission' before DIR",
+    )
+    parser.add_argument("folder", nargs="?", metavar="DIR", help="a folder that --report has written")
     parser.add_argument(
         "--command",
         dest="harness",
@@ -59,6 +68,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="N",
         help="of the models and programs that are made for the run (default: a new one)",
     )
+    parser.add_argument(
+        "--quick", action="store_true", help="leave out walks, long rows and whole loops; gives no verdict"
+    )
     parser.add_argument("--list", action="store_true", help="list the checks and run nothing")
     return parser
 
@@ -75,11 +87,19 @@ def run(arguments: argparse.Namespace) -> int:
             needs = f" [{', '.join(sorted(item.requires))}]" if item.requires else ""
             print(f"{item.id}  {item.title}{needs}")
         return 0
+    if arguments.adapter in _ON_FOLDERS:
+        return _ON_FOLDERS[arguments.adapter](arguments)
+    if arguments.folder is not None:
+        raise InvalidInputError(
+            f"{arguments.folder!r} is one argument too many", remedy="Give one target; --report takes a folder."
+        )
     adapter = _find_adapter(arguments)
     if arguments.report is not None:
         check_report_folder(arguments.report)
     known = kit.read_deviations(arguments.deviations, dtype=arguments.dtype) if arguments.deviations else None
+    shown = _Shown(len(kit.all_checks(level=arguments.level)))
     with ExitStack() as stack:
+        stack.callback(shown.progress.stop)
         if isinstance(adapter, WireAdapter):
             stack.callback(adapter.close)
         result = kit.run_checks(
@@ -90,13 +110,51 @@ def run(arguments: argparse.Namespace) -> int:
             deviations=known,
             factor=arguments.tolerance_factor,
             seed=arguments.seed,
-            on_outcome=_print_outcome,
+            quick=arguments.quick,
+            on_outcome=shown.outcome,
         )
     _print_verdict(result)
     if arguments.report is not None:
         for path in kit.write_report(result, arguments.report):
             print(f"wrote {path}", file=sys.stderr)
+    if arguments.quick:
+        counts = Counter(item.status for item in result.outcomes)
+        print(f"quick: {counts['passed']} passed, {counts['failed']} failed, {counts['not_executed']} not executed")
+        return int(counts["failed"] > 0)
     return _EXIT_CODES[result.verdict]
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    from genai_iface.conformance.submission import write_submission  # noqa: PLC0415 - not for --help
+
+    path = write_submission(_folder_of(arguments))
+    print(f"wrote {path}", file=sys.stderr)
+    return 0
+
+
+def _check_submission(arguments: argparse.Namespace) -> int:
+    from genai_iface.conformance._report import claim_in_words  # noqa: PLC0415 - not for --help
+    from genai_iface.conformance.submission import check_submission  # noqa: PLC0415
+
+    folder = Path(_folder_of(arguments))
+    faults = check_submission(folder)
+    for fault in faults:
+        print(f"FAULT {fault}")
+    if not faults:
+        report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+        print(f"the submission holds: {claim_in_words(report)}")
+    return int(bool(faults))
+
+
+def _folder_of(arguments: argparse.Namespace) -> str:
+    if not arguments.folder:
+        raise InvalidInputError(
+            f"{arguments.adapter} needs a folder", remedy=f"genai-iface conformance {arguments.adapter} DIR"
+        )
+    return str(arguments.folder)
+
+
+_ON_FOLDERS = {"submit": _submit, "check-submission": _check_submission}
 
 
 def _find_adapter(arguments: argparse.Namespace) -> Adapter:
@@ -113,9 +171,23 @@ def _find_adapter(arguments: argparse.Namespace) -> Adapter:
     return load_adapter(arguments.adapter)
 
 
+class _Shown:
+    """What is seen while checks run: failures, and on a terminal how far it is."""
+
+    def __init__(self, total: int) -> None:
+        self.progress, self._done, self._total = Progress(), 0, total
+
+    def outcome(self, outcome: Outcome) -> None:
+        """Shows one."""
+        self._done += 1
+        if outcome.status in _SHOWN:
+            # The line of the progress must not stand among those that stay.
+            self.progress.stop()
+            _print_outcome(outcome)
+        self.progress.show(f"level {outcome.check.level}, checks", self._done, self._total)
+
+
 def _print_outcome(outcome: Outcome) -> None:
-    if outcome.status not in _SHOWN:
-        return
     print(f"{_SHOWN[outcome.status]} {outcome.check.id}: {outcome.message}")
     for name, value in outcome.numbers.items():
         print(f"    {name}: {value}")

@@ -80,8 +80,10 @@ def draw_program(seed: Sequence[int], length: int, *, longest: int = 48) -> list
         if kind in ("new", "reorder", "rewind"):
             numbers = random.integers(0, longest, _MAX_ROWS + 1)
         if kind == "reach":
-            # Short of a border, on it, one past it; most rows wait.
-            borders = random.choice([size for size in _BORDERS if size < longest], _MAX_ROWS + 1)
+            # Short of a border, on it, one past it, and on to the next; most rows wait.
+            sizes = [size for size in _BORDERS if size < longest]
+            highest = max(2, -(-len(sizes) * (len(program) + 1) // length))
+            borders = random.choice(sizes[max(0, highest - 4) : highest], _MAX_ROWS + 1)
             numbers = np.where(random.random(_MAX_ROWS + 1) < 0.6, 0, borders + random.integers(-1, 3, _MAX_ROWS + 1))
         style = str(random.choice(STYLES))
         cache, salt = int(random.integers(0, 4)), int(random.integers(0, 2**16))
