@@ -26,6 +26,23 @@ PROFILES = {
 }
 """What a target lets one see."""
 
+# Half of a run's time: programs, rows of thousands of tokens, other processes and threads, models with states.
+_TAKES_LONG = (
+    "L2.idle.longer_row",
+    "L2.save.other_process",
+    "L2.state.rewind_is_true",
+    "L2.walk.",
+    "L3.golden.long_context",
+    "L3.same.growth",
+    "L3.same.threads",
+    "L3.state.",
+    "L4.greedy.long_context",
+    "L4.processors.",
+    "L4.sampling.large_seed",
+    "L4.state.",
+    "L4.stop.string_over_long_tokens",
+    "L4.tokenizer.",
+)
 _ID = re.compile(r"L[0-4](\.[a-z0-9_]+){2,}")
 
 CheckFunction: TypeAlias = "Callable[[Context], None]"
@@ -45,7 +62,6 @@ class Check:
         run: Returns, or raises ConformanceFailure or NotApplicable.
         core: Why no runtime may list it as a deviation; empty where one may.
         profiles: What a target must let one see for it to run, of ``PROFILES``.
-        takes_long: Left out of a quick run.
     """
 
     id: str
@@ -57,7 +73,11 @@ class Check:
     run: CheckFunction
     core: str = ""
     profiles: frozenset[str] = frozenset({"step"})
-    takes_long: bool = False
+
+    @property
+    def takes_long(self) -> bool:
+        """Whether a quick run leaves it out."""
+        return self.id.startswith(_TAKES_LONG)
 
 
 _CHECKS: dict[str, Check] = {}
@@ -72,7 +92,6 @@ def check(
     title: str = "",
     core: str = "",
     profiles: Iterable[str] = ("step",),
-    takes_long: bool = False,
 ) -> Callable[[CheckFunction], CheckFunction]:
     """Registers a function as a check; its docstring's first line is the title.
 
@@ -84,7 +103,6 @@ def check(
         title: Instead of the docstring, for checks that are made in a loop.
         core: Why no runtime may list it as a deviation, in one sentence.
         profiles: The profiles of targets that it can run in.
-        takes_long: Whether a quick run leaves it out.
 
     Raises:
         ValueError: The id is malformed or taken, or there is no such profile.
@@ -108,7 +126,6 @@ def check(
             run,
             core,
             frozenset(profiles),
-            takes_long,
         )
         return run
 
