@@ -69,6 +69,9 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="of the models and programs that are made for the run (default: a new one)",
     )
     parser.add_argument(
+        "--export", metavar="DIR", help="write the checks of steps and rows as programs that need no Python, and stop"
+    )
+    parser.add_argument(
         "--quick", action="store_true", help="leave out walks, long rows and whole loops; gives no verdict"
     )
     parser.add_argument("--list", action="store_true", help="list the checks and run nothing")
@@ -89,6 +92,8 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
     if arguments.adapter in _ON_FOLDERS:
         return _ON_FOLDERS[arguments.adapter](arguments)
+    if arguments.export is not None:
+        return _export(arguments)
     if arguments.folder is not None:
         raise InvalidInputError(
             f"{arguments.folder!r} is one argument too many", remedy="Give one target; --report takes a folder."
@@ -122,6 +127,14 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"quick: {counts['passed']} passed, {counts['failed']} failed, {counts['not_executed']} not executed")
         return int(counts["failed"] > 0)
     return _EXIT_CODES[result.verdict]
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from genai_iface.conformance.export import export_programs  # noqa: PLC0415 - not for --help
+
+    made = export_programs(arguments.export, seed=arguments.seed or 0, only=arguments.only)
+    print(", ".join(f"{number} {what}" for what, number in made.items()) + f" in {arguments.export}")
+    return 0
 
 
 def _submit(arguments: argparse.Namespace) -> int:

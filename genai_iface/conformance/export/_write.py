@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -62,29 +62,38 @@ class _RecordingContext(Context):
         return self._oracle.load_golden(golden)
 
 
-def export_programs(folder: str | PathLike[str], /, *, seed: int = 0) -> dict[str, int]:
+def export_programs(folder: str | PathLike[str], /, *, seed: int = 0, only: Collection[str] = ()) -> dict[str, int]:
     """Writes programs.json, tensors.safetensors and the models that they run on.
 
     Args:
         folder: Is made, and must be empty.
         seed: Of fresh models and walks.
+        only: Ids of the checks to write; none given: all that can be written.
 
     Returns:
         The number of programs, steps and expected tensors.
 
     Raises:
-        InvalidInputError: The folder is not empty.
+        InvalidInputError: The folder is not empty, the seed is negative, or a check cannot be written.
         OutputError: It cannot be written to.
     """
     target = Path(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InvalidInputError(f"{str(target)!r} is there and not empty", remedy="Name a new folder.")
+    if seed < 0:
+        raise InvalidInputError(f"The seed {seed} is negative", remedy="Give 0 or more.")
+    chosen = [item for item in all_checks(level=3) if item.id.startswith(_ROOMS) and item.id not in _LEFT_OUT]
+    if unknown := set(only) - {item.id for item in chosen}:
+        raise InvalidInputError(
+            f"{sorted(unknown)[0]!r} is no check that can be written as a program",
+            remedy=f"Those of {', '.join(room.rstrip('.') for room in _ROOMS)} can.",
+        )
     oracle = OracleBackend(seed)
     context = _RecordingContext(oracle, seed)
     programs, tensors, models = [], dict[str, NDArray[np.float32]](), set[str]()
     try:
-        for item in all_checks(level=3):
-            if not item.id.startswith(_ROOMS) or item.id in _LEFT_OUT:
+        for item in chosen:
+            if only and item.id not in only:
                 continue
             oracle.recording.clear()
             outcome = run_check(item, context)
