@@ -424,25 +424,33 @@ class LongestWins(StateModel):
         return super().forward(input_ids, cache, counts=counts, logits=logits)
 
 
-@states("a row that goes back to 0 from beyond eight tokens keeps its states", "L4.state.rewind")
-class FarRewindForgotten(RowStates):
+@states("a row that is emptied after many steps keeps its states", "L4.state.rewind")
+class EmptiedLateKeeps(RowStates):
+    def _keeping(self, rows, empty):
+        late = [row for row in rows if self._begins[row] > 6]
+        held = [[state[row].copy() for state in self._now] for row in late]
+        empty()
+        for row, states in zip(late, held, strict=True):
+            for state, before in zip(self._now, states, strict=True):
+                state[row] = before
+
+    def reset(self, rows):
+        self._keeping(rows.tolist(), lambda: RowStates.reset(self, rows))
+
     def rewind(self, old, new):
-        far = (old > 8) & (new == 0)
-        held = [state.copy() for state in self._now]
-        super().rewind(old, new)
-        for state, before in zip(self._now, held, strict=True):
-            state[far] = before[far]
+        self._keeping(np.flatnonzero(new < old).tolist(), lambda: RowStates.rewind(self, old, new))
 
 
-@states("a checkpoint at a turn's end is taken one token late", "L4.state.conversation")
-class LateCheckpoint(RowStates):
-    late: Any = None
+@states("the second checkpoint of a cache empties the row's states", "L4.state.conversation")
+class SecondCheckpointEmpties(RowStates):
+    times = 0
 
     def keep(self, row, length):
         super().keep(row, length)
-        if length in self._kept[row]:
-            kept = self._kept[row][length]
-            self._kept[row][length], self.late = (kept if self.late is None else self.late), kept
+        self.times += 1
+        if self.times == 2:
+            for state in self._now:
+                state[row] = 0
 
 
 @states("no checkpoint is ever kept", "L4.state.regenerate")

@@ -85,15 +85,13 @@ def run(arguments: argparse.Namespace) -> int:
     from genai_iface.conformance._report import check_report_folder  # noqa: PLC0415
     from genai_iface.conformance.wire import WireAdapter  # noqa: PLC0415
 
-    if arguments.list:
-        for item in kit.all_checks(level=arguments.level):
-            needs = f" [{', '.join(sorted(item.requires))}]" if item.requires else ""
-            print(f"{item.id}  {item.title}{needs}")
-        return 0
-    if arguments.adapter in _ON_FOLDERS:
-        return _ON_FOLDERS[arguments.adapter](arguments)
-    if arguments.export is not None:
-        return _export(arguments)
+    for asked, act in (
+        (arguments.list, _list),
+        (arguments.adapter in _ON_FOLDERS, _ON_FOLDERS.get(arguments.adapter, _list)),
+        (arguments.export is not None, _export),
+    ):
+        if asked:
+            return act(arguments)
     if arguments.folder is not None:
         raise InvalidInputError(
             f"{arguments.folder!r} is one argument too many", remedy="Give one target; --report takes a folder."
@@ -127,6 +125,15 @@ def run(arguments: argparse.Namespace) -> int:
         print(f"quick: {counts['passed']} passed, {counts['failed']} failed, {counts['not_executed']} not executed")
         return int(counts["failed"] > 0)
     return _EXIT_CODES[result.verdict]
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from genai_iface.conformance import all_checks  # noqa: PLC0415 - not for --help
+
+    for item in all_checks(level=arguments.level):
+        needs = f" [{', '.join(sorted(item.requires))}]" if item.requires else ""
+        print(f"{item.id}  {item.title}{needs}")
+    return 0
 
 
 def _export(arguments: argparse.Namespace) -> int:
