@@ -104,6 +104,16 @@ def manifest_digest() -> str:
 
 
 @cache
+def kit_digest() -> str:
+    """SHA-256 of every file of the kit, names included: checks, references, golden models."""
+    kit, total = GOLDEN.parent, hashlib.sha256()
+    files = {path.relative_to(kit).as_posix(): path for path in kit.rglob("*") if path.is_file()}
+    for name in sorted(name for name in files if "__pycache__" not in name):
+        total.update(f"{name}\0{hashlib.sha256(files[name].read_bytes()).hexdigest()}\n".encode())
+    return total.hexdigest()
+
+
+@cache
 def verify() -> None:
     """Compares all golden files with the manifest, once.
 

@@ -16,9 +16,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from genai_iface import __version__
 from genai_iface._new_files import new_file, temporary_name
 from genai_iface.conformance._formats import as_badge, as_junit
-from genai_iface.conformance._golden import manifest_digest
+from genai_iface.conformance._golden import kit_digest, manifest_digest
 from genai_iface.conformance._results import ConformanceResult
 from genai_iface.conformance.registry import LEVELS
 from genai_iface.errors import InvalidInputError, OutputError
@@ -117,6 +118,7 @@ def as_json(run: ConformanceResult) -> dict[str, Any]:
         "format": 2,
         "interface_version": INTERFACE_VERSION,
         "golden_sha256": manifest_digest(),
+        "kit": {"version": __version__, "sha256": kit_digest()},
         "adapter": run.adapter,
         "backend": dict(run.backend),
         "dtype": run.dtype,

@@ -26,6 +26,23 @@ PROFILES = {
 }
 """What a target lets one see."""
 
+# Half of a run's time: programs, rows of thousands of tokens, other processes and threads, models with states.
+_TAKES_LONG = (
+    "L2.idle.longer_row",
+    "L2.save.other_process",
+    "L2.state.rewind_is_true",
+    "L2.walk.",
+    "L3.golden.long_context",
+    "L3.same.growth",
+    "L3.same.threads",
+    "L3.state.",
+    "L4.greedy.long_context",
+    "L4.processors.",
+    "L4.sampling.large_seed",
+    "L4.state.",
+    "L4.stop.string_over_long_tokens",
+    "L4.tokenizer.",
+)
 _ID = re.compile(r"L[0-4](\.[a-z0-9_]+){2,}")
 
 CheckFunction: TypeAlias = "Callable[[Context], None]"
@@ -56,6 +73,11 @@ class Check:
     run: CheckFunction
     core: str = ""
     profiles: frozenset[str] = frozenset({"step"})
+
+    @property
+    def takes_long(self) -> bool:
+        """Whether a quick run leaves it out."""
+        return self.id.startswith(_TAKES_LONG)
 
 
 _CHECKS: dict[str, Check] = {}

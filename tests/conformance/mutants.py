@@ -129,6 +129,15 @@ class StaleCounts(PlainModel):
         return result
 
 
+@model("buffers are fitted to the rows that run, and a longer row that waits is cut", "L2.idle.longer_row")
+class CutsWaitingRow(PlainModel):
+    def forward(self, input_ids, cache, /, *, counts=None, logits="last"):
+        if counts is not None and not self.plan.window and np.any(counts):
+            running = np.flatnonzero(counts)
+            cache.data[..., max(16, 2 * int((cache.lengths + np.asarray(counts))[running].max())) :, :] = 0
+        return super().forward(input_ids, cache, counts=counts, logits=logits)
+
+
 # What a step sees.
 
 

@@ -173,11 +173,11 @@ class NoMinP(PlainPipeline):
 
 @loop("the repetition penalty divides negative logits too", "L4.sampling.repetition_penalty")
 class PenaltyDivides(PlainPipeline):
-    def law(self, logits, tokens, settings):
-        logits = np.array(logits)
-        for token in set(tokens):
-            logits[token] /= settings.repetition_penalty
-        return law(logits, tokens, dataclasses.replace(settings, repetition_penalty=1.0))
+    def processed(self, logits, tokens, num_new, stops, settings):
+        plain = dataclasses.replace(settings, repetition_penalty=1.0)
+        scores = super().processed(logits, tokens, num_new, stops, plain)
+        scores[sorted(set(tokens))] /= settings.repetition_penalty
+        return scores
 
 
 @loop("the seed ignores the sequence's index", "L4.sampling.rows_differ")

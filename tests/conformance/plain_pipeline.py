@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +21,7 @@ from genai_iface import (
     PerfMetrics,
     TokenLogprob,
 )
-from genai_iface.conformance._sampling_reference import Settings, law, uniform
+from genai_iface.conformance._sampling_reference import Settings, law, processed, uniform
 from genai_iface.folder import open_folder
 from tests.conformance.plain import PlainAdapter, PlainBackend, PlainModel
 
@@ -66,7 +67,7 @@ class PlainPipeline:
     def prepare(self, prompt: Any, config: GenerationConfig | None, overrides: Any) -> tuple[Any, list[list[int]]]:
         if self.is_closed:
             raise InvalidInputError("the pipeline is closed", remedy="Make another.")
-        config = (config or self.generation_config).replace(**overrides)
+        config = self.merged(config, overrides)
         if isinstance(prompt, str):
             prompts = [self.tokenizer.encode(prompt)]
         elif prompt and isinstance(prompt[0], dict):
@@ -87,8 +88,7 @@ class PlainPipeline:
     def sequence(self, prompt: list[int], config: GenerationConfig, seed: int, index: int) -> Iterator[Chunk]:
         """The chunks of one sequence."""
         began = time.perf_counter()
-        ends = () if config.ignore_eos else config.eos_token_ids
-        stops = {*ends, *config.stop_token_ids}
+        stops = self.stops(config)
         cache = self.model.create_cache()
         tokens, new, given, waiting, waiting_logprobs = list(prompt), [], "", [], []  # type: ignore[var-annotated]
         limit = self.limit(config, len(prompt))
@@ -124,6 +124,14 @@ class PlainPipeline:
 
     # Decisions, one each.
 
+    def merged(self, config: GenerationConfig | None, overrides: Any) -> GenerationConfig:
+        defaults = self.generation_config
+        config = (config or defaults).replace(**overrides)
+        return config if config.eos_token_id is not None else config.replace(eos_token_id=defaults.eos_token_id)
+
+    def stops(self, config: GenerationConfig) -> set[int]:
+        return {*(() if config.ignore_eos else config.eos_token_ids), *config.stop_token_ids}
+
     def limit(self, config: GenerationConfig, num_prompt: int) -> int:
         bounds = [self.model.spec.context_length]
         bounds += [config.max_length] if config.max_length else []
@@ -131,17 +139,16 @@ class PlainPipeline:
         return min(bounds)
 
     def settings(self, config: GenerationConfig) -> Settings:
-        return Settings(
-            temperature=config.temperature,
-            top_k=config.top_k,
-            top_p=config.top_p,
-            min_p=config.min_p,
-            repetition_penalty=config.repetition_penalty,
-            bias=dict(config.logit_bias),
-        )
+        values = {field.name: getattr(config, field.name) for field in dataclasses.fields(Settings)}
+        return Settings(**{**values, "logit_bias": dict(config.logit_bias)})
 
     def law(self, logits: np.ndarray, tokens: Sequence[int], settings: Settings) -> np.ndarray:
         return law(logits, tokens, settings)
+
+    def processed(
+        self, logits: np.ndarray, tokens: list[int], num_new: int, stops: set[int], settings: Settings
+    ) -> np.ndarray:
+        return np.array(processed(logits, tokens, settings, num_new=num_new, stops=stops))
 
     def uniform(self, seed: int, index: int, position: int) -> float:
         return uniform(seed, index, position)
@@ -156,12 +163,13 @@ class PlainPipeline:
         seed: int,
         index: int,
     ) -> int:
-        if num_new < config.min_new_tokens:
-            logits = logits.copy()
-            logits[sorted(stops)] = -1e30
+        settings = self.settings(config)
+        scores = self.processed(logits, tokens, num_new, stops, settings)
         if not config.samples:
-            return int(logits.argmax())
-        probabilities = self.law(logits, tokens, self.settings(config))
+            return int(scores.argmax())
+        # What the processors did is done.
+        filters = ("temperature", "top_k", "top_p", "min_p", "typical_p")
+        probabilities = self.law(scores, tokens, Settings(**{name: getattr(settings, name) for name in filters}))
         cumulative = np.cumsum(probabilities)
         u = self.uniform(seed, index, len(tokens))
         return int(np.searchsorted(cumulative, u * cumulative[-1], side="right"))

@@ -14,7 +14,6 @@ from genai_iface.cli.main import main
 from genai_iface.conformance import all_checks
 from genai_iface.conformance._golden import manifest_digest
 from genai_iface.conformance._report import SCHEMA, claim_in_words
-from tests.conformance.mutants_pipeline import ALL_MUTANTS
 from tools.conformance_pages.__main__ import checks_page, command, matrix_page
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -32,9 +31,11 @@ def test_the_matrix_shows_the_reports() -> None:
 
 
 def test_the_table_of_mutants() -> None:
+    from tests.conformance.loops.every import EVERY_MUTANT
+
     text = (DOCS / "reports/mutants.md").read_text(encoding="utf-8")
     rows = [line.split(" | ")[0].strip("| ") for line in text.splitlines() if line.startswith("| ")]
-    assert rows[1:] == [mutant.name for mutant in ALL_MUTANTS], REMEDY
+    assert rows[1:] == [mutant.name for mutant in EVERY_MUTANT], REMEDY
     assert "not killed" not in text
 
 
@@ -43,9 +44,12 @@ def test_committed_reports(path: Path) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     data = json.loads(path.read_text(encoding="utf-8"))
     jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text(encoding="utf-8"))).validate(data)
-    assert data["golden_sha256"] == manifest_digest(), f"{REMEDY} --run all"
-    ids = [item.id for item in all_checks() if data["profile"] in item.profiles]
-    assert [item["id"] for item in data["checks"]] == ids, f"{REMEDY} --run all"
+    # A report stands with the kit that made it; the page says what today's kit has more. Ids are never renamed.
+    ids = {item.id for item in all_checks() if data["profile"] in item.profiles}
+    assert {item["id"] for item in data["checks"]} <= ids
+    if path.parent.name == "numpy-float32":
+        assert data["golden_sha256"] == manifest_digest(), f"{REMEDY} --run numpy"
+        assert {item["id"] for item in data["checks"]} == ids, f"{REMEDY} --run numpy"
     # Reports are published: no path of the machine that wrote them.
     assert "/home/" not in json.dumps(data)
     assert "/tmp/" not in json.dumps(data)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from genai_iface import CacheRewindError, Capability, UnsupportedCapabilityError
+from genai_iface import CacheRewindError, Capability, InvalidInputError, UnsupportedCapabilityError
 from genai_iface.backend_kit import RowStates
 from genai_iface_numpy.cache import NumpyCache
 from tests.states.mutants import STATE_MUTANTS, StateModel, model, states
@@ -337,3 +337,124 @@ class DisturbedByCheckpoint(RowStates):
         if length > 8:
             for now in self._now:
                 now[row] *= -1
+
+
+# One for each of the other checks.
+
+
+def _has_conv(model: Any) -> bool:
+    return any(state.kind == "conv" for state in model.spec.cache.states)
+
+
+def _has_recurrence(model: Any) -> bool:
+    return any(state.kind == "recurrent" for state in model.spec.cache.states)
+
+
+@model("a step of four tokens leaves the states as they were", "L2.state.chunk_4")
+class FourLeavesStates(StateModel):
+    def forward(self, input_ids, cache, /, *, counts=None, logits="last"):
+        held = [state.copy() for state in cache.states._now] if cache.states is not None else []
+        before = int(cache.lengths[0])
+        got = super().forward(input_ids, cache, counts=counts, logits=logits)
+        if held and np.shape(input_ids) == (1, 4) and counts is None and before:
+            for state, old in zip(cache.states._now, held, strict=True):
+                state[...] = old
+        return got
+
+
+@model("a step of seven tokens keeps half of its states", "L2.state.chunk_7")
+class SevenHalved(StateModel):
+    def forward(self, input_ids, cache, /, *, counts=None, logits="last"):
+        got = super().forward(input_ids, cache, counts=counts, logits=logits)
+        if cache.states is not None and np.shape(input_ids) == (1, 7):
+            for state in cache.states._now:
+                state[...] *= 0.5
+        return got
+
+
+@model("saved states of any model are taken", "L2.state.other_model")
+class AnyStatesLoaded(StateModel):
+    def load_cache(self, path, /, *, capacity=None):
+        try:
+            return super().load_cache(path, capacity=capacity)
+        except InvalidInputError:
+            return self.create_cache(capacity=capacity)
+
+
+@model("a delta rule loses its first head after a long prompt", "L3.state.delta")
+class FirstHeadLost(StateModel):
+    def forward(self, input_ids, cache, /, *, counts=None, logits="last"):
+        got = super().forward(input_ids, cache, counts=counts, logits=logits)
+        if cache.states is not None and np.shape(input_ids)[1] > 8 and self.spec.cache.layers and _has_conv(self):
+            for state in cache.states._now:
+                if state.ndim == 4:
+                    state[:, 0] = 0
+        return got
+
+
+@model("a matrix without a convolution decays once more after a chunk", "L3.state.gated")
+class DecaysTwice(StateModel):
+    def forward(self, input_ids, cache, /, *, counts=None, logits="last"):
+        got = super().forward(input_ids, cache, counts=counts, logits=logits)
+        if cache.states is not None and np.shape(input_ids)[1] == 4 and _has_recurrence(self):
+            for state in cache.states._now:
+                if state.ndim == 4:
+                    state[...] *= 0.9
+        return got
+
+
+@model("without an input for counts the states lag by a step", "L3.state.uncounted")
+class UncountedLags(StateModel):
+    def forward(self, input_ids, cache, /, *, counts=None, logits="last"):
+        got = super().forward(input_ids, cache, counts=counts, logits=logits)
+        if cache.states is not None and "counts" not in self._graph.signature.inputs:
+            for state in cache.states._now:
+                state[...] *= 0.5
+        return got
+
+
+@model("in the fourth step of one token, shorter rows take the states of the longest", "L4.state.ragged_batch")
+class LongestWins(StateModel):
+    def forward(self, input_ids, cache, /, *, counts=None, logits="last"):
+        if cache.states is not None and cache.batch_size == 3:
+            cache.singles = getattr(cache, "singles", 0) + 1 if np.shape(input_ids)[1] == 1 else 0
+            if cache.singles == 4:
+                for state in cache.states._now:
+                    state[cache.lengths < cache.lengths.max()] = -state[int(np.argmax(cache.lengths))]
+        return super().forward(input_ids, cache, counts=counts, logits=logits)
+
+
+@states("a row that is emptied after many steps keeps its states", "L4.state.rewind")
+class EmptiedLateKeeps(RowStates):
+    def _keeping(self, rows, empty):
+        late = [row for row in rows if self._begins[row] > 6]
+        held = [[state[row].copy() for state in self._now] for row in late]
+        empty()
+        for row, states in zip(late, held, strict=True):
+            for state, before in zip(self._now, states, strict=True):
+                state[row] = before
+
+    def reset(self, rows):
+        self._keeping(rows.tolist(), lambda: RowStates.reset(self, rows))
+
+    def rewind(self, old, new):
+        self._keeping(np.flatnonzero(new < old).tolist(), lambda: RowStates.rewind(self, old, new))
+
+
+@states("the second checkpoint of a cache empties the row's states", "L4.state.conversation")
+class SecondCheckpointEmpties(RowStates):
+    times = 0
+
+    def keep(self, row, length):
+        super().keep(row, length)
+        self.times += 1
+        if self.times == 2:
+            for state in self._now:
+                state[row] = 0
+
+
+@states("no checkpoint is ever kept", "L4.state.regenerate")
+class NothingKept(RowStates):
+    def keep(self, row, length):
+        super().keep(row, length)
+        self._kept[row].clear()

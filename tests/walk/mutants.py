@@ -15,7 +15,7 @@ from tests.conformance.plain import PlainAdapter, PlainBackend, PlainCache, Plai
 
 WALK_MUTANTS: list[Mutant] = []
 
-LINEAR, RING = "L2.walk.linear", "L2.walk.ring"
+LINEAR, RING, POWERS = "L2.walk.linear", "L2.walk.ring", "L2.walk.powers_of_two"
 
 
 def model(bug: str, check: str = LINEAR) -> Any:
@@ -191,3 +191,64 @@ class WindowSizedChunk(PlainModel):
         if count == window and cache.lengths[row] > 0:
             cache.data[:, :, row, :, int(cache.lengths[row] + 1) % window] = 0
         return result
+
+
+# Rows of some thousand tokens.
+
+
+@model("buffers above 256 positions are fitted to the rows that run", POWERS)
+class CutsLongWaitingRow(PlainModel):
+    def forward(self, input_ids, cache, /, *, counts=None, logits="last"):
+        if counts is not None and not self.plan.window and np.any(counts):
+            running = np.flatnonzero(counts)
+            cache.data[..., max(256, 4 * int((cache.lengths + np.asarray(counts))[running].max())) :, :] = 0
+        return super().forward(input_ids, cache, counts=counts, logits=logits)
+
+
+@cache("growing past 512 positions loses the last row's first token", POWERS)
+class LateGrowthLoses(PlainCache):
+    def make_room(self, num_positions):
+        before = self.data.shape[4]
+        super().make_room(num_positions)
+        if before < 512 <= self.data.shape[4]:
+            self.data[:, :, -1, :, 0] = 0
+
+
+@model("positions from 2048 on are counted in steps of two", POWERS)
+class CoarsePositions(PlainModel):
+    def positions(self, lengths, width):
+        right = super().positions(lengths, width)
+        return np.where(right >= 2048, right // 2 * 2, right)
+
+
+@model("the last of exactly 1024 tokens is not seen by the next", POWERS)
+class BlockBorder(PlainModel):
+    def attend(self, q, k, v, data, lengths, counts):
+        for row in np.flatnonzero((np.asarray(lengths) == 1024) & (np.asarray(counts) > 0)):
+            data[:, row, :, 1023] = 0
+        return super().attend(q, k, v, data, lengths, counts)
+
+
+@cache("a rewind by more than 1000 tokens keeps one of them", POWERS)
+class FarRewind(PlainCache):
+    def rewind_to(self, lengths, /):
+        before = self._lengths
+        super().rewind_to(lengths)
+        for row in np.flatnonzero(before - self._lengths > 1000):
+            self.data[:, :, row, :, 0] = self.data[:, :, row, :, int(before[row]) - 1]
+
+
+@cache("a fork copies 128 positions", POWERS)
+class ShortFork(PlainCache):
+    def fork(self):
+        copy = super().fork()
+        copy.data[..., 128:, :] = 0
+        return copy
+
+
+@cache("a reorder moves 256 positions", POWERS)
+class ShortReorder(PlainCache):
+    def reorder(self, indices, /):
+        super().reorder(indices)
+        if list(indices) != list(range(len(indices))):
+            self.data[..., 256:, :] = 0

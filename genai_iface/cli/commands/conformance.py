@@ -5,8 +5,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import sys
+from collections import Counter
 from contextlib import ExitStack
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from genai_iface.cli.json_output import add_json_argument, print_json
@@ -32,7 +35,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "at the level, 3 if it does but for known deviations, 1 if it does not reach it or there is no verdict, 2 "
         "for a usage error.",
     )
-    parser.add_argument("adapter", nargs="?", help="a registered backend, or module:attribute of an adapter")
+    parser.add_argument(
+        "adapter",
+        nargs="?",
+        help="a registered backend, or module:attribute of an adapter; or 'submit' or 'check-submission' before DIR",
+    )
+    parser.add_argument("folder", nargs="?", metavar="DIR", help="a folder that --report has written")
     parser.add_argument(
         "--command",
         dest="harness",
@@ -61,6 +69,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         metavar="N",
         help="of the models and programs that are made for the run (default: a new one)",
     )
+    parser.add_argument(
+        "--export", metavar="DIR", help="write the checks of steps and rows as programs that need no Python, and stop"
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="leave out walks, long rows and whole loops; gives no verdict"
+    )
     parser.add_argument("--list", action="store_true", help="list the checks and run nothing")
     add_json_argument(parser)
     return parser
@@ -73,26 +87,24 @@ def run(arguments: argparse.Namespace) -> int:
     from genai_iface.conformance._report import check_report_folder  # noqa: PLC0415
     from genai_iface.conformance.wire import WireAdapter  # noqa: PLC0415
 
-    if arguments.list:
-        listed = kit.all_checks(level=arguments.level)
-        if arguments.json:
-            checks = [
-                {"id": item.id, "level": item.level, "title": item.title, "requires": sorted(item.requires)}
-                for item in listed
-            ]
-            print_json("conformance", {"checks": checks})
-            return 0
-        for item in listed:
-            needs = f" [{', '.join(sorted(item.requires))}]" if item.requires else ""
-            print(f"{item.id}  {item.title}{needs}")
-        return 0
+    for asked, act in (
+        (arguments.list, _list),
+        (arguments.adapter in _ON_FOLDERS, _ON_FOLDERS.get(arguments.adapter, _list)),
+        (arguments.export is not None, _export),
+    ):
+        if asked:
+            return act(arguments)
+    if arguments.folder is not None:
+        raise InvalidInputError(
+            f"{arguments.folder!r} is one argument too many", remedy="Give one target; --report takes a folder."
+        )
     adapter = _find_adapter(arguments)
     if arguments.report is not None:
         check_report_folder(arguments.report)
     known = kit.read_deviations(arguments.deviations, dtype=arguments.dtype) if arguments.deviations else None
-    shown = _Outcomes(len(arguments.only) or len(kit.all_checks(level=arguments.level)), quiet=arguments.json)
+    shown = _Shown(len(arguments.only) or len(kit.all_checks(level=arguments.level)), quiet=arguments.json)
     with ExitStack() as stack:
-        stack.callback(shown.stop)
+        stack.callback(shown.progress.stop)
         if isinstance(adapter, WireAdapter):
             stack.callback(adapter.close)
         result = kit.run_checks(
@@ -103,7 +115,8 @@ def run(arguments: argparse.Namespace) -> int:
             deviations=known,
             factor=arguments.tolerance_factor,
             seed=arguments.seed,
-            on_outcome=shown,
+            quick=arguments.quick,
+            on_outcome=shown.outcome,
         )
     if arguments.json:
         print_json("conformance", _as_json(result))
@@ -112,7 +125,80 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.report is not None:
         for path in kit.write_report(result, arguments.report):
             print(f"wrote {path}", file=sys.stderr)
+    if arguments.quick:
+        counts = Counter(item.status for item in result.outcomes)
+        if not arguments.json:
+            print(f"quick: {counts['passed']} passed, {counts['failed']} failed, {counts['not_executed']} not executed")
+        return int(counts["failed"] > 0)
     return _EXIT_CODES[result.verdict]
+
+
+def _list(arguments: argparse.Namespace) -> int:
+    from genai_iface.conformance import all_checks  # noqa: PLC0415 - not for --help
+
+    found = all_checks(level=arguments.level)
+    if arguments.json:
+        listed = [
+            {"id": item.id, "level": item.level, "title": item.title, "requires": sorted(item.requires)}
+            for item in found
+        ]
+        print_json("conformance", {"checks": listed})
+        return 0
+    for item in found:
+        needs = f" [{', '.join(sorted(item.requires))}]" if item.requires else ""
+        print(f"{item.id}  {item.title}{needs}")
+    return 0
+
+
+def _export(arguments: argparse.Namespace) -> int:
+    from genai_iface.conformance.export import export_programs  # noqa: PLC0415 - not for --help
+
+    made = export_programs(arguments.export, seed=arguments.seed or 0, only=arguments.only)
+    if arguments.json:
+        print_json("conformance", {"exported": made, "folder": str(arguments.export)})
+    else:
+        print(", ".join(f"{number} {what}" for what, number in made.items()) + f" in {arguments.export}")
+    return 0
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    from genai_iface.conformance.submission import write_submission  # noqa: PLC0415 - not for --help
+
+    path = write_submission(_folder_of(arguments))
+    print(f"wrote {path}", file=sys.stderr)
+    if arguments.json:
+        print_json("conformance", {"submission": str(path)})
+    return 0
+
+
+def _check_submission(arguments: argparse.Namespace) -> int:
+    from genai_iface.conformance._report import claim_in_words  # noqa: PLC0415 - not for --help
+    from genai_iface.conformance.submission import check_submission  # noqa: PLC0415
+
+    folder = Path(_folder_of(arguments))
+    faults = check_submission(folder)
+    claim = ""
+    if not faults:
+        claim = claim_in_words(json.loads((folder / "report.json").read_text(encoding="utf-8")))
+    if arguments.json:
+        print_json("conformance", {"holds": not faults, "faults": list(faults), "claim": claim})
+        return int(bool(faults))
+    for fault in faults:
+        print(f"FAULT {fault}")
+    if not faults:
+        print(f"the submission holds: {claim}")
+    return int(bool(faults))
+
+
+def _folder_of(arguments: argparse.Namespace) -> str:
+    if not arguments.folder:
+        raise InvalidInputError(
+            f"{arguments.adapter} needs a folder", remedy=f"genai-iface conformance {arguments.adapter} DIR"
+        )
+    return str(arguments.folder)
+
+
+_ON_FOLDERS = {"submit": _submit, "check-submission": _check_submission}
 
 
 def _find_adapter(arguments: argparse.Namespace) -> Adapter:
@@ -129,8 +215,8 @@ def _find_adapter(arguments: argparse.Namespace) -> Adapter:
     return load_adapter(arguments.adapter)
 
 
-class _Outcomes:
-    """Shows how far the run is, and prints what did not hold.
+class _Shown:
+    """What is seen while checks run: failures, and on a terminal how far it is.
 
     Args:
         total: The checks that may run.
@@ -138,23 +224,22 @@ class _Outcomes:
     """
 
     def __init__(self, total: int, *, quiet: bool) -> None:
-        self._total = total
-        self._quiet = quiet
-        self._done = 0
-        self._progress = Progress()
+        self.progress, self._done, self._total, self._quiet = Progress(), 0, total, quiet
 
-    def __call__(self, outcome: Outcome) -> None:
+    def outcome(self, outcome: Outcome) -> None:
+        """Shows one."""
         self._done += 1
         if outcome.status in _SHOWN and not self._quiet:
-            self._progress.stop()
-            print(f"{_SHOWN[outcome.status]} {outcome.check.id}: {outcome.message}")
-            for name, value in outcome.numbers.items():
-                print(f"    {name}: {value}")
-        self._progress.show(f"checking, {outcome.check.id} done", self._done, self._total)
+            # The line of the progress must not stand among those that stay.
+            self.progress.stop()
+            _print_outcome(outcome)
+        self.progress.show(f"level {outcome.check.level}, checks", self._done, self._total)
 
-    def stop(self) -> None:
-        """Takes the line away."""
-        self._progress.stop()
+
+def _print_outcome(outcome: Outcome) -> None:
+    print(f"{_SHOWN[outcome.status]} {outcome.check.id}: {outcome.message}")
+    for name, value in outcome.numbers.items():
+        print(f"    {name}: {value}")
 
 
 def _as_json(result: ConformanceResult) -> dict[str, Any]:

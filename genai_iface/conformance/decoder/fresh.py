@@ -22,7 +22,7 @@ from genai_iface.conformance.decoder.plan import PLANS, Plan
 from genai_iface.conformance.decoder.reference import greedy, logits_of
 from genai_iface.conformance.decoder.weights import Weights, rounded, weights_of
 
-__all__ = ["FreshModel", "make_fresh"]
+__all__ = ["FreshModel", "fresh_weights", "make_fresh"]
 
 _MARGIN = 4.0
 _FILES = ("model.onnx", "model.safetensors")
@@ -65,7 +65,7 @@ def make_fresh(golden: Golden, seed: int, folder: Path, *, factor: float = 1.0) 
     """
     plan = next(plan for plan in PLANS if plan.name == golden.name)
     random = np.random.default_rng([seed, *golden.name.encode()])
-    old, new = weights_of(plan), weights_of(dataclasses.replace(plan, seed=int(random.integers(2**31))))
+    old, new = weights_of(plan), _drawn_weights(plan, random)
     target = folder / golden.name / golden.folder.name
     shutil.copytree(golden.folder, target)
     (changed,) = [target / name for name in _FILES if (target / name).is_file() and _is_read(name, golden.form)]
@@ -76,7 +76,7 @@ def make_fresh(golden: Golden, seed: int, folder: Path, *, factor: float = 1.0) 
         if target / name != changed:
             (target / name).unlink(missing_ok=True)
     tokens = random.integers(0, plan.vocab_size, golden.tokens.shape)
-    logits = np.stack([logits_of(plan, new, golden.dtype, row, None) for row in tokens])
+    logits = np.stack([logits_of(plan, new, golden.dtype, row, plan.keep) for row in tokens])
     facts = manifest()["models"][golden.name]
     relative = relative_tolerance(golden.dtype, facts["reduction_length"], facts["num_stores"], factor=factor)
     tolerance = relative * float(np.abs(logits).max())
@@ -91,6 +91,15 @@ def make_fresh(golden: Golden, seed: int, folder: Path, *, factor: float = 1.0) 
         tolerance=tolerance,
     )
     return FreshModel(fresh, plan, new)
+
+
+def fresh_weights(plan: Plan, seed: int) -> Weights:
+    """The weights that ``make_fresh`` gives a model of this plan."""
+    return _drawn_weights(plan, np.random.default_rng([seed, *plan.name.encode()]))
+
+
+def _drawn_weights(plan: Plan, random: np.random.Generator) -> Weights:
+    return weights_of(dataclasses.replace(plan, seed=int(random.integers(2**31))))
 
 
 def _is_read(name: str, form: str) -> bool:

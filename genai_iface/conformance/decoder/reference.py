@@ -37,13 +37,15 @@ def logits_of(
     for layer in range(plan.layers):
         x = _norm(hidden, weights[f"{layer}.norm1"])
         q, k, v = (_heads(x @ weights[f"{layer}.{name}"], plan.head_dim) for name in "qkv")
-        mixed = _attention(_rotate(q, cos, sin), _rotate(k, cos, sin), v, plan, plan.window_of(layer))
+        # Behind the last layer only the kept positions are looked at: long rows would cost by their square.
+        begin = max(0, len(hidden) - keep) if keep is not None and layer == plan.layers - 1 else 0
+        q, hidden = _rotate(q, cos, sin)[:, begin:], hidden[begin:]
+        mixed = _attention(q, _rotate(k, cos, sin), v, plan, plan.window_of(layer))
         hidden = hidden + mixed @ weights[f"{layer}.o"]
         x = _norm(hidden, weights[f"{layer}.norm2"])
         gate = x @ weights[f"{layer}.gate"]
         hidden = hidden + (gate / (1 + np.exp(-gate)) * (x @ weights[f"{layer}.up"])) @ weights[f"{layer}.down"]
-    kept = hidden if keep is None else hidden[-keep:]
-    return np.asarray(_norm(kept, weights["norm"]) @ weights["head"])
+    return np.asarray(_norm(hidden, weights["norm"]) @ weights["head"])
 
 
 def greedy(
@@ -81,13 +83,13 @@ def _rotate(x: _Array, cos: _Array, sin: _Array) -> _Array:
 
 
 def _attention(q: _Array, k: _Array, v: _Array, plan: Plan, window: int | None) -> _Array:
-    """(T, H * D): query i sees the keys up to i, within the window where there is one."""
-    num_tokens = q.shape[1]
+    """(Q, H * D) of the last Q of T tokens: each sees the keys up to its own, within the window where there is one."""
+    num_queries, num_tokens = q.shape[1], k.shape[1]
     group = plan.num_heads // plan.num_kv_heads
-    result = np.empty((num_tokens, plan.num_heads, plan.head_dim))
-    for begin in range(0, num_tokens, _BLOCK):
-        queries = np.arange(begin, min(begin + _BLOCK, num_tokens))
-        distance = queries[:, None] - np.arange(num_tokens)
+    result = np.empty((num_queries, plan.num_heads, plan.head_dim))
+    for begin in range(0, num_queries, _BLOCK):
+        queries = np.arange(begin, min(begin + _BLOCK, num_queries))
+        distance = num_tokens - num_queries + queries[:, None] - np.arange(num_tokens)
         hidden = (distance < 0) | (distance >= (window or num_tokens))
         for head in range(plan.num_heads):
             scores = q[head, queries] @ k[head // group].T * plan.head_dim**-0.5
@@ -96,4 +98,4 @@ def _attention(q: _Array, k: _Array, v: _Array, plan: Plan, window: int | None) 
             scores[hidden] = -np.inf
             scores = np.exp(scores - scores.max(-1, keepdims=True))
             result[queries, head] = scores / scores.sum(-1, keepdims=True) @ v[head // group]
-    return result.reshape(num_tokens, -1)
+    return result.reshape(num_queries, -1)

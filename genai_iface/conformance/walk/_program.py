@@ -34,6 +34,9 @@ _WEIGHTS = {
     "save": 1,
     "close": 1,
 }
+# Long rows: what matters is where they end, who waits meanwhile, and how far they go back.
+_LONG_WEIGHTS = _WEIGHTS | {"new": 1, "step": 6, "reach": 16, "all": 0, "rewind": 6, "reset": 5, "fork": 3}
+_BORDERS = (64, 128, 256, 512, 1024, 2048, 4096)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -55,10 +58,17 @@ class Operation:
     style: str = "array"
 
 
-def draw_program(seed: Sequence[int], length: int) -> list[Operation]:
-    """A program that begins with a cache."""
+def draw_program(seed: Sequence[int], length: int, *, longest: int = 48) -> list[Operation]:
+    """A program that begins with a cache.
+
+    Args:
+        seed: Of everything that is drawn.
+        length: The number of operations.
+        longest: Most tokens of a row; above 48, rows go to powers of two and past them, while others wait.
+    """
     random = np.random.default_rng(seed)
-    kinds = random.choice(list(_WEIGHTS), length - 1, p=np.array([*_WEIGHTS.values()]) / sum(_WEIGHTS.values()))
+    weights = _LONG_WEIGHTS if longest > 48 else _WEIGHTS
+    kinds = random.choice(list(weights), length - 1, p=np.array([*weights.values()]) / sum(weights.values()))
     program = []
     for kind in ["new", *kinds.tolist()]:
         # Rows that are idle are common, wide steps are rare.
@@ -68,7 +78,13 @@ def draw_program(seed: Sequence[int], length: int) -> list[Operation]:
         special = random.choice(_SPECIAL_SIZES, _MAX_ROWS + 1)
         numbers = np.where(random.random(_MAX_ROWS + 1) < 0.12, special, numbers)
         if kind in ("new", "reorder", "rewind"):
-            numbers = random.integers(0, 48, _MAX_ROWS + 1)
+            numbers = random.integers(0, longest, _MAX_ROWS + 1)
+        if kind == "reach":
+            # Short of a border, on it, one past it, and on to the next; most rows wait.
+            sizes = [size for size in _BORDERS if size < longest]
+            highest = max(2, -(-len(sizes) * (len(program) + 1) // length))
+            borders = random.choice(sizes[max(0, highest - 4) : highest], _MAX_ROWS + 1)
+            numbers = np.where(random.random(_MAX_ROWS + 1) < 0.6, 0, borders + random.integers(-1, 3, _MAX_ROWS + 1))
         style = str(random.choice(STYLES))
         cache, salt = int(random.integers(0, 4)), int(random.integers(0, 2**16))
         program.append(Operation(kind, cache, tuple(numbers.tolist()), salt, style))

@@ -21,7 +21,7 @@ __all__ = ["walk"]
 _SECONDS_TO_SHRINK = 20.0
 
 
-def walk(context: Context, name: str, *, programs: int, length: int, max_rows: int = 12) -> None:
+def walk(context: Context, name: str, *, programs: int, length: int, max_rows: int = 12, longest: int = 48) -> None:
     """Runs programs on a fresh model.
 
     Args:
@@ -30,6 +30,7 @@ def walk(context: Context, name: str, *, programs: int, length: int, max_rows: i
         programs: How many.
         length: Operations of each.
         max_rows: Most rows of a cache.
+        longest: Most tokens of a row.
 
     Raises:
         ConformanceFailure: One fails; the message holds the shortest one that was found, as Python.
@@ -39,7 +40,7 @@ def walk(context: Context, name: str, *, programs: int, length: int, max_rows: i
     limit = min(max_rows, context.info.limits.get("max_batch_size", max_rows))
 
     def attempt(program: list[Operation]) -> tuple[str, list[str]] | None:
-        machine = Machine(subject, limit)
+        machine = Machine(subject, limit, longest)
         try:
             machine.run(program)
         except ConformanceFailure as failure:
@@ -49,7 +50,7 @@ def walk(context: Context, name: str, *, programs: int, length: int, max_rows: i
         return None
 
     for number in range(programs):
-        program = draw_program([context.seed, number, *name.encode()], length)
+        program = draw_program([context.seed, number, *name.encode()], length, longest=longest)
         found = attempt(program)
         if found is not None:
             message, lines = _shortest(program, found, attempt)
@@ -78,10 +79,11 @@ def _shortest(
 
 
 def _as_python(context: Context, name: str, lines: list[str]) -> str:
+    needed = "draw_tokens, open_fresh" if any("draw_tokens(" in line for line in lines) else "open_fresh"
     head = [
         "import numpy as np",
         "from genai_iface.conformance import load_adapter",
-        "from genai_iface.conformance.walk import open_fresh",
+        f"from genai_iface.conformance.walk import {needed}",
         "",
         f'model, logits_after = open_fresh({_as_expression(context.adapter)}, "{name}", seed={context.seed}, '
         f'dtype="{context.dtype}")',

@@ -4,6 +4,7 @@
 
 MODULES = (
     "write",
+    "idle",
     "overflow",
     "rewind",
     "reorder",

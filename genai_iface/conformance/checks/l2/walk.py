@@ -38,8 +38,13 @@ for _check, (_name, _programs, _length, _title) in _WALKS.items():
     )(_runner(_name, _programs, _length))
 
 
-def _long(context: Context) -> None:
+@check("L2.walk.long", requires=LEVEL_PROFILES[2], spec=_SPEC)
+def long(context: Context) -> None:
+    """One walk of 400 operations."""
     walk(context, "base", programs=1, length=400)
 
 
-check("L2.walk.long", requires=LEVEL_PROFILES[2], spec=_SPEC, title="One walk of 400 operations")(_long)
+@check("L2.walk.powers_of_two", requires=LEVEL_PROFILES[2], spec=(*_SPEC, "Model.forward.3"))
+def powers_of_two(context: Context) -> None:
+    """Walks over rows that end short of, on and past every power of two up to 4096, while others wait."""
+    walk(context, "long", programs=3, length=24, max_rows=3, longest=4112)

@@ -2,5 +2,5 @@
 # SPDX-License-Identifier: Apache-2.0
 """Internal: the checks of level 4."""
 
-MODULES = ("generator", "stop", "stream", "sampling", "pipeline", "tokenizer", "runtime", "states")
+MODULES = ("generator", "stop", "stream", "processors", "sampling", "pipeline", "tokenizer", "runtime", "states")
 """In the order in which reports show their checks."""

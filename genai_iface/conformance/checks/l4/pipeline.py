@@ -4,11 +4,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import threading
+from pathlib import Path
 from typing import Any
 
+from genai_iface.config import GenerationConfig
 from genai_iface.conformance._context import Context
 from genai_iface.conformance._failure import NotApplicable, equal, expect, raises
+from genai_iface.conformance._sampling_reference import Settings
+from genai_iface.conformance.checks.l4._text import changed_folder, spoken
 from genai_iface.conformance.checks.l4.stop import EOS, PROMPT, TEXT, TEXT_TOKENS
 from genai_iface.conformance.registry import check
 from genai_iface.errors import CacheOverflowError, GenAIError, InvalidInputError
@@ -64,6 +70,80 @@ def config(context: Context) -> None:
     equal(pipeline.generate(PROMPT, shorter).token_ids, [TEXT_TOKENS[:3]], "tokens with a config")
     got = pipeline.generate(PROMPT, shorter, max_new_tokens=5).token_ids
     equal(got, [TEXT_TOKENS[:5]], "tokens with a config and an override")
+
+
+_DEFAULTS = {"eos_token_id": EOS, "max_new_tokens": 4, "bad_words_ids": [[TEXT_TOKENS[0]]], "min_new_tokens": 2}
+
+
+def _with_defaults(folder: Path) -> None:
+    (folder / "generation_config.json").write_text(json.dumps(_DEFAULTS), encoding="utf-8")
+
+
+@check("L4.pipeline.config_replaces", spec=["Pipeline.generate.3"])
+def config_replaces(context: Context) -> None:
+    """A call's config takes the place of all defaults: no field of theirs is left, but the end tokens it lacks."""
+    with changed_folder(context) as folder:
+        _with_defaults(folder)
+        pipeline = context.pipeline(folder)
+        got = pipeline.generate(PROMPT, GenerationConfig(max_new_tokens=30)).token_ids
+        equal(got, [[*TEXT_TOKENS, EOS]], "tokens with a config beside defaults that ban the first one")
+        got = pipeline.generate(".", GenerationConfig(max_new_tokens=30)).token_ids
+        equal(got, [[EOS]], "tokens with a config beside defaults with a minimum")
+
+
+@check("L4.pipeline.overrides_keep_defaults", spec=["Pipeline.generate.3"])
+def overrides_keep_defaults(context: Context) -> None:
+    """The folder's defaults hold where a call says nothing; an override replaces its own field and no other."""
+    with changed_folder(context) as folder:
+        _with_defaults(folder)
+        pipeline = context.pipeline(folder)
+        settings = Settings(bad_words_ids=((TEXT_TOKENS[0],),), min_new_tokens=2)
+        for limit, arguments in ((4, {}), (2, {"max_new_tokens": 2}), (4, {"bad_words_ids": [[7]]})):
+            loose = dataclasses.replace(settings, bad_words_ids=((7,),)) if "bad_words_ids" in arguments else settings
+            wanted = spoken(context, [72], limit, loose)
+            result = pipeline.generate([72], **arguments)
+            equal(result.token_ids[0][: len(wanted)], wanted, f"tokens with the folder's defaults and {arguments}")
+            equal(len(result.token_ids[0]), limit, f"the number of tokens with the defaults and {arguments}")
+
+
+@check("L4.pipeline.calls_leave_no_trace", spec=["Pipeline.generate.1", "Pipeline.generate.3"])
+def calls_leave_no_trace(context: Context) -> None:
+    """What a call was given changes neither the defaults nor the config it came in, nor a later call."""
+    pipeline = context.pipeline()
+    before, given = pipeline.generation_config, pipeline.generation_config.replace(max_new_tokens=5)
+    same = given.replace()
+    pipeline.generate(PROMPT, given, stop_strings=["i"], bad_words_ids=[[7]])
+    equal((given, pipeline.generation_config), (same, before), "(the config, the defaults) after a call")
+    list(pipeline.stream(PROMPT, max_new_tokens=2, stop_token_ids=[33], logit_bias={7: 50.0}))
+    equal(pipeline.generate(PROMPT, max_new_tokens=30).token_ids, [[*TEXT_TOKENS, EOS]], "tokens of a later call")
+
+
+@check("L4.pipeline.several_sequences", spec=["Pipeline.generate.1"])
+def several_sequences(context: Context) -> None:
+    """Several sequences of each prompt stand together, in the order of the prompts."""
+    # So cold that every draw is the likeliest token.
+    cold = {"temperature": 0.05, "seed": 1, "num_return_sequences": 2}
+    result = context.pipeline().generate(["!", "Hi \U0001f642!é"], max_new_tokens=9, **cold)  # type: ignore[arg-type]
+    equal(result.texts, ["é.", "é.", ".", "."], "texts of two sequences of each of two prompts")
+
+
+@check("L4.pipeline.metrics_of_several", spec=["Pipeline.generate.6"])
+def metrics_of_several(context: Context) -> None:
+    """Measurements count the tokens of every sequence, those that ended it and were stopped at included."""
+    pipeline = context.pipeline()
+    cases: tuple[tuple[Any, dict[str, Any], int], ...] = (
+        (["Hi ", "!"], {"num_return_sequences": 3, "temperature": 0.05, "seed": 1}, 12),
+        (PROMPT, {"stop_strings": ["!é"]}, 1),
+        ([PROMPT, "."], {}, 2),
+    )
+    for prompt, arguments, prompted in cases:
+        result = pipeline.generate(prompt, max_new_tokens=30, **arguments)
+        metrics = result.perf_metrics
+        generated = sum(map(len, result.token_ids))
+        counts = metrics.num_prompt_tokens, metrics.num_generated_tokens
+        equal(counts, (prompted, generated), f"(prompt, generated) tokens of {prompt!r} with {arguments}")
+        reused = metrics.num_reused_tokens
+        expect(0 <= reused <= prompted, f"reused tokens of {prompt!r} are miscounted", reused=reused)
 
 
 @check("L4.pipeline.metrics", spec=["Pipeline.generate.6"])

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 from genai_iface.conformance._context import Context
 from genai_iface.conformance._failure import ConformanceFailure, close, equal, expect
 from genai_iface.conformance._sampling_reference import Settings, expected_token, law, uniform
+from genai_iface.conformance.checks.l4._text import reference_logits, spoken
 from genai_iface.conformance.checks.l4.stop import TEXT_TOKENS
 from genai_iface.conformance.registry import CheckFunction, check
+from genai_iface.results import TokenLogprob
 
 __all__ = ["CASES"]
 
@@ -33,7 +36,12 @@ CASES = {
         "Temperature, then top-k, top-p, min-p, in this order",
         Settings(temperature=0.8, top_k=40, top_p=0.8, min_p=0.12),
     ),
-    "logit_bias": ("Biases are added to single logits", Settings(temperature=0.8, bias={7: 3.0, 105: -1.0})),
+    "typical_p": ("Typical-p keeps what is nearest to the expected surprise", Settings(temperature=2.0, typical_p=0.5)),
+    "typical_after_top_k": (
+        "Typical-p looks at what top-k has left",
+        Settings(temperature=2.0, top_k=30, typical_p=0.6),
+    ),
+    "logit_bias": ("Biases are added to single logits", Settings(temperature=0.8, logit_bias={7: 3.0, 105: -1.0})),
 }
 """Settings by check."""
 
@@ -43,13 +51,13 @@ _CLAUSES = {
     "min_p": ("Sampling.18",),
     "all_filters": ("Sampling.15",),
     "logit_bias": ("Sampling.4",),
+    "typical_p": ("Sampling.19",),
+    "typical_after_top_k": ("Sampling.15", "Sampling.19"),
 }
 
 
 def _arguments(settings: Settings) -> dict[str, Any]:
-    values = asdict(settings)
-    values["logit_bias"] = values.pop("bias")
-    return {**values, "do_sample": True}
+    return {**asdict(settings), "do_sample": True}
 
 
 def _logits(context: Context) -> tuple[NDArray[np.float64], float]:
@@ -66,19 +74,19 @@ def _logits(context: Context) -> tuple[NDArray[np.float64], float]:
     return got.astype(np.float64), 1e-4
 
 
-def _draws(context: Context, settings: Settings) -> None:
+def _draws(context: Context, settings: Settings, seed: int = 11) -> None:
     """Fails unless many draws after the prompt are the normative ones."""
     logits, error = _logits(context)
     probabilities = law(logits, _PROMPT, settings)
     # How far the sum of probabilities may move if every logit moves by the error.
     slack = 2 * error / settings.temperature
     result = context.pipeline().generate(
-        [_PROMPT], max_new_tokens=1, seed=11, num_return_sequences=_DRAWS, **_arguments(settings)
+        [_PROMPT], max_new_tokens=1, seed=seed, num_return_sequences=_DRAWS, **_arguments(settings)
     )
     got = [tokens[0] for tokens in result.token_ids]
     possible = np.flatnonzero(probabilities > 0)
     outside = sorted(set(got) - set(possible.tolist()))
-    firm = [expected_token(probabilities, uniform(11, index, 1), slack) for index in range(_DRAWS)]
+    firm = [expected_token(probabilities, uniform(seed, index, 1), slack) for index in range(_DRAWS)]
     wrong = [index for index, token in enumerate(firm) if token is not None and token != got[index]]
     if wrong or outside:
         raise ConformanceFailure(
@@ -113,7 +121,14 @@ def repetition_penalty(context: Context) -> None:
         # All other tokens are out; 72 is the prompt.
         bias = dict.fromkeys(range(len(logits)), -1e4)
         bias |= {token: target - float(logits[token]) for token, target in targets.items()}
-        _draws(context, Settings(repetition_penalty=2.0, bias=bias))
+        _draws(context, Settings(repetition_penalty=2.0, logit_bias=bias))
+
+
+@check("L4.sampling.large_seed", spec=[*_SPEC, "Sampling.21", "Sampling.22"])
+def large_seed(context: Context) -> None:
+    """All 64 bits of a seed count."""
+    for seed in (2**32 + 11, 2**63 + 11, 2**64 - 1, 0):
+        _draws(context, Settings(temperature=1.5), seed)
 
 
 @check("L4.sampling.same_seed", spec=[*_SPEC, "Sampling.21"])
@@ -188,6 +203,97 @@ def spread(context: Context) -> None:
     counts = Counter(tokens[0] for tokens in result.token_ids)
     # At this temperature no token is likelier than 2 percent; six or more of 64 are all but impossible.
     expect(len(counts) > 40 and max(counts.values()) < 6, "draws do not follow their law", most=counts.most_common(3))
+
+
+@check("L4.sampling.sequence", spec=[*_DRAWN])
+def sequence(context: Context) -> None:
+    """Every token of a sequence is the normative one: its random number is that of its place, prompt included."""
+    pipeline = context.pipeline()
+    settings = Settings(temperature=0.9)
+    for prompts, each in (([[72]], 1), ([[72, 105, 32]], 2), ([[33], [72, 105]], 2)):
+        result = pipeline.generate(
+            prompts, max_new_tokens=7, seed=23, num_return_sequences=each, **_arguments(settings)
+        )
+        known = 0
+        for index, got in enumerate(result.token_ids):
+            wanted = spoken(context, prompts[index // each], 7, settings, seed=23, index=index)
+            equal(got[: len(wanted)], wanted, f"the tokens of sequence {index} of {len(prompts) * each}")
+            known += len(wanted)
+        expect(known > len(result.token_ids), "the references are too close to call", tokens=known)
+
+
+@check("L4.sampling.seedless_differ", spec=["Sampling.22"])
+def seedless_differ(context: Context) -> None:
+    """Calls without a seed get one each: their tokens differ, and so do the seeds they tell."""
+    pipeline = context.pipeline()
+    runs = [pipeline.generate("H", max_new_tokens=12, temperature=8.0, ignore_eos=True) for _ in range(3)]
+    equal(len({run.seed for run in runs}), 3, "the number of different seeds of three calls")
+    equal(len({tuple(run.token_ids[0]) for run in runs}), 3, "the number of different texts of three calls")
+
+
+@check("L4.sampling.asked_for", spec=["Sampling.12", "Sampling.25"])
+def asked_for(context: Context) -> None:
+    """A temperature, a filter or a seed in a call asks for draws; so nothing of them is greedy without."""
+    pipeline = context.pipeline()
+    greedy = pipeline.generate("H", max_new_tokens=6).token_ids
+    equal(greedy, [TEXT_TOKENS[:6]], "the tokens of a call that asks for nothing")
+    hot: dict[str, Any] = {"max_new_tokens": 12, "num_return_sequences": 2, "ignore_eos": True}
+    for arguments in ({"temperature": 9.0}, {"temperature": 9.0, "seed": 3}, {"temperature": 9.0, "top_k": 200}):
+        first, second = pipeline.generate("H", **hot, **arguments).token_ids
+        expect(first != second, f"two sequences with {arguments} are the same", tokens=first)
+
+
+@check("L4.sampling.logprobs_are_raw", spec=["Sampling.23"])
+def logprobs_are_raw(context: Context) -> None:
+    """Log-probabilities of every token are those of the unprocessed logits, whatever changed the scores."""
+    pipeline = context.pipeline()
+    cases: tuple[dict[str, Any], ...] = (
+        {"logit_bias": {120: 50.0}},
+        {"temperature": 0.3, "seed": 4},
+        {"temperature": 2.0, "top_k": 3, "seed": 4},
+        {"repetition_penalty": 5.0, "no_repeat_ngram_size": 1},
+        {"bad_words_ids": [[105]], "min_new_tokens": 5},
+    )
+    for case in cases:
+        result = pipeline.generate([_PROMPT], max_new_tokens=5, ignore_eos=True, logprobs=3, **case)
+        expect(result.logprobs is not None, "no log-probabilities are returned")
+        _check_logprobs(context, result.token_ids[0], result.logprobs[0], 3, str(case))  # type: ignore[index]
+
+
+@check("L4.sampling.logprobs_of_stream", spec=["Sampling.23", "Pipeline.stream.2"])
+def logprobs_of_stream(context: Context) -> None:
+    """A stream brings an entry for every token, beside it; 0 alternatives are none."""
+    pipeline = context.pipeline()
+    for number in (0, 2):
+        tokens, entries = list[int](), list[TokenLogprob]()
+        for chunk in pipeline.stream([_PROMPT], max_new_tokens=30, logprobs=number):
+            equal(len(chunk.logprobs or ()), len(chunk.token_ids), "the log-probabilities of a chunk's tokens")
+            tokens += chunk.token_ids
+            entries += chunk.logprobs or ()
+        _check_logprobs(context, tokens, entries, number, f"logprobs={number}")
+
+
+def _check_logprobs(
+    context: Context, tokens: Sequence[int], entries: Sequence[TokenLogprob], number: int, what: str
+) -> None:
+    equal([entry.token_id for entry in entries], list(tokens), f"the tokens of the log-probabilities with {what}")
+    scores = reference_logits(context.dtype, [*_PROMPT, *tokens])
+    golden = context.golden("text")
+    for at, entry in enumerate(entries):
+        row = scores[at]
+        exact = row - row.max() - np.log(np.exp(row - row.max()).sum())
+        room = 2 * golden.tolerance * max(1.0, float(np.abs(row).max() / np.abs(golden.logits).max()))
+        equal(len(entry.top), number, f"the number of alternatives of token {at} with {what}")
+        for token, value in [(entry.token_id, entry.logprob), *entry.top]:
+            error = float(abs(value - exact[token]))
+            expect(error <= room, f"the log-probability of token {token} at {at} is wrong with {what}", max_error=error)
+        values = [value for _, value in entry.top]
+        expect(values == sorted(values, reverse=True), f"the alternatives are not in order with {what}", got=values)
+        best = np.sort(exact)[::-1][:number]
+        expect(
+            all(abs(a - b) <= room for a, b in zip(values, best, strict=True)),
+            f"the alternatives of token {at} are not the likeliest with {what}",
+        )
 
 
 @check("L4.sampling.logprobs", spec=["Sampling.23"])

@@ -4,9 +4,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 from genai_iface.conformance._context import Context
 from genai_iface.conformance._failure import equal, expect
+from genai_iface.conformance.checks.l4._text import changed_folder
 from genai_iface.conformance.registry import check
+from genai_iface.protocols import Pipeline
 
 __all__ = ["EOS", "PROMPT", "TEXT", "TEXT_TOKENS"]
 
@@ -20,6 +27,19 @@ TEXT_TOKENS = list(TEXT.encode())
 """The tokenizer's ids are the bytes."""
 
 EOS = 257
+_LONG = 260
+
+
+@contextmanager
+def _long_token(context: Context, text: str) -> Iterator[Pipeline]:
+    """A pipeline over the text model, one of whose tokens has several characters."""
+    with changed_folder(context) as folder:
+        path = folder / "tokenizer.json"
+        data = json.loads(path.read_text(encoding="utf-8"))
+        token = next(item for item in data["added_tokens"] if item["id"] == _LONG)
+        token.update(content=text, special=False)
+        path.write_text(json.dumps(data), encoding="utf-8")
+        yield context.pipeline(folder)
 
 
 @check("L4.stop.eos", core="A model that ended must not be made to go on.", spec=["Stop.1", "Stop.2"])
@@ -129,6 +149,123 @@ def first_of_several(context: Context) -> None:
     """Of several stop strings the one that is complete first ends the text."""
     result = context.pipeline().generate(PROMPT, max_new_tokens=30, stop_strings=["é", "\U0001f642!é.", "!"])
     equal(result.texts, ["i \U0001f642"], "the text before the first stop string")
+
+
+@check("L4.stop.longest_of_one_end", spec=["Stop.4"])
+def longest_of_one_end(context: Context) -> None:
+    """Of stop strings that end at the same character the longest ends the text."""
+    pipeline = context.pipeline()
+    for stops in (["é", "!é", "\U0001f642!é"], ["\U0001f642!é", "!é", "é"], ["!é", "\U0001f642!é"]):
+        result = pipeline.generate(PROMPT, max_new_tokens=30, stop_strings=stops)
+        equal(result.texts, ["i "], f"the text with the stop strings {stops}")
+        equal(result.token_ids, [TEXT_TOKENS[:9]], f"the tokens with the stop strings {stops}")
+
+
+@check("L4.stop.string_inside_token", spec=["Stop.3", "Stop.4"])
+def string_inside_token(context: Context) -> None:
+    """A stop string may begin and end inside one token, several of them in the same one."""
+    with _long_token(context, "one END two") as pipeline:
+        for stops, text in (
+            (["END"], "one "),
+            (["o EN", "e E"], "on"),
+            (["two", "END"], "one "),
+            (["D t", "one EN"], ""),
+            # What begins first need not be complete first.
+            (["END tw", "ND"], "one E"),
+        ):
+            result = pipeline.generate(PROMPT, max_new_tokens=4, stop_strings=stops, logit_bias={_LONG: 1e4})
+            got = result.texts, result.token_ids, result.finish_reasons
+            equal(got, ([text], [[_LONG]], ["stop"]), f"the outcome with the stop strings {stops}")
+
+
+@check("L4.stop.string_over_long_tokens", spec=["Stop.3", "Pipeline.stream.2"])
+def string_over_long_tokens(context: Context) -> None:
+    """A stop string may begin inside a token, span a second and end inside a third; none of it is streamed."""
+    with _long_token(context, "ab cd") as pipeline:
+        for stop, text in (("dab cda", "ab c"), ("cdab cdab c", "ab "), ("b cdab cdab cda", "a")):
+            arguments = {"max_new_tokens": 6, "stop_strings": [stop], "logit_bias": {_LONG: 1e4}}
+            result = pipeline.generate(PROMPT, **arguments)  # type: ignore[arg-type]
+            equal((result.texts, result.finish_reasons), ([text], ["stop"]), f"the outcome with {stop!r}")
+            equal(len(result.token_ids[0]), 4 if text == "a" else 3, f"the number of tokens with {stop!r}")
+            streamed = "".join(chunk.text for chunk in pipeline.stream(PROMPT, **arguments))  # type: ignore[arg-type]
+            equal(streamed, text, f"the chunks joined, with {stop!r}")
+
+
+@check("L4.stop.string_over_special_token", spec=["Stop.3", "Tokenizer.decode.2"])
+def string_over_special_token(context: Context) -> None:
+    """A special token has no text, so what stands before and after it is one stop string."""
+    pipeline = context.pipeline()
+    result = pipeline.generate(PROMPT, max_new_tokens=16, ignore_eos=True, stop_strings=[".i"])
+    equal(result.texts, ["i \U0001f642!é"], "the text before a stop string with a special token inside")
+    equal(result.token_ids, [[*TEXT_TOKENS, EOS, TEXT_TOKENS[0]]], "the tokens up to the one that completes it")
+
+
+@check("L4.stop.every_eos", spec=["Stop.1"])
+def every_eos(context: Context) -> None:
+    """Each of several end-of-sequence tokens ends a sequence, wherever it stands in the list."""
+    pipeline = context.pipeline()
+    for ends, count in (([EOS, 33], 7), ([33, EOS], 7), ([1, 2, 32], 2), ([46, EOS, 3], 10), ([5, EOS], 11)):
+        result = pipeline.generate(PROMPT, max_new_tokens=30, eos_token_id=ends)
+        wanted = [*TEXT_TOKENS, EOS][:count]
+        equal((result.token_ids, result.finish_reasons), ([wanted], ["stop"]), f"the outcome with eos_token_id={ends}")
+
+
+@check("L4.stop.ignore_eos_keeps_stop_tokens", spec=["Stop.1"])
+def ignore_eos_keeps_stop_tokens(context: Context) -> None:
+    """ignore_eos ignores eos_token_id alone: a stop token stops, be it the same one."""
+    pipeline = context.pipeline()
+    for stops, count in (([33], 7), ([EOS], 11), ([4, 46], 10)):
+        result = pipeline.generate(PROMPT, max_new_tokens=30, ignore_eos=True, stop_token_ids=stops)
+        wanted = [*TEXT_TOKENS, EOS][:count]
+        equal((result.token_ids, result.finish_reasons), ([wanted], ["stop"]), f"the outcome with stop tokens {stops}")
+
+
+@check("L4.stop.tokens_beside_eos", spec=["Stop.1"])
+def tokens_beside_eos(context: Context) -> None:
+    """Stop tokens are added to the end-of-sequence tokens, and do not replace them."""
+    result = context.pipeline().generate(PROMPT, max_new_tokens=30, stop_token_ids=[7, 8])
+    equal(result.token_ids, [[*TEXT_TOKENS, EOS]], "token_ids with stop tokens that never come")
+
+
+@check("L4.stop.token_included", spec=["Stop.2"])
+def token_included(context: Context) -> None:
+    """With include_stop_str_in_output a stop token's text stays."""
+    result = context.pipeline().generate(
+        PROMPT, max_new_tokens=30, stop_token_ids=[33], include_stop_str_in_output=True
+    )
+    equal((result.texts, result.token_ids), (["i \U0001f642!"], [TEXT_TOKENS[:7]]), "the text with its stop token")
+
+
+@check("L4.stop.before_length", spec=["Stop.7"])
+def before_length(context: Context) -> None:
+    """What stops at the last token that a limit allows ends with "stop"."""
+    pipeline = context.pipeline()
+    cases: tuple[dict[str, Any], ...] = (
+        {"max_new_tokens": 11},
+        {"max_new_tokens": 7, "stop_token_ids": [33]},
+        {"max_new_tokens": 7, "stop_strings": ["\U0001f642!"]},
+        {"max_length": 8, "stop_strings": ["!"]},
+    )
+    for case in cases:
+        equal(pipeline.generate(PROMPT, **case).finish_reasons, ["stop"], f"finish_reasons with {case}")
+
+
+@check("L4.stop.tighter_limit", spec=["Stop.5"])
+def tighter_limit(context: Context) -> None:
+    """Of max_new_tokens and max_length the tighter one counts."""
+    pipeline = context.pipeline()
+    for new, length, count in ((3, 20, 3), (9, 5, 4), (4, 5, 4)):
+        result = pipeline.generate(PROMPT, max_new_tokens=new, max_length=length)
+        got = len(result.token_ids[0]), result.finish_reasons
+        equal(got, (count, ["length"]), f"the outcome with max_new_tokens={new} and max_length={length}")
+
+
+@check("L4.stop.string_in_batch", spec=["Stop.3", "Stop.8"])
+def string_in_batch(context: Context) -> None:
+    """A stop string ends its own sequence, and its neighbours go on."""
+    result = context.pipeline().generate(["Hi ", PROMPT, "!"], max_new_tokens=30, stop_strings=["i "])
+    equal(result.texts, ["\U0001f642!é.", "", "é."], "texts beside a sequence that met the stop string")
+    equal(len(result.token_ids[1]), 2, "the number of tokens of the one that did")
 
 
 @check("L4.stop.prompt_is_not_searched", spec=["Stop.3"])
