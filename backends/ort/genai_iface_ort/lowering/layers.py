@@ -71,6 +71,7 @@ class Layer:
         rank: Rank of the attention's inputs and result.
         outside: Why a rotation stays outside; empty if it does not.
         sink: What one more logit of each head takes from the softmax, None if there is none.
+        bias: What is added to the scores, (B, heads, S, C), None if nothing is.
     """
 
     attention: ir.Node
@@ -93,6 +94,7 @@ class Layer:
     rank: int
     outside: str = ""
     sink: Sink | None = None
+    bias: ir.Value | None = None
 
 
 def read_layers(model: ir.Model, signature: GraphSignature) -> list[Layer]:
@@ -141,6 +143,7 @@ class _Reader:
         axes = rank(query) or (4 if self._axis == 2 else 3)
         heads = attribute(attention, "q_num_heads", 0) if axes == 3 else self._heads(query, attention, head_dim)
         sink = self._sink(attention, heads)
+        bias = _bias(attention)
         layer = Layer(
             attention=attention,
             query=query,
@@ -161,6 +164,7 @@ class _Reader:
             merged=_merged(attention, axes, heads * head_dim, sink),
             rank=axes,
             sink=sink,
+            bias=bias,
         )
         layer.outside = self._take_in_rotation(layer)
         layer.packed = packed_source((layer.query, layer.key, layer.value), layer.rank)
@@ -216,7 +220,7 @@ class _Reader:
         if right not in (-1, 0):
             raise Refused(f"the {describe(attention)} looks ahead")
         is_causal = attribute(attention, "is_causal", 0) == 1 or right == 0
-        mask = input_at(attention, 3)
+        mask = None if _bias(attention) is not None else input_at(attention, 3)
         if mask is None and not is_causal:
             raise Refused(f"the {describe(attention)} is not causal")
         windows = [left + 1] if left >= 0 else []
@@ -294,6 +298,15 @@ class _Reader:
             shows = {"write": are_write_indices, "nonpad": are_valid_lengths, "positions": are_positions}[what]
             self._shown[key] = shows(self._model, self._signature, value)
         return self._shown[key]
+
+
+def _bias(attention: ir.Node) -> ir.Value | None:
+    """What is added to causal scores, (B, H, S, C): a mask of floats is one whatever is in it."""
+    mask = input_at(attention, 3)
+    is_causal = attribute(attention, "is_causal", 0) == 1
+    if mask is None or not is_causal or mask.dtype in (None, ir.DataType.BOOL) or rank(mask) != 4:
+        return None
+    return None if static_dim(mask, 2) == 1 or static_dim(mask, 3) == 1 else mask
 
 
 def _merged(attention: ir.Node, axes: int, width: int, sink: Sink | None) -> ir.Value | None:
