@@ -72,7 +72,7 @@ def is_bias(model: ir.Model, signature: GraphSignature, mask: ir.Value, *, heads
             added = cone.run(begin, width, capacity)
         except GRAPH_ERRORS:
             return False
-        if added is None or added.ndim != 4 or added.dtype == np.bool_ or added.shape[2:] != (width, capacity):
+        if added.ndim != 4 or added.dtype == np.bool_ or added.shape[2:] != (width, capacity):
             return False
         if added.shape[0] not in (1, len(begin)) or added.shape[1] not in (1, heads):
             return False
