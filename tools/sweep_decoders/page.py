@@ -63,13 +63,10 @@ def write_report(rows: Iterable[_Row], folder: Path, *, missing: Sequence[str] =
 
 def page(rows: Sequence[_Row], *, missing: Sequence[str] = ()) -> str:
     """The page's text."""
-    minutes = sum(row["seconds"] for row in rows) / _MINUTE
-    counted = f"{len(rows)} types took {minutes:.0f} minutes of processor time."
     lines = [
         _HEAD,
         *_versions(rows),
-        "",
-        counted,
+        *_time(rows),
         "",
         "| Kind | verified | refused for a reason | crashed |",
         "|---|---|---|---|",
@@ -96,6 +93,14 @@ def _versions(rows: Sequence[_Row]) -> list[str]:
     )
     lines = ["Rows were made with:", ""]
     return lines + [f"- {count} by the code of {code}: {versions}." for (code, versions), count in made.most_common()]
+
+
+def _time(rows: Sequence[_Row]) -> list[str]:
+    """How long a sweep takes, where all rows are of one."""
+    if len({row["code"] for row in rows}) > 1:
+        return []
+    minutes = sum(row["seconds"] for row in rows) / _MINUTE
+    return ["", f"{len(rows)} types took {minutes:.0f} minutes of processor time."]
 
 
 def _section(meaning: str, rows: Sequence[_Row]) -> list[str]:
