@@ -40,6 +40,8 @@ and 70 tokens gives the tokens of `generate` on both.
 
 The last column is the float32 model after `genai-iface quantize` with int8 weights in blocks of 32, on NumPy and on
 ONNX Runtime (which rounds no activations here): how far its logits are from those of torch with floats.
+Where experts or an index are chosen by scores, rounded weights of a random network choose others, and the difference is
+as large as the logits.
 
 In float16 a router of experts may meet a near tie: another rounding then takes another expert, and the logits differ by
 more than rounding (lfm2_moe: torch in float16 differs from torch in float32 on the same weights by 0.17 of the largest
