@@ -29,7 +29,7 @@ def check_expressible(network: Any) -> None:
         raise UnsupportedModelError(
             f"{name} uses ALiBi, a bias of the scores that grows with the distance, which the standard Attention has "
             "no attribute for",
-            remedy="genai-iface build makes a standard model of it, by the method eager.",
+            remedy="genai-iface build makes a standard model of it, with the bias as a mask.",
         )
 
 

@@ -22,6 +22,10 @@ _MEANINGS: tuple[tuple[str, str], ...] = (
     (r"Unknown model_type '?([\w-]+)'?", "mobius-onnx does not know the model type {0!r}"),
     (r"Static cache mode requires", "mobius-onnx has no cache of fixed size for its layers"),
     (
+        r"update_index\b",
+        "sparse attention that chooses blocks of keys: their number follows from the size of the cache's buffer",
+    ),
+    (
         r"update_indexer",
         "sparse attention with an index: its indexer keeps keys of its own, for which no cache here has room",
     ),

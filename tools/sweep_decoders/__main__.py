@@ -8,7 +8,8 @@
     python -m tools.sweep_decoders --work DIR --write        the report from the rows that there are
 
 Checkpoints are tiny and random; nothing is downloaded. Each model type runs in a process of its own with a limit of
-time and memory, so that a crash is a row of the report. A full run takes about an hour on two cores.
+time and memory, so that a crash is a row of the report. A type takes 10 to 40 s of processor time; --jobs 2 keeps two
+cores busy.
 """
 
 from __future__ import annotations

@@ -19,6 +19,8 @@ __all__ = ["BACKENDS", "against_generate"]
 BACKENDS = ("numpy", "ort")
 # A ragged batch beyond every length of a tiny configuration; 128 positions are the most that one has.
 _PROMPTS, _NEW = (11, 70), 12
+# What classes say of tokens that are to come, or not to come, whatever the logits are.
+_RULES = ("eos_token_id", "forced_bos_token_id", "forced_eos_token_id", "suppress_tokens", "begin_suppress_tokens")
 
 
 def against_generate(folder: Path, network: Any) -> str:
@@ -48,7 +50,8 @@ def _expected(network: Any, ids: torch.Tensor, padding: int | None) -> list[int]
     """
     prompt = ids.shape[1]
     if padding is None:
-        network.generation_config.eos_token_id = None
+        for rule in _RULES:
+            setattr(network.generation_config, rule, None)
         mask = torch.ones_like(ids)
         ids = network.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=_NEW, pad_token_id=0)
     while ids.shape[1] < prompt + _NEW:

@@ -40,6 +40,8 @@ and 70 tokens gives the tokens of `generate` on both.
 
 The last column is the float32 model after `genai-iface quantize` with int8 weights in blocks of 32, on NumPy and on
 ONNX Runtime (which rounds no activations here): how far its logits are from those of torch with floats.
+Where experts or an index are chosen by scores, rounded weights of a random network choose others, and the difference is
+as large as the logits.
 
 In float16 a router of experts may meet a near tie: another rounding then takes another expert, and the logits differ by
 more than rounding (lfm2_moe: torch in float16 differs from torch in float32 on the same weights by 0.17 of the largest
@@ -63,13 +65,10 @@ def write_report(rows: Iterable[_Row], folder: Path, *, missing: Sequence[str] =
 
 def page(rows: Sequence[_Row], *, missing: Sequence[str] = ()) -> str:
     """The page's text."""
-    minutes = sum(row["seconds"] for row in rows) / _MINUTE
-    counted = f"{len(rows)} types took {minutes:.0f} minutes of processor time."
     lines = [
         _HEAD,
         *_versions(rows),
-        "",
-        counted,
+        *_time(rows),
         "",
         "| Kind | verified | refused for a reason | crashed |",
         "|---|---|---|---|",
@@ -96,6 +95,14 @@ def _versions(rows: Sequence[_Row]) -> list[str]:
     )
     lines = ["Rows were made with:", ""]
     return lines + [f"- {count} by the code of {code}: {versions}." for (code, versions), count in made.most_common()]
+
+
+def _time(rows: Sequence[_Row]) -> list[str]:
+    """How long a sweep takes, where all rows are of one."""
+    if len({row["code"] for row in rows}) > 1:
+        return []
+    minutes = sum(row["seconds"] for row in rows) / _MINUTE
+    return ["", f"{len(rows)} types took {minutes:.0f} minutes of processor time."]
 
 
 def _section(meaning: str, rows: Sequence[_Row]) -> list[str]:

@@ -29,7 +29,7 @@ from genai_iface.types import DType
 
 __all__ = ["LoadedNetwork", "load_network"]
 
-_OPTIONS: dict[str, Any] = {"attn_implementation": "eager", "experts_implementation": "batched_mm"}
+_EXPERTS = "batched_mm"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +86,9 @@ def _from_gguf(checkpoint: Checkpoint, config: Any, dtype: DType) -> LoadedNetwo
             trust_remote_code=False,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            attn_implementation=_attention(config),
+            experts_implementation=_EXPERTS,
             **checkpoint.gguf_option,
-            **_OPTIONS,
         )
     from genai_iface.build.gguf import read_gguf
 
@@ -120,7 +121,8 @@ def _from_safetensors(checkpoint: Checkpoint, config: Any, dtype: DType, *, text
             dtype=getattr(torch, dtype),
             output_loading_info=True,
             ignore_mismatched_sizes=True,
-            **_OPTIONS,
+            attn_implementation=_attention(config),
+            experts_implementation=_EXPERTS,
         )
     notes = [*tensors.notes, *check_placement(network, loading, checkpoint.name, tensors)]
     if config is not whole:
@@ -178,6 +180,11 @@ class _Dequantized:
     def __getitem__(self, _: Any) -> torch.Tensor:
         values = dequantized(self._matrix, self._dtype)
         return torch.from_numpy(values if self._is_upright else values.T).to(getattr(torch, self._dtype)).contiguous()
+
+
+def _attention(config: Any) -> str:
+    """Transformers' plain attention; that of Falcon adds ALiBi twice, to the scores and with the mask."""
+    return "sdpa" if config.model_type == "falcon" and config.alibi else "eager"
 
 
 def _forget_quantization(config: Any) -> None:

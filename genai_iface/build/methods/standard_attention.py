@@ -55,6 +55,8 @@ class StandardAttention:
 
     def __init__(self, layout: CacheLayout) -> None:
         self._layout = layout
+        self.always_masks = False
+        """Whether masks are made that say no more than causality, for a network that cannot do without."""
         self._positions = self._write_indices = torch.empty(0, dtype=torch.int64)
         self._buffers: list[tuple[torch.Tensor, torch.Tensor]] = []
         self._written: list[tuple[tuple[torch.Tensor, torch.Tensor], torch.Tensor, torch.Tensor]] = []
@@ -108,12 +110,12 @@ class StandardAttention:
         self, *, kv_length: Any, mask_function: Any, allow_is_causal_skip: bool = True, **_: Any
     ) -> torch.Tensor | None:
         """Transformers' mask function: what causality and the valid lengths do not say."""
-        make = explicit_mask if allow_is_causal_skip else causal_mask
+        make = explicit_mask if allow_is_causal_skip and not self.always_masks else causal_mask
         return make(mask_function, self._positions, kv_length)
 
     def window(self, size: int) -> torch.Tensor:
         """Boolean (B, 1, S, C): what a layer with a sliding window of so many keys may see."""
-        return causal_mask(sliding_window_causal_mask_function(size), self._positions, self._capacity)
+        return causal_mask(sliding_window_causal_mask_function(size), self._positions, self.capacity)
 
     def bias(self, slopes: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """Scores that fall with the distance, (B, H, S, C), to be added to those of causal attention.
@@ -122,27 +124,27 @@ class StandardAttention:
             slopes: (H,), of each head.
             dtype: Of the scores.
         """
-        distances = torch.arange(self._capacity)[None, None, :] - self._positions[:, :, None]
+        distances = torch.arange(self.capacity)[None, None, :] - self._positions[:, :, None]
         return (slopes[None, :, None, None] * distances[:, None]).to(dtype)
 
     @property
-    def _capacity(self) -> Any:
+    def capacity(self) -> Any:
+        """Positions of the buffers, or those of the step where there are none."""
         return self._buffers[0][0].shape[self._axis] if self._buffers else self._positions.shape[1]
 
     def index(self, key: torch.Tensor) -> IndexKeys:
         """Writes the keys of an indexer to a layer of their own.
 
         Args:
-            key: (B, S, D) or (B, 1, S, D), of the new tokens.
+            key: (B, S, D), of the new tokens.
 
         Returns:
             The keys of the whole buffer, to be multiplied with queries.
         """
-        per_head = key.ndim == 4
-        fresh = key if per_head else key[:, None]
+        fresh = key[:, None]
         keys, values, _ = self._write(fresh, torch.zeros_like(fresh[..., :1]))
         lengths = self._write_indices + fresh.shape[2]
-        return IndexKeys(keys, values, lengths, self._layout, per_head=per_head)
+        return IndexKeys(keys, values, lengths, self._layout)
 
     def attend(
         self,

@@ -36,8 +36,8 @@ class NewTokensLayer(CacheLayerMixin):
         super().__init__()
         self._capacity = capacity
         if index is not None:
-            # Networks ask a layer by these names whether it has room for the keys of an indexer.
-            self.update_indexer = self.update_index = index
+            # Networks ask a layer by this name whether it has room for the keys of an indexer.
+            self.update_indexer = index
         self._lengths = torch.zeros(1, dtype=torch.int64)
         self.is_initialized = True
 

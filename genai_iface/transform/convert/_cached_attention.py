@@ -111,8 +111,7 @@ def read_cache_layers(
             node.
     """
     values = ir.convenience.create_value_mapping(model.graph)
-    limits = [known for known in (limit, signature.max_positions) if known is not None]
-    reader = _Reader(signature, probe, tuple(numbers), min(limits, default=None))
+    reader = _Reader(signature, probe, tuple(numbers), limit)
     layers: list[CacheLayer] = []
     pairs = list(zip(signature.cache_tensors[0::2], signature.cache_tensors[1::2], strict=True))
     for key, value in pairs:

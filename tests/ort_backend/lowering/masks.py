@@ -8,11 +8,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from tests.models import ModelOptions, build_model
 
-__all__ = ["FORMS", "REFUSED", "masked_model"]
+__all__ = ["BIASES", "FORMS", "REFUSED", "masked_model"]
 
 WINDOW = 5
 
@@ -34,6 +34,13 @@ FORMS: dict[str, tuple[int, Sequence[tuple[str, Sequence[str], str]]]] = {
     "minus infinity": (0, [("And", ["causal", "near"], "seen"), ("Where", ["seen", "zero", "minus_inf"], "mask")]),
 }
 
+# What is added to the scores of causal attention.
+BIASES: dict[str, tuple[int, Sequence[tuple[str, Sequence[str], str]]]] = {
+    "a bias": (1, [("Where", ["near", "half", "minus_inf"], "mask")]),
+    "hardly hidden": (1, [("Where", ["near", "zero", "minus_ten"], "mask")]),
+    "by distance": (1, [("Sub", ["keys", "own"], "ago"), ("Cast", ["ago"], "far"), ("Mul", ["far", "half"], "mask")]),
+}
+
 # What no window says.
 REFUSED: dict[str, tuple[int, Sequence[tuple[str, Sequence[str], str]]]] = {
     "first keys stay": (
@@ -50,8 +57,7 @@ REFUSED: dict[str, tuple[int, Sequence[tuple[str, Sequence[str], str]]]] = {
     ),
     "looks ahead": (0, [("Add", ["own", "one"], "next"), ("LessOrEqual", ["keys", "next"], "mask")]),
     "not its own key": (0, [("Less", ["keys", "own"], "mask")]),
-    "a bias": (1, [("Where", ["near", "half", "minus_inf"], "mask")]),
-    "hardly hidden": (1, [("Where", ["near", "zero", "minus_ten"], "mask")]),
+    "no own key": (1, [("Less", ["keys", "own"], "earlier"), ("Where", ["earlier", "half", "minus_inf"], "mask")]),
     "by token": (
         0,
         [
@@ -62,6 +68,7 @@ REFUSED: dict[str, tuple[int, Sequence[tuple[str, Sequence[str], str]]]] = {
     ),
 }
 
+_ATTRIBUTES = {"Cast": {"to": TensorProto.FLOAT}}
 _CONDITIONS = [
     ("Squeeze", ["capacity_of_cache"], "capacity"),
     ("Range", ["zero_int", "capacity", "one"], "keys"),
@@ -82,11 +89,14 @@ def masked_model(form: str, *, window: int = WINDOW, **options: object) -> onnx.
     graph = proto.graph
     axis = 2 if options.get("layout", "bnsh") == "bnsh" else 1
     past = next(value.name for value in graph.input if len(value.type.tensor_type.shape.dim) > 2)
-    causal, steps = {**FORMS, **REFUSED}[form]
+    causal, steps = {**FORMS, **BIASES, **REFUSED}[form]
     nodes = [
         helper.make_node("Shape", [past], ["capacity_of_cache"], start=axis, end=axis + 1),
         helper.make_node("Shape", ["input_ids"], ["width_of_ids"], start=1, end=2),
-        *(helper.make_node(kind, inputs, [output]) for kind, inputs, output in (*_CONDITIONS, *steps)),
+        *(
+            helper.make_node(kind, inputs, [output], **_ATTRIBUTES.get(kind, {}))
+            for kind, inputs, output in (*_CONDITIONS, *steps)
+        ),
     ]
     for index, node in enumerate(nodes):
         graph.node.insert(index, node)

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from genai_iface_ort.lowering.lower import lower
 from tests.models import ModelOptions, build_model
-from tests.ort_backend.lowering.masks import FORMS, REFUSED, masked_model
+from tests.ort_backend.lowering.masks import BIASES, FORMS, REFUSED, masked_model
 from tests.transform.convert.drive import Drive, count_ops, load, on_ort, on_reference, same_steps
 
 
@@ -43,6 +43,16 @@ def test_a_window_in_any_form_moves_into_the_operator(form, layout):
     assert _same(proto, lowered) < 2e-5
     # The mask's arithmetic is gone, and with it the last reader of a cache.
     assert not {"Range", "Greater", "And", "Where"} & set(count_ops(lowered.model))
+
+
+@pytest.mark.parametrize("form", BIASES)
+@pytest.mark.parametrize("layout", ["bnsh", "bsh"])
+def test_what_is_added_to_scores_goes_into_the_operator(form, layout):
+    proto = masked_model(form, layout=layout)
+    lowered = lower(*load(proto), level="runtime")
+    assert _windows(lowered) == {-1}
+    assert all(node.inputs[10] is not None for node in lowered.model.graph if node.op_type == "GroupQueryAttention")
+    assert _same(proto, lowered) < 2e-5
 
 
 @pytest.mark.parametrize("window", [1, 2, 39, 700, 4096])

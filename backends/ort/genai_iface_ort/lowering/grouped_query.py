@@ -18,7 +18,7 @@ from genai_iface_ort.lowering.windows import NO_WINDOW
 __all__ = ["QUERY_SEQLENS", "GroupQuery"]
 
 SEQLENS_K, TOTAL, QUERY_SEQLENS = "seqlens_k", "total_sequence_length", "query_seqlens"
-_HEAD_SINK_INDEX, _QUERY_SEQLENS_INDEX = 11, 16
+_BIAS_INDEX, _HEAD_SINK_INDEX, _QUERY_SEQLENS_INDEX = 10, 11, 16
 
 
 class GroupQuery(Rewrite):
@@ -104,6 +104,7 @@ def _summary(layers: Sequence[Layer]) -> str:
     for what, count in (
         ("with a window", sum(layer.window != NO_WINDOW for layer in layers)),
         ("with a soft cap", sum(layer.softcap != 0 for layer in layers)),
+        ("with a bias", sum(layer.bias is not None for layer in layers)),
         ("with sinks", sum(layer.sink is not None for layer in layers)),
     ):
         parts += [f"{count} {what}"] if count else []
@@ -137,6 +138,8 @@ def _replace(edit: Editor, graph: ir.Graph, layer: Layer, lengths: tuple[ir.Valu
     if layer.rotary is not None:
         inputs[7:9] = [layer.rotary.cos, layer.rotary.sin]
     inputs[_QUERY_SEQLENS_INDEX] = chunk
+    if layer.bias is not None:
+        inputs[_BIAS_INDEX] = _valid_columns(edit, node, layer.bias, total)
     if layer.sink is not None:
         dtype = layer.past_key.dtype or ir.DataType.FLOAT
         sinks = ir.Tensor(layer.sink.values.astype(dtype.numpy()), dtype=dtype)
@@ -165,6 +168,15 @@ def _replace(edit: Editor, graph: ir.Graph, layer: Layer, lengths: tuple[ir.Valu
         (mixed,) = edit.before(node, "Transpose", [split], {"perm": [0, 2, 1, 3]})
     copy_type(layer.past_key, mixed)
     ir.convenience.replace_all_uses_with(node.outputs[0], mixed)
+
+
+def _valid_columns(edit: Editor, node: ir.Node, bias: ir.Value, total: ir.Value) -> ir.Value:
+    """The part of a bias (B, H, S, C) for the positions that some row has, which is what the kernel takes."""
+    (wide,) = edit.before(node, "Cast", [total], {"to": ir.DataType.INT64.value})
+    (end,) = edit.before(node, "Unsqueeze", [wide, edit.ints(0)])
+    (part,) = edit.before(node, "Slice", [bias, edit.ints(0), end, edit.ints(3)])
+    copy_type(bias, part)
+    return part
 
 
 def _result_shape(layer: Layer, rows: ir.Value | None) -> ir.Shape | None:

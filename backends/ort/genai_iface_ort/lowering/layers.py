@@ -28,7 +28,7 @@ from genai_iface_ort.lowering.projections import (
     width_before_heads,
 )
 from genai_iface_ort.lowering.sinks import NotASink, Sink, sink_of
-from genai_iface_ort.lowering.windows import NO_WINDOW, window_of
+from genai_iface_ort.lowering.windows import NO_WINDOW, is_bias, window_of
 
 __all__ = ["Layer", "Refused", "Rotary", "read_layers"]
 
@@ -71,6 +71,7 @@ class Layer:
         rank: Rank of the attention's inputs and result.
         outside: Why a rotation stays outside; empty if it does not.
         sink: What one more logit of each head takes from the softmax, None if there is none.
+        bias: What is added to the scores, (B, heads, S, C), None if nothing is.
     """
 
     attention: ir.Node
@@ -93,6 +94,7 @@ class Layer:
     rank: int
     outside: str = ""
     sink: Sink | None = None
+    bias: ir.Value | None = None
 
 
 def read_layers(model: ir.Model, signature: GraphSignature) -> list[Layer]:
@@ -128,6 +130,7 @@ class _Reader:
         self._axis = 2 if signature.cache.layout == "bnsh" else 1
         self._shown: dict[tuple[str, int], bool] = {}
         self._windows: dict[tuple[int, bool], int | None] = {}
+        self._biases: dict[int, bool] = {}
 
     def read(self, ends: tuple[ir.Value, ir.Value, ir.Value, ir.Value], kv_heads: int, head_dim: int) -> Layer:
         """Reads the layer of these cache tensors."""
@@ -141,6 +144,7 @@ class _Reader:
         axes = rank(query) or (4 if self._axis == 2 else 3)
         heads = attribute(attention, "q_num_heads", 0) if axes == 3 else self._heads(query, attention, head_dim)
         sink = self._sink(attention, heads)
+        window, bias = self._window(attention, heads)
         layer = Layer(
             attention=attention,
             query=query,
@@ -155,12 +159,13 @@ class _Reader:
             head_dim=head_dim,
             scale=attribute(attention, "scale", 0.0),
             softcap=attribute(attention, "softcap", 0.0),
-            window=self._window(attention),
+            window=window,
             rotary=None,
             packed=None,
             merged=_merged(attention, axes, heads * head_dim, sink),
             rank=axes,
             sink=sink,
+            bias=bias,
         )
         layer.outside = self._take_in_rotation(layer)
         layer.packed = packed_source((layer.query, layer.key, layer.value), layer.rank)
@@ -210,13 +215,13 @@ class _Reader:
         except NotASink as answer:
             raise Refused(str(answer)) from None
 
-    def _window(self, attention: ir.Node) -> int:
-        """Keys that a query sees, by the operator's attributes and by its mask."""
+    def _window(self, attention: ir.Node, heads: int) -> tuple[int, ir.Value | None]:
+        """Keys that a query sees, by the operator's attributes and its mask; and the mask, if it is a bias instead."""
         left, right = attribute(attention, "left_window_size", -1), attribute(attention, "right_window_size", -1)
         if right not in (-1, 0):
             raise Refused(f"the {describe(attention)} looks ahead")
         is_causal = attribute(attention, "is_causal", 0) == 1 or right == 0
-        mask = input_at(attention, 3)
+        mask, bias = input_at(attention, 3), None
         if mask is None and not is_causal:
             raise Refused(f"the {describe(attention)} is not causal")
         windows = [left + 1] if left >= 0 else []
@@ -225,10 +230,17 @@ class _Reader:
             if key not in self._windows:
                 self._windows[key] = window_of(self._model, self._signature, mask, is_causal=is_causal)
             shown = self._windows[key]
-            if shown is None:
+            bias = mask if shown is None and is_causal and self._adds(mask, heads) else None
+            if shown is None and bias is None:
                 raise Refused(f"the mask of the {describe(attention)} is not shown to be causal or a sliding window")
-            windows += [shown] if shown != NO_WINDOW else []
-        return min(windows, default=NO_WINDOW)
+            windows += [shown] if shown not in (None, NO_WINDOW) else []
+        return min(windows, default=NO_WINDOW), bias
+
+    def _adds(self, mask: ir.Value, heads: int) -> bool:
+        """Whether a mask is a bias of the scores."""
+        if id(mask) not in self._biases:
+            self._biases[id(mask)] = is_bias(self._model, self._signature, mask, heads=heads)
+        return self._biases[id(mask)]
 
     def _heads(self, query: ir.Value, attention: ir.Node, head_dim: int) -> int:
         """Heads of a rank-4 query: as its shape says, or as the width of what was split into heads does."""

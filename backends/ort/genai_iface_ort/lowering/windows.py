@@ -15,7 +15,7 @@ from genai_iface.graph import GraphSignature, constant_tensor
 from genai_iface.transform import GRAPH_ERRORS
 from genai_iface_ort.lowering.positions import Cone, cone_of
 
-__all__ = ["NO_WINDOW", "window_of"]
+__all__ = ["NO_WINDOW", "is_bias", "window_of"]
 
 _Visible: TypeAlias = NDArray[np.bool_]
 
@@ -55,6 +55,33 @@ def window_of(model: ir.Model, signature: GraphSignature, mask: ir.Value, *, is_
     except GRAPH_ERRORS:
         # A mask of a fixed length, say: it is not known at the steps tried.
         return None
+
+
+def is_bias(model: ir.Model, signature: GraphSignature, mask: ir.Value, *, heads: int) -> bool:
+    """Whether a mask gives every head (or all of them the same) numbers to add, and never hides a query's own key.
+
+    A row of scores that are all hidden is 0 by the standard, and no number by the kernel.
+    """
+    cone = cone_of(model, signature, mask, comparisons=True)
+    if cone is None:
+        return False
+    for starts, width, slack in _steps(set()):
+        begin = np.array(starts, np.int64)
+        capacity = int(begin.max()) + width + slack
+        try:
+            added = cone.run(begin, width, capacity)
+        except GRAPH_ERRORS:
+            return False
+        if added.ndim != 4 or added.dtype == np.bool_ or added.shape[2:] != (width, capacity):
+            return False
+        if added.shape[0] not in (1, len(begin)) or added.shape[1] not in (1, heads):
+            return False
+        own = np.broadcast_to(begin[:, None, None, None] + np.arange(width)[:, None], (len(begin), 1, width, 1))
+        whole = np.broadcast_to(added, (len(begin), *added.shape[1:])).astype(np.float64)
+        owns = np.take_along_axis(whole, np.broadcast_to(own, (*whole.shape[:3], 1)), axis=3)
+        if not (np.isfinite(owns) & (owns > _HIDDEN)).all():
+            return False
+    return True
 
 
 def _shown(cone: Cone, numbers: set[int], is_causal: bool) -> int | None:

@@ -33,25 +33,10 @@ class IndexKeys:
         values: Its values, (B, 1, C, 1) or (B, C, 1).
         lengths: int64 (B,), the valid positions of each row.
         layout: Of the buffers.
-        per_head: Whether the network keeps an axis for the one head, and multiplies with queries (B, H, S, D);
-            without it they are (B, S, H, D).
     """
 
-    def __init__(
-        self, keys: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor, layout: CacheLayout, *, per_head: bool
-    ) -> None:
-        self._keys, self._values, self._lengths = keys, values, lengths
-        self._layout, self._per_head = layout, per_head
-
-    @property
-    def shape(self) -> tuple[Any, ...]:
-        """As the network would see the keys."""
-        batch, size = self._keys.shape[0], self._keys.shape[-1]
-        return (batch, 1, self._capacity, size) if self._per_head else (batch, self._capacity, size)
-
-    @property
-    def _capacity(self) -> Any:
-        return self._keys.shape[2 if self._layout == "bnsh" else 1]
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor, lengths: torch.Tensor, layout: CacheLayout) -> None:
+        self._keys, self._values, self._lengths, self._layout = keys, values, lengths, layout
 
     def _same(self, *_: Any) -> IndexKeys:
         """What is to be a factor is one already."""
@@ -72,11 +57,10 @@ class IndexKeys:
         return NotImplemented
 
     def _products(self, queries: torch.Tensor) -> torch.Tensor:
-        """Float32 products with every position: (B, H, S, C) or (B, S, H, C), as the queries have their axes."""
-        if not self._per_head:
-            queries = queries.transpose(1, 2)
-        queries = queries.to(self._keys.dtype)
+        """Float32 products of queries (B, S, H, D) with every position, (B, S, H, C)."""
+        queries = queries.transpose(1, 2).to(self._keys.dtype)
         batch, heads, length, size = queries.shape
+        capacity = self._keys.shape[2 if self._layout == "bnsh" else 1]
         attributes: dict[str, Any] = {"scale": 1.0, "qk_matmul_output_mode": _PRODUCTS}
         result: tuple[Any, ...] = (batch, heads, length, 1)
         if self._layout == "bsh":
@@ -89,10 +73,10 @@ class IndexKeys:
             (queries, self._keys, self._values, None, None, None, self._lengths),
             attributes,
             dtypes=(dtype,) * 4,
-            shapes=(result, self._keys.shape, self._values.shape, (batch, heads, length, self._capacity)),
+            shapes=(result, self._keys.shape, self._values.shape, (batch, heads, length, capacity)),
             version=OPSET,
         )[3]
-        return (products if self._per_head else products.transpose(1, 2)).float()
+        return products.transpose(1, 2).float()
 
 
 def chosen(indices: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

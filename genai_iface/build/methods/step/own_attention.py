@@ -3,7 +3,7 @@
 """Networks that compute attention in their own layers, with the attention of the step in its place.
 
 What they compute is the standard operator's: causal (XGLM, GPT-NeoX Japanese), with a window (the local layers of
-GPT-Neo), or with a bias that grows with the distance (Bloom, MPT), which is a mask of floats.
+GPT-Neo), or with a bias that grows with the distance (Bloom, Falcon, MPT), which is a mask of floats.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import torch
 
 __all__ = ["own_attention"]
 
+_FALCONS = "build_alibi_tensor"
+
 
 @contextmanager
 def own_attention(step: Any, network: Any) -> Iterator[None]:
@@ -33,9 +35,16 @@ def own_attention(step: Any, network: Any) -> Iterator[None]:
         for name, replacement in _REPLACEMENTS.get(type(part).__name__, {}).items():
             setattr(part, name, partial(replacement, step, part, getattr(part, name)))
             changed.append((part, name))
+    # MPT converts its mask, though its layers take none here.
+    step.always_masks = any(type(part).__name__ == "MptAttention" for part in network.modules())
+    bias = vars(sys.modules[type(network).__module__]).get(_FALCONS)
+    if bias is not None:
+        vars(sys.modules[type(network).__module__])[_FALCONS] = partial(_alibi_of_buffers, step, bias)
     try:
         yield
     finally:
+        if bias is not None:
+            vars(sys.modules[type(network).__module__])[_FALCONS] = bias
         for part, name in changed:
             delattr(part, name)
 
@@ -58,6 +67,31 @@ def _bloom(
     mask = step.bias(slopes, query.dtype)
     output, _weights = step.attend(layer, query, key, value, mask, scaling=layer.inv_norm_factor)
     return layer.dense(output.flatten(2)) + residual, None
+
+
+def _falcon(
+    step: Any,
+    layer: Any,
+    own: Callable[..., Any],
+    hidden_states: torch.Tensor,
+    alibi: torch.Tensor | None,
+    attention_mask: torch.Tensor | None,
+    *rest: Any,
+    layer_past: Any = None,
+    **named: Any,
+) -> Any:
+    """With ALiBi, which the network has put into its mask; without it, converting knows the network."""
+    if alibi is None:
+        return own(hidden_states, alibi, attention_mask, *rest, layer_past=layer_past, **named)
+    query, key, value = (part.transpose(1, 2) for part in layer._split_heads(layer.query_key_value(hidden_states)))
+    key, value = layer_past.update(key, value, layer.layer_idx)
+    output, _weights = step.attend(layer, query, key, value, attention_mask, scaling=layer.head_dim**-0.5)
+    return layer.dense(output.flatten(2)), None
+
+
+def _alibi_of_buffers(step: Any, own: Callable[..., torch.Tensor], mask: torch.Tensor, *rest: Any, **named: Any) -> Any:
+    """Falcon's bias, for as many keys as the buffers have."""
+    return own(torch.ones(mask.shape[0], step.capacity, dtype=mask.dtype), *rest, **named)
 
 
 def _mpt(
@@ -130,6 +164,7 @@ def _xglm(
 _REPLACEMENTS: Mapping[str, Mapping[str, Callable[..., Any]]] = MappingProxyType(
     {
         "BloomAttention": {"forward": _bloom},
+        "FalconAttention": {"forward": _falcon},
         "MptAttention": {"forward": _mpt},
         "GPTNeoSelfAttention": {"_attn": _gpt_neo},
         "GPTNeoXJapaneseAttention": {"_attn": _gpt_neox_japanese},
