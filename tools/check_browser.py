@@ -162,6 +162,9 @@ def _layout(tab: Any, is_first: bool) -> list[str]:
     faults = []
     for width in WIDTHS:
         tab.set_viewport_size({"width": width, "height": 900})
+        # The theme's drawers move for a moment after a change of the width.
+        if tab.evaluate(_SIDEWAYS) > 0:
+            tab.wait_for_timeout(500)
         beyond = tab.evaluate(_SIDEWAYS)
         if beyond > 0:
             faults.append(f"scrolls sideways by {beyond} px at {width}")
