@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import warnings
 
 import pytest
@@ -24,7 +25,7 @@ def test_help_wraps_and_shows_defaults(name: str, monkeypatch: pytest.MonkeyPatc
     text = parser.format_help()
     description = " ".join((parser.description or "").split())
     # Of the examples below the options, one may be longer.
-    lines = text.partition("\nexample:")[0].splitlines()
+    lines = re.split(r"\n\w*\s*examples?\b", text)[0].splitlines()
     assert [line for line in lines if len(line) > 80 and " " in line.strip()] == []
     assert description in " ".join(text.split())
     for action in parser._actions:
