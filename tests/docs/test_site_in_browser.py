@@ -47,7 +47,6 @@ def test_the_search_finds_the_guide_first(site: Path) -> None:
         "temperature": "sampling/",
         "how to install": "get-started/",
         "install": "get-started/",
-        "rewind_to": "spec/cache/",
     }
     found = check_browser.first_hits(site, list(wanted))
     assert {query: address.partition("#")[0] for query, address in found.items()} == wanted
