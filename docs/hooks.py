@@ -11,7 +11,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-_GUIDES_FIRST = {"get-started.md": 3, "sampling.md": 12, "generation.md": 4, "new-runtime.md": 4}
+_GUIDES_FIRST = {"get-started.md": 4, "sampling.md": 8, "generation.md": 4, "new-runtime.md": 4}
 _PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "SECURITY.md": "security.md"}
 
 
