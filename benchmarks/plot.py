@@ -143,14 +143,13 @@ def _svg(topic: Topic, limit: float, summary: str) -> str:
         parts += [
             f'<text x="0" y="{top + 13}">{escape(line["title"])}{end}</text>',
             f'<rect x="0" y="{top + 18}" width="{width:.1f}" height="{_BAR}" rx="2" style="fill:{color}"/>',
+            f'<path d="M{scale:.1f} {top + 16}v18" stroke="currentColor" stroke-dasharray="2 2" stroke-opacity="0.6"/>',
             f'<rect x="{mark - 1:.1f}" y="{top + 15}" width="2" height="{_BAR + 6}"/>',
             f'<text x="{max(width, mark) + 5:.1f}" y="{top + 30}" font-weight="bold">{line["value"]:.2f}</text>',
         ]
     base = len(topic.lines) * _ROW
     parts += [
-        f'<line x1="{scale:.1f}" y1="0" x2="{scale:.1f}" y2="{base}" stroke="currentColor" stroke-dasharray="2 3" '
-        'stroke-opacity="0.6"/>',
-        f'<text x="{scale:.1f}" y="{base + 14}" text-anchor="middle">1 = equal</text>',
+        f'<text x="{scale:.1f}" y="{base + 14}" text-anchor="middle">dotted: equal; line: the target</text>',
         "</svg>",
     ]
     return "".join(parts)

@@ -11,7 +11,7 @@ from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-_GUIDES_FIRST = frozenset({"get-started.md", "sampling.md", "generation.md", "new-runtime.md", "troubleshooting.md"})
+_GUIDES_FIRST = {"get-started.md": 4, "sampling.md": 8, "generation.md": 4, "new-runtime.md": 4}
 _PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md", "SECURITY.md": "security.md"}
 
 
@@ -44,7 +44,9 @@ def _search(uri: str) -> dict[str, object]:
         return {"exclude": True}
     if uri in ("changelog.md", "conformance-checks.md", "working-groups.md") or uri.startswith("reference/"):
         return {"boost": 0.2}
-    return {"boost": 2 if uri in _GUIDES_FIRST else 1}
+    if uri.startswith("spec/"):
+        return {"boost": 0.5}
+    return {"boost": _GUIDES_FIRST.get(uri, 1)}
 
 
 def _link(match: re.Match[str]) -> str:

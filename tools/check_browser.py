@@ -58,15 +58,17 @@ def main() -> int:
     parser.add_argument("pages", nargs="*", help="relative to the site; every page by default")
     parser.add_argument("--screenshots", type=Path, metavar="DIR", help="write one PNG for each width and scheme")
     arguments = parser.parse_args()
-    faults = check(arguments.site, arguments.pages, screenshots=arguments.screenshots)
-    for fault in faults:
-        print(fault)
-    print(f"{len(faults)} faults", file=sys.stderr)
-    return 1 if faults else 0
+    count = 0
+    for fault in check(arguments.site, arguments.pages, screenshots=arguments.screenshots):
+        # A site takes minutes; what is known is said.
+        print(fault, flush=True)
+        count += 1
+    print(f"{count} faults", file=sys.stderr)
+    return 1 if count else 0
 
 
-def check(site: Path, pages: Sequence[str] = (), *, screenshots: Path | None = None) -> list[str]:
-    """The faults of a site's pages.
+def check(site: Path, pages: Sequence[str] = (), *, screenshots: Path | None = None) -> Iterator[str]:
+    """The faults of a site's pages, as they are found.
 
     Args:
         site: The folder that holds index.html.
@@ -79,7 +81,6 @@ def check(site: Path, pages: Sequence[str] = (), *, screenshots: Path | None = N
         # Written for a vendor's own eyes, not with the site's theme.
         if path.name != "report.html"
     ]
-    faults: list[str] = []
     with served(site) as root, chromium() as browser:
         for scheme in SCHEMES:
             context = browser.new_context(color_scheme=scheme, service_workers="block")
@@ -87,12 +88,11 @@ def check(site: Path, pages: Sequence[str] = (), *, screenshots: Path | None = N
             for name in names:
                 tab.goto(f"{root}/{name}")
                 where = f"{name}, {scheme}"
-                faults += [f"{where}: {fault}" for fault in _layout(tab, scheme == SCHEMES[0])]
-                faults += [f"{where}: {fault}" for fault in _looks(tab, site / name)]
+                for fault in (*_layout(tab, scheme == SCHEMES[0]), *_looks(tab, site / name)):
+                    yield f"{where}: {fault}"
                 if screenshots is not None:
                     _picture(tab, screenshots, f"{name.removesuffix('.html').replace('/', '_')}-{scheme}")
             context.close()
-    return faults
 
 
 def first_hits(site: Path, queries: Sequence[str]) -> dict[str, str]:
@@ -162,6 +162,9 @@ def _layout(tab: Any, is_first: bool) -> list[str]:
     faults = []
     for width in WIDTHS:
         tab.set_viewport_size({"width": width, "height": 900})
+        # The theme's drawers move for a moment after a change of the width.
+        if tab.evaluate(_SIDEWAYS) > 0:
+            tab.wait_for_timeout(500)
         beyond = tab.evaluate(_SIDEWAYS)
         if beyond > 0:
             faults.append(f"scrolls sideways by {beyond} px at {width}")

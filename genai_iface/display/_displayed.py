@@ -54,6 +54,10 @@ class ShownStream:
     def __next__(self) -> Chunk:
         return next(self._chunks)
 
+    def throw(self, error: BaseException, /) -> Chunk:
+        """Raises an error where the generation stands, which ends it as ``close`` does."""
+        return self._chunks.throw(error)
+
     def close(self) -> None:
         """Ends the generation and frees its cache. A second call does nothing."""
         self._chunks.close()
