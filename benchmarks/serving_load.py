@@ -178,6 +178,8 @@ def compare(given: argparse.Namespace) -> dict[str, Any]:
         "requests": given.requests,
         "blocks": given.blocks,
         "threads": given.threads,
+        "slots": given.slots,
+        "model": "embedded" if given.model is None else Path(given.model).resolve().name,
         "tokens_per_second_over_ours": {
             name: [round(other / own, 3) for other, own in zip(values, ours, strict=True)]
             for name, values in rates.items()
