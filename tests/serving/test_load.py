@@ -32,11 +32,11 @@ def test_nothing_is_lost_or_mixed_up_under_load(tmp_path: Path) -> None:
 
 
 def trace_of(path: Path, *, shared: bool) -> Path:
-    """Twenty users, each with many requests that begin alike, or with none."""
+    """Twenty-three users, each with many requests that begin alike, or with none."""
     lines = []
     for number in range(400):
         begin = (
-            [(number % 20) * 100 + at for at in range(8)] if shared else [10_000 + 8 * number + at for at in range(8)]
+            [(number % 23) * 100 + at for at in range(8)] if shared else [10_000 + 8 * number + at for at in range(8)]
         )
         line = {"timestamp": 40 * number, "input_length": 160, "output_length": 8, "hash_ids": [*begin, 5_000 + number]}
         lines.append(json.dumps(line))

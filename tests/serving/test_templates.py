@@ -81,7 +81,7 @@ def message_of(template: dict[str, Any], text: str, size: int) -> dict[str, Any]
 def test_outputs_are_read_as_transformers_reads_them(template: dict[str, Any], text: str) -> None:
     from transformers.utils.chat_parsing import parse_response
 
-    theirs = parse_response(text, template)
+    theirs = parse_response(text, template, prefix="")
     called = theirs.get("tool_calls") or []
     expected = {
         "content": theirs.get("content", ""),
