@@ -49,8 +49,8 @@ the {model} model. {kinds}.
 | Share of the tokens of prompts that a held prefix saved | {cached_share_of_prompts:.0%} |
 
 An answer that is different goes on in another way from some token on: by default ONNX Runtime rounds activations to
-eight bits where weights are int8, and the batch has a part in that. `--exact` computes in float32. Greedy questions where
-two tokens were nearly equally likely are not asked. That each difference comes from rounding is not proven.
+eight bits where weights are int8, and the batch has a part in that. `--exact` computes in float32. Greedy questions
+where two tokens were nearly equally likely are not asked. That each difference comes from rounding is not proven.
 """
 _COMPARE = """
 ## Beside others
@@ -78,7 +78,8 @@ python -m benchmarks.routing --replicas {replicas} {arguments} > docs/reports/ro
 A simulation: {requests} arrivals of the load test above, {requests_per_second} a second, on {replicas} simulated
 replicas. The prompts share eight beginnings, and
 each question comes about 18 times, which helps every way of routing that brings it to the same replica again. A trace
-without shared beginnings gains nothing. The 99th percentile may be worse: a prefix that many want makes its replica busy.
+without shared beginnings gains nothing. The 99th percentile may be worse: a prefix that many want makes its
+replica busy.
 
 | | Tokens of prompts that did not run | Seconds to the first token: mean, median, 99th percentile |
 |---|---|---|
