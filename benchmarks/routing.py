@@ -107,6 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     }
     result: dict[str, Any] = {
         "replicas": given.replicas,
+        "arguments": f"--speed {given.speed:g} --prompt-rate {given.prompt_rate:g}",
         "requests": len(arrivals),
         "requests_per_second": round(len(arrivals) / max(arrivals[-1].seconds, 1e-9), 1),
         "ways": {name: simulate(arrivals, choose, given) for name, choose in ways.items()},

@@ -89,3 +89,14 @@ def test_swap_the_backend() -> None:
     assert re.fullmatch(r"ort: [1-9]\d* tokens/s", lines[1])
     assert lines[2] == "equal texts: True"
     assert lines[3].startswith("The Attention operator ")
+
+
+@pytest.mark.slow
+def test_serve() -> None:
+    pytest.importorskip("openai", reason="openai is not installed")
+    pytest.importorskip("fastapi", reason="fastapi is not installed")
+    whole, usage, stream, choice = run(EXAMPLES / "08_serve.py").splitlines()
+    assert len(whole) > 20
+    assert re.fullmatch(r"usage:  \d+ \+ 16 tokens", usage)
+    assert stream == "stream: True"
+    assert choice in ("choice: yes", "choice: no")

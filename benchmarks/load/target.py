@@ -5,15 +5,17 @@
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 __all__ = ["Target", "free_port", "own_command", "running"]
 
@@ -90,10 +92,12 @@ def running(command: Sequence[str], port: int, model: str, log: Path, *, ready: 
             process.wait()
 
 
-def own_command(source: str | None, port: int, *, slots: int, threads: int, queue: int) -> list[str]:
-    """The command of our own server."""
+def own_command(source: str | None, port: int, options: Mapping[str, Any], *, slots: int, queue: int) -> list[str]:
+    """The command of our own server, with options of its backend."""
     command = [sys.executable, "-m", "genai_iface", "serve", *([source] if source else []), "--backend", "ort"]
-    command += ["--option", f"num_threads={threads}", "--port", str(port), "--slots", str(slots)]
+    for name, value in options.items():
+        command += ["--option", f"{name}={json.dumps(value)}"]
+    command += ["--port", str(port), "--slots", str(slots)]
     return [*command, "--max-queue", str(queue)]
 
 

@@ -14,7 +14,7 @@ from benchmarks.load.workload import Question
 
 __all__ = ["judge", "percentiles"]
 
-_SHOWN = 5
+_SHOWN = 10
 
 
 def percentiles(values: Sequence[float]) -> dict[str, float]:
@@ -47,9 +47,18 @@ def judge(seen: Sequence[Seen], expected: Mapping[Question, str]) -> dict[str, A
         "errors": sum(one.error is not None for one in seen),
         "first_errors": [one.error for one in seen if one.error is not None][:_SHOWN],
         "different_from_reference": len(wrong),
+        "first_different": [_shown(one, expected[one.ask.question]) for one in wrong[:_SHOWN]],
         "answers_of_another_question": foreign,
         "seconds": percentiles([one.seconds for one in prompt]),
         "seconds_to_first_token": percentiles(
             [one.first_seconds for one in whole if one.first_seconds is not None and one.ask.kind == "stream"]
         ),
     }
+
+
+def _shown(one: Seen, reference: str) -> dict[str, Any]:
+    """Where an answer parts from its reference."""
+    text = one.text or ""
+    at = next((at for at, pair in enumerate(zip(text, reference, strict=False)) if pair[0] != pair[1]), len(text))
+    question = {"kind": one.ask.kind, "number": one.ask.number, "seed": one.ask.seed, "max_tokens": one.ask.max_tokens}
+    return {**question, "at": at, "got": text[at : at + 40], "expected": reference[at : at + 40]}

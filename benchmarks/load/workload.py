@@ -119,4 +119,7 @@ def make_asks(count: int, questions: Sequence[Question], *, seed: int, polite: b
     random = np.random.default_rng(seed)
     kinds = random.choice(list(KINDS), count, p=list(KINDS.values())).tolist()
     chosen = [questions[at] for at in random.integers(len(questions), size=count).tolist()]
-    return [Ask(number, *chosen[number], kind="whole" if polite else kinds[number]) for number in range(count)]
+    return [
+        Ask(number, prompt, max_tokens, drawn, "whole" if polite else kinds[number])
+        for number, (prompt, max_tokens, drawn) in enumerate(chosen)
+    ]

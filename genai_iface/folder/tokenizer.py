@@ -73,6 +73,8 @@ class FolderTokenizer(Displayed):
         self._tokenizer.encode_special_tokens = settings.get("split_special_tokens") is True
         self._named = named_tokens(settings)
         self._templates = NamedTemplates(self._root, settings)
+        template = settings.get("response_template")
+        self._response_template = template if isinstance(template, dict) else None
         self._num_ids = max(self.vocab_size, _configured_ids(self._root) if num_ids is None else num_ids)
 
     def display_facts(self) -> Mapping[str, object]:
@@ -112,6 +114,11 @@ class FolderTokenizer(Displayed):
     def chat_template_text(self, name: str = "default", /) -> str:
         """The text of one of the folder's chat templates, empty if there is none of that name."""
         return self._templates.text_of(name)
+
+    @property
+    def response_template(self) -> dict[str, Any] | None:
+        """How the model writes reasoning and calls, as Transformers 5 reads it; None where the folder is silent."""
+        return self._response_template
 
     def encode(self, text: str, /, *, add_special_tokens: bool = True) -> list[int]:
         """Turns a text into token ids.

@@ -21,6 +21,7 @@ from genai_iface.serving._feed import feed
 from genai_iface.serving.operations.logs import LOGGER
 from genai_iface.serving.operations.metrics import Metrics
 from genai_iface.serving.output.formats import Format, choose_format
+from genai_iface.serving.output.templates import format_of_template
 from genai_iface.serving.protocol.errors import ApiError, api_error_of
 from genai_iface.serving.settings import ServerSettings
 
@@ -158,6 +159,13 @@ class Service:
 
     def _choose_format(self) -> Format:
         tokenizer = self.pipeline.tokenizer
+        if self.settings.tool_parser == "auto":
+            template = getattr(tokenizer, "response_template", None)
+            form = format_of_template(template)
+            if form is not None:
+                return form
+            if template is not None:
+                LOGGER.warning("the folder's response_template is not understood; its chat template decides")
         template = ""
         if isinstance(tokenizer, _ShowsTemplates):
             template = tokenizer.chat_template_text() + tokenizer.chat_template_text("tool_use")

@@ -69,7 +69,7 @@ def test_standard_output_is_full() -> None:
 
 def test_standard_output_is_closed() -> None:
     port = free_port()
-    check_refused(start(port, close=1, stderr=subprocess.PIPE), port, "cannot be written")
+    check_refused(start(port, close=1, stderr=subprocess.PIPE), port, "Bad file descriptor")
 
 
 def test_the_logs_are_on_a_full_disk() -> None:
