@@ -430,8 +430,8 @@ class EmptiedLateKeeps(RowStates):
         late = [row for row in rows if self._begins[row] > 6]
         held = [[state[row].copy() for state in self._now] for row in late]
         empty()
-        for row, states in zip(late, held, strict=True):
-            for state, before in zip(self._now, states, strict=True):
+        for row, kept in zip(late, held, strict=True):
+            for state, before in zip(self._now, kept, strict=True):
                 state[row] = before
 
     def reset(self, rows):
