@@ -217,9 +217,9 @@ def scoreboard_page() -> str:
         _HEAD + "# Scoreboard",
         "",
         "Every submission in `docs/reports/conformance/`: a runtime, what it lets one see (its profile), an element "
-        "type, and what it reaches. ✓ conforms, △ with known deviations, ✗ does not reach, ○ not shown. Where something is "
-        "known or failed, point at the words or tap them: the first such check, its clause and its finding. How to "
-        "[submit](../conformance.md#submissions).",
+        "type, and what it reaches. ✓ conforms, △ with known deviations, ✗ does not reach, ○ not shown. Where "
+        "something is known or failed, point at the words or tap them: the first such check, its clause and its "
+        "finding. How to [submit](../conformance.md#submissions).",
         "",
         scoreboard(folders),
     ]
