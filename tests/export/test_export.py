@@ -119,7 +119,7 @@ def test_backends_pass_what_is_written(backend: str, few: Path) -> None:
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = str(tmp_path / "out")
     assert main(["conformance", "--export", target, "--only", "L2.write.prefill"]) == 0
-    assert capsys.readouterr().out.startswith("1 programs, 8 steps, 4 tensors")
+    assert capsys.readouterr().out.startswith("1 programs, 12 steps, 4 tensors")
     assert main(["conformance", "--export", target]) == 2
     assert main(["conformance", "--export", str(tmp_path / "other"), "--only", "L0.backend.info"]) == 2
 
