@@ -142,6 +142,9 @@ def replay_in_javascript(folder: Path, *options: str) -> subprocess.CompletedPro
 @pytest.mark.slow
 def test_javascript_replays_everything(tmp_path: Path) -> None:
     made = export_programs(tmp_path / "all", seed=9)
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads(PROGRAMS_SCHEMA.read_text())
+    jsonschema.Draft202012Validator(schema).validate(json.loads((tmp_path / "all/programs.json").read_text()))
     done = replay_in_javascript(tmp_path / "all")
     assert done.returncode == 0, done.stdout + done.stderr
     passed, failed, skipped = (int(part.split()[0]) for part in done.stdout.splitlines()[-1].split(", "))
