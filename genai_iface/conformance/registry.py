@@ -28,9 +28,10 @@ PROFILES = {
 
 # Half of a run's time: programs, rows of thousands of tokens, other processes and threads, models with states.
 _TAKES_LONG = (
+    "L2.checkpoint.",
     "L2.idle.longer_row",
     "L2.save.other_process",
-    "L2.state.rewind_is_true",
+    "L2.state.",
     "L2.walk.",
     "L3.golden.long_context",
     "L3.same.growth",

@@ -35,6 +35,14 @@ def test_exit_codes(arguments: list[str], code: int, capsys: pytest.CaptureFixtu
     assert ("genai-iface: " in streams.err) == (code == 2)
 
 
+def test_a_quick_run_gives_no_verdict(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["conformance", "tests.conformance.plain:PlainAdapter", "--level", "0", "--quick"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("quick: ")
+    quick = [item.id for item in all_checks() if not item.takes_long]
+    assert 200 < len(quick) < len(all_checks())
+    assert not any("walk" in name for name in quick)
+
+
 def test_the_list_names_every_check(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["conformance", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()

@@ -14,7 +14,7 @@ from genai_iface.cli.main import main
 from genai_iface.conformance import all_checks
 from genai_iface.conformance._golden import manifest_digest
 from genai_iface.conformance._report import SCHEMA, claim_in_words
-from tools.conformance_pages.__main__ import checks_page, command, matrix_page
+from tools.conformance_pages.__main__ import checks_page, command, matrix_page, scoreboard_page
 
 DOCS = Path(__file__).parents[2] / "docs"
 REPORTS = sorted((DOCS / "reports/conformance").glob("*/report.json"))
@@ -28,6 +28,17 @@ def test_the_list_of_checks() -> None:
 def test_the_matrix_shows_the_reports() -> None:
     assert REPORTS
     assert (DOCS / "reports/conformance.md").read_text(encoding="utf-8") == matrix_page(), REMEDY
+
+
+def test_the_scoreboard_shows_every_submission() -> None:
+    page = (DOCS / "reports/scoreboard.md").read_text(encoding="utf-8")
+    assert page == scoreboard_page(), REMEDY
+    assert page.count("<tr><td") == len(REPORTS)
+    # What is said by a colour is said in words, by a pointer and by a finger.
+    for path in REPORTS:
+        for item in json.loads(path.read_text(encoding="utf-8"))["levels"]:
+            if item["counts"]["deviation"] or item["counts"]["failed"]:
+                assert "<details><summary title=" in page
 
 
 def test_the_table_of_mutants() -> None:

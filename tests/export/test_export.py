@@ -119,7 +119,7 @@ def test_backends_pass_what_is_written(backend: str, few: Path) -> None:
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     target = str(tmp_path / "out")
     assert main(["conformance", "--export", target, "--only", "L2.write.prefill"]) == 0
-    assert capsys.readouterr().out.startswith("1 programs, 8 steps, 4 tensors")
+    assert capsys.readouterr().out.startswith("1 programs, 12 steps, 4 tensors")
     assert main(["conformance", "--export", target]) == 2
     assert main(["conformance", "--export", str(tmp_path / "other"), "--only", "L0.backend.info"]) == 2
 
@@ -142,6 +142,9 @@ def replay_in_javascript(folder: Path, *options: str) -> subprocess.CompletedPro
 @pytest.mark.slow
 def test_javascript_replays_everything(tmp_path: Path) -> None:
     made = export_programs(tmp_path / "all", seed=9)
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads(PROGRAMS_SCHEMA.read_text())
+    jsonschema.Draft202012Validator(schema).validate(json.loads((tmp_path / "all/programs.json").read_text()))
     done = replay_in_javascript(tmp_path / "all")
     assert done.returncode == 0, done.stdout + done.stderr
     passed, failed, skipped = (int(part.split()[0]) for part in done.stdout.splitlines()[-1].split(", "))

@@ -43,7 +43,7 @@ ALLOWED_IMPORTS = {
         "transformers",
     },
     "genai_iface/cli": {"numpy", "onnx", "onnx_ir", "rich"},
-    "genai_iface/conformance": {"numpy", "pytest"},
+    "genai_iface/conformance": {"jsonschema", "numpy", "pytest"},  # both where they are used
     "genai_iface/generation/constraints": {"llguidance", "numpy"},
     "genai_iface/folder": {
         "google",

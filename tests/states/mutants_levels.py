@@ -424,33 +424,31 @@ class LongestWins(StateModel):
         return super().forward(input_ids, cache, counts=counts, logits=logits)
 
 
-@states("a row that is emptied after many steps keeps its states", "L4.state.rewind")
-class EmptiedLateKeeps(RowStates):
-    def _keeping(self, rows, empty):
-        late = [row for row in rows if self._begins[row] > 6]
-        held = [[state[row].copy() for state in self._now] for row in late]
-        empty()
-        for row, states in zip(late, held, strict=True):
-            for state, before in zip(self._now, states, strict=True):
-                state[row] = before
+@states("the first step after a row was emptied leaves the wrong sign", "L4.state.rewind")
+class WrongSignAfterReset(RowStates):
+    is_emptied = False
 
     def reset(self, rows):
-        self._keeping(rows.tolist(), lambda: RowStates.reset(self, rows))
+        super().reset(rows)
+        self.is_emptied = True
 
-    def rewind(self, old, new):
-        self._keeping(np.flatnonzero(new < old).tolist(), lambda: RowStates.rewind(self, old, new))
-
-
-@states("the second checkpoint of a cache empties the row's states", "L4.state.conversation")
-class SecondCheckpointEmpties(RowStates):
-    times = 0
-
-    def keep(self, row, length):
-        super().keep(row, length)
-        self.times += 1
-        if self.times == 2:
+    def advance(self, lengths, counts):
+        super().advance(lengths, counts)
+        if self.is_emptied:
             for state in self._now:
-                state[row] = 0
+                state[...] *= -1
+        self.is_emptied = False
+
+
+@model("a step of several tokens behind others leaves the wrong sign", "L4.state.conversation")
+class WrongSignAfterTurn(StateModel):
+    def forward(self, input_ids, cache, /, *, counts=None, logits="last"):
+        is_behind = cache.lengths[0] > 0 and np.shape(input_ids)[1] > 3
+        got = super().forward(input_ids, cache, counts=counts, logits=logits)
+        if cache.states is not None and is_behind:
+            for state in cache.states._now:
+                state[...] *= -1
+        return got
 
 
 @states("no checkpoint is ever kept", "L4.state.regenerate")

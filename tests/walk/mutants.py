@@ -221,21 +221,21 @@ class CoarsePositions(PlainModel):
         return np.where(right >= 2048, right // 2 * 2, right)
 
 
-@model("the last of exactly 1024 tokens is not seen by the next", POWERS)
+@model("the last block of exactly 1024 tokens is not seen by the next", POWERS)
 class BlockBorder(PlainModel):
     def attend(self, q, k, v, data, lengths, counts):
         for row in np.flatnonzero((np.asarray(lengths) == 1024) & (np.asarray(counts) > 0)):
-            data[:, row, :, 1023] = 0
+            data[:, row, :, 960:1024] = 0
         return super().attend(q, k, v, data, lengths, counts)
 
 
-@cache("a rewind by more than 1000 tokens keeps one of them", POWERS)
+@cache("a rewind by more than 1000 tokens loses half of what is left", POWERS)
 class FarRewind(PlainCache):
     def rewind_to(self, lengths, /):
         before = self._lengths
         super().rewind_to(lengths)
         for row in np.flatnonzero(before - self._lengths > 1000):
-            self.data[:, :, row, :, 0] = self.data[:, :, row, :, int(before[row]) - 1]
+            self.data[:, :, row, :, : int(self._lengths[row]) // 2] = 0
 
 
 @cache("a fork copies 128 positions", POWERS)

@@ -27,8 +27,10 @@ from genai_iface.conformance._report import claim_in_words
 from genai_iface.conformance._results import Outcome
 from genai_iface.conformance._runner import run_check
 from genai_iface.conformance.registry import LEVELS, Check
+from genai_iface.conformance.submission import write_submission
 from genai_iface.conformance.walk import _search
 from tests.conformance.mutants import Mutant
+from tools.conformance_pages.scoreboard import scoreboard
 from tools.spec.clauses import all_clauses
 from tools.spec.render import clause_link
 
@@ -71,6 +73,7 @@ def main() -> int:
     (DOCS / "conformance-checks.md").write_text(checks_page(), encoding="utf-8")
     (DOCS / "reports" / "mutants.md").write_text(mutants_page(), encoding="utf-8")
     (DOCS / "reports" / "conformance.md").write_text(matrix_page(), encoding="utf-8")
+    (DOCS / "reports" / "scoreboard.md").write_text(scoreboard_page(), encoding="utf-8")
     return failed
 
 
@@ -85,6 +88,7 @@ def _run(name: str, dtype: str, level: int) -> int:
     known = read_deviations(deviations, dtype=dtype) if deviations.exists() else None
     run = run_checks(adapter, level=level, dtype=dtype, deviations=known)
     write_report(run, REPORTS / f"{name}-{dtype}")
+    write_submission(REPORTS / f"{name}-{dtype}", command=command(name, dtype))
     print(claim_in_words(as_json(run)))
     return int(run.verdict not in ("conforms", "known_deviations"))
 
@@ -203,6 +207,22 @@ def matrix_page() -> str:
         'A cell says how many checks passed of those that apply, and the verdict where it is another than "conforms".',
     ]
     lines += ["", "## Verdicts and deviations", "", "Reproductions: [deviations](deviations.md).", "", *notes]
+    return "\n".join(lines) + "\n"
+
+
+def scoreboard_page() -> str:
+    """Every submission under docs/reports/conformance/."""
+    folders = sorted(path.parent for path in REPORTS.glob("*/report.json"))
+    lines = [
+        _HEAD + "# Scoreboard",
+        "",
+        "Every submission in `docs/reports/conformance/`: a runtime, what it lets one see (its profile), an element "
+        "type, and what it reaches. ✓ conforms, △ with known deviations, ✗ does not reach, ○ not shown. Where "
+        "something is known or failed, point at the words or tap them: the first such check, its clause and its "
+        "finding. How to [submit](../conformance.md#submissions).",
+        "",
+        scoreboard(folders),
+    ]
     return "\n".join(lines) + "\n"
 
 

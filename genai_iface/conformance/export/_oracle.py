@@ -72,17 +72,22 @@ class Recording:
 
     def add(self, call: str, cache: OracleCache, **values: Any) -> dict[str, Any]:
         """Writes down a call."""
-        step = {"call": call, "cache": cache.number, **{name: self._plain(value) for name, value in values.items()}}
+        step = {
+            "call": call,
+            "cache": cache.number,
+            **{name: self._plain(name, value) for name, value in values.items()},
+        }
         self.steps.append(step)
         self.models.add(cache.model.name)
         return step
 
-    def _plain(self, value: Any) -> Any:
-        """A value as JSON has it; what is no integer, list of them, or None cannot be replayed."""
+    def _plain(self, name: str, value: Any) -> Any:
+        """A value as JSON has it; what is no integer, flat list of them, or None cannot be replayed."""
         if value is None or isinstance(value, str | bool):
             return value
         array = np.asarray(value)
-        self.is_whole &= bool(np.issubdtype(array.dtype, np.integer)) or array.size == 0
+        is_right = array.ndim == 2 if name == "input_ids" else array.ndim <= 1
+        self.is_whole &= is_right and (bool(np.issubdtype(array.dtype, np.integer)) or array.size == 0)
         return array.tolist()
 
 

@@ -67,8 +67,8 @@ def _schema_faults(data: Mapping[str, Any], schema: Path, name: str) -> Iterator
             "Submissions cannot be checked: jsonschema is not installed", remedy='pip install "genai-iface[submission]"'
         ) from error
     validator = jsonschema.Draft202012Validator(json.loads(schema.read_text(encoding="utf-8")))
-    for error in validator.iter_errors(data):
-        yield f"{name}: {error.json_path}: {error.message[:200]}"
+    for fault in validator.iter_errors(data):
+        yield f"{name}: {fault.json_path}: {fault.message[:200]}"
 
 
 def _hash_faults(place: Path, report: Mapping[str, Any], submission: Mapping[str, Any]) -> Iterator[str]:
@@ -163,12 +163,12 @@ def _verdict_faults(report: Mapping[str, Any], by_id: Mapping[str, Check], decla
 def _file_faults(place: Path, report: Mapping[str, Any]) -> Iterator[str]:
     """The other files are made from the report; one that is there says what it says."""
     made = {
-        "report.md": lambda: as_markdown(report),
-        "report.html": lambda: as_html(report),
-        "junit.xml": lambda: as_junit(report),
-        "badge.json": lambda: json.dumps(as_badge(report, verdict_in_words(report)), indent=1) + "\n",
+        "report.md": as_markdown(report),
+        "report.html": as_html(report),
+        "junit.xml": as_junit(report),
+        "badge.json": json.dumps(as_badge(report, verdict_in_words(report)), indent=1) + "\n",
     }
-    for name, make in made.items():
+    for name, text in made.items():
         path = place / name
-        if path.is_file() and path.read_text(encoding="utf-8") != make():
+        if path.is_file() and path.read_text(encoding="utf-8") != text:
             yield f"{name} is not what report.json gives"

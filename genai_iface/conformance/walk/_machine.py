@@ -134,8 +134,7 @@ class Machine:
         # A ring's positions are no limit: it goes round.
         fixed = None if spec.cache.is_circular else spec.cache.fixed_capacity
         most = min(spec.context_length or self.longest, fixed or self.longest, self.longest)
-        # Rows that wait while others grow are what walks over long rows are for.
-        rows = self.max_rows if self.longest > 48 else 1 + operation.numbers[0] % self.max_rows
+        rows = 1 + operation.numbers[0] % self.max_rows
         capacity = 1 + operation.numbers[1] % most
         # Small caches are full at once; most of the time there should be something to do.
         if operation.numbers[2] % 4:

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-__all__ = ["STYLES", "Operation", "draw_program", "smaller"]
+__all__ = ["STYLES", "Operation", "draw_climb", "draw_program", "smaller"]
 
 STYLES = ("array", "list", "int32", "big_endian", "read_only", "strided", "reversed")
 """How a step's tokens are handed over."""
@@ -34,8 +34,7 @@ _WEIGHTS = {
     "save": 1,
     "close": 1,
 }
-# Long rows: what matters is where they end, who waits meanwhile, and how far they go back.
-_LONG_WEIGHTS = _WEIGHTS | {"new": 1, "step": 6, "reach": 16, "all": 0, "rewind": 6, "reset": 5, "fork": 3}
+_REFUSED_OR_SAVED = ("save", "overflow", "bad_token")
 _BORDERS = (64, 128, 256, 512, 1024, 2048, 4096)
 
 
@@ -58,17 +57,10 @@ class Operation:
     style: str = "array"
 
 
-def draw_program(seed: Sequence[int], length: int, *, longest: int = 48) -> list[Operation]:
-    """A program that begins with a cache.
-
-    Args:
-        seed: Of everything that is drawn.
-        length: The number of operations.
-        longest: Most tokens of a row; above 48, rows go to powers of two and past them, while others wait.
-    """
+def draw_program(seed: Sequence[int], length: int) -> list[Operation]:
+    """A program that begins with a cache."""
     random = np.random.default_rng(seed)
-    weights = _LONG_WEIGHTS if longest > 48 else _WEIGHTS
-    kinds = random.choice(list(weights), length - 1, p=np.array([*weights.values()]) / sum(weights.values()))
+    kinds = random.choice(list(_WEIGHTS), length - 1, p=np.array([*_WEIGHTS.values()]) / sum(_WEIGHTS.values()))
     program = []
     for kind in ["new", *kinds.tolist()]:
         # Rows that are idle are common, wide steps are rare.
@@ -78,16 +70,52 @@ def draw_program(seed: Sequence[int], length: int, *, longest: int = 48) -> list
         special = random.choice(_SPECIAL_SIZES, _MAX_ROWS + 1)
         numbers = np.where(random.random(_MAX_ROWS + 1) < 0.12, special, numbers)
         if kind in ("new", "reorder", "rewind"):
-            numbers = random.integers(0, longest, _MAX_ROWS + 1)
-        if kind == "reach":
-            # Short of a border, on it, one past it, and on to the next; most rows wait.
-            sizes = [size for size in _BORDERS if size < longest]
-            highest = max(2, -(-len(sizes) * (len(program) + 1) // length))
-            borders = random.choice(sizes[max(0, highest - 4) : highest], _MAX_ROWS + 1)
-            numbers = np.where(random.random(_MAX_ROWS + 1) < 0.6, 0, borders + random.integers(-1, 3, _MAX_ROWS + 1))
+            numbers = random.integers(0, 48, _MAX_ROWS + 1)
         style = str(random.choice(STYLES))
         cache, salt = int(random.integers(0, 4)), int(random.integers(0, 2**16))
         program.append(Operation(kind, cache, tuple(numbers.tolist()), salt, style))
+    return program
+
+
+def draw_climb(seed: Sequence[int], number: int, *, rows: int, longest: int) -> list[Operation]:
+    """A program whose rows go past one power of two after the other, while their neighbors wait or follow slowly.
+
+    Args:
+        seed: Of everything that is drawn.
+        number: Of the program; three in a row end short of each power, on it and past it.
+        rows: Of its caches.
+        longest: Most tokens of a row.
+    """
+    random = np.random.default_rng([*seed, number])
+
+    def numbers(*first: int) -> tuple[int, ...]:
+        return (*first, *random.integers(0, longest, _MAX_ROWS + 1 - len(first)).tolist())
+
+    def operation(kind: str, cache: int, chosen: Sequence[int]) -> Operation:
+        style = str(random.choice(STYLES))
+        return Operation(kind, cache, tuple(chosen), int(random.integers(0, 2**16)), style)
+
+    program = [operation("new", 0, numbers(rows - 1, longest - 1, 1))]
+    ones = [1] * (_MAX_ROWS + 1)
+    for at, border in enumerate(size for size in _BORDERS if size < longest):
+        ahead = (at + number) % rows
+        few = random.integers(1, 4, _MAX_ROWS + 1)
+        far, near = np.zeros_like(few), few.copy()
+        far[ahead], near[ahead] = border + (at + number) % 3 - 1, 0
+        program += [
+            operation("reach", 0, far.tolist()),
+            operation("step", 0, near.tolist()),
+            operation("fork", 0, ones),
+            *(operation("decode", cache, ones) for cache in (0, 1)),
+            # The fork goes back, the origin moves its rows.
+            operation("rewind", 1, numbers()),
+            operation("reorder", 0, numbers(rows - 1)),
+            *(operation("decode", cache, ones) for cache in (1, 0)),
+            operation("close", int(random.integers(0, 4) > 0), ones),
+            operation(str(random.choice(_REFUSED_OR_SAVED)), 0, numbers()),
+            *(operation("decode", cache, ones) for cache in (0, 1)),
+            operation("close", 1, ones),
+        ]
     return program
 
 

@@ -5,23 +5,23 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING
 
 from genai_iface.conformance._failure import ConformanceFailure
 from genai_iface.conformance.adapter import Adapter, BackendAdapter
 from genai_iface.conformance.walk._machine import Machine
-from genai_iface.conformance.walk._program import Operation, draw_program, smaller
+from genai_iface.conformance.walk._program import Operation, draw_climb, draw_program, smaller
 
 if TYPE_CHECKING:
     from genai_iface.conformance._context import Context
 
-__all__ = ["walk"]
+__all__ = ["climb", "walk"]
 
 _SECONDS_TO_SHRINK = 20.0
 
 
-def walk(context: Context, name: str, *, programs: int, length: int, max_rows: int = 12, longest: int = 48) -> None:
+def walk(context: Context, name: str, *, programs: int, length: int, max_rows: int = 12) -> None:
     """Runs programs on a fresh model.
 
     Args:
@@ -30,12 +30,37 @@ def walk(context: Context, name: str, *, programs: int, length: int, max_rows: i
         programs: How many.
         length: Operations of each.
         max_rows: Most rows of a cache.
-        longest: Most tokens of a row.
 
     Raises:
         ConformanceFailure: One fails; the message holds the shortest one that was found, as Python.
         NotApplicable: There is no such model in the adapter's form.
     """
+    seed = [context.seed, *name.encode()]
+    drawn = (draw_program([seed[0], number, *seed[1:]], length) for number in range(programs))
+    _run(context, name, drawn, max_rows)
+
+
+def climb(context: Context, name: str, *, programs: int, max_rows: int, longest: int) -> None:
+    """Runs programs over long rows on a fresh model.
+
+    Args:
+        context: The run.
+        name: The golden model whose shape it has.
+        programs: How many.
+        max_rows: Rows of each cache.
+        longest: Most tokens of a row.
+
+    Raises:
+        ConformanceFailure: As ``walk``.
+        NotApplicable: As ``walk``.
+    """
+    rows = min(max_rows, context.info.limits.get("max_batch_size", max_rows))
+    seed = [context.seed, *name.encode()]
+    drawn = (draw_climb(seed, number, rows=rows, longest=longest) for number in range(programs))
+    _run(context, name, drawn, max_rows, longest)
+
+
+def _run(context: Context, name: str, programs: Iterable[list[Operation]], max_rows: int, longest: int = 48) -> None:
     subject = context.fresh(name)
     limit = min(max_rows, context.info.limits.get("max_batch_size", max_rows))
 
@@ -49,8 +74,7 @@ def walk(context: Context, name: str, *, programs: int, length: int, max_rows: i
             return f"{type(error).__name__}: {error}", machine.lines
         return None
 
-    for number in range(programs):
-        program = draw_program([context.seed, number, *name.encode()], length, longest=longest)
+    for number, program in enumerate(programs):
         found = attempt(program)
         if found is not None:
             message, lines = _shortest(program, found, attempt)

@@ -238,7 +238,9 @@ def asked_for(context: Context) -> None:
     greedy = pipeline.generate("H", max_new_tokens=6).token_ids
     equal(greedy, [TEXT_TOKENS[:6]], "the tokens of a call that asks for nothing")
     hot: dict[str, Any] = {"max_new_tokens": 12, "num_return_sequences": 2, "ignore_eos": True}
-    for arguments in ({"temperature": 9.0}, {"temperature": 9.0, "seed": 3}, {"temperature": 9.0, "top_k": 200}):
+    cases: tuple[dict[str, Any], ...] = ({}, {"seed": 3}, {"top_k": 200})
+    for case in cases:
+        arguments = {"temperature": 9.0, **case}
         first, second = pipeline.generate("H", **hot, **arguments).token_ids
         expect(first != second, f"two sequences with {arguments} are the same", tokens=first)
 
