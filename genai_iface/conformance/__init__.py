@@ -22,19 +22,24 @@ from genai_iface.conformance._runner import run_checks
 from genai_iface.conformance.adapter import (
     Adapter,
     BackendAdapter,
+    SupportsForm,
     SupportsLoading,
     SupportsOperators,
     SupportsPipeline,
+    SupportsText,
     load_adapter,
     profile_of,
 )
 from genai_iface.conformance.deviations import Deviation, read_deviations
+from genai_iface.conformance.forms import FORMS, MADE_FORMS, write_form
 from genai_iface.conformance.pytest_entry import parametrize_checks
 from genai_iface.conformance.registry import LEVELS, PROFILES, Check, all_checks, check
 
 __all__ = [
+    "FORMS",
     "GOLDEN",
     "LEVELS",
+    "MADE_FORMS",
     "PROFILES",
     "Adapter",
     "BackendAdapter",
@@ -45,9 +50,11 @@ __all__ = [
     "LevelVerdict",
     "NotApplicable",
     "Outcome",
+    "SupportsForm",
     "SupportsLoading",
     "SupportsOperators",
     "SupportsPipeline",
+    "SupportsText",
     "all_checks",
     "as_html",
     "as_json",
@@ -58,5 +65,6 @@ __all__ = [
     "profile_of",
     "read_deviations",
     "run_checks",
+    "write_form",
     "write_report",
 ]
