@@ -88,7 +88,7 @@ class Context:
         self.factor = factor
         self.seed = seed
         self._fresh: dict[tuple[str, int], FreshSubject] = {}
-        self._made: set[Path] = set()
+        self._made: dict[Path, Path] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self.profile = profile_of(adapter)
         self.backend: Backend = adapter.backend()
@@ -127,11 +127,11 @@ class Context:
 
     def _in_form(self, golden: Golden) -> Golden:
         """The same model in a form that is made, once for the whole run."""
-        target = self._scratch() / self.form / golden.folder.relative_to(golden.folder.parents[1])
         if golden.folder not in self._made:
-            write_form(golden.folder, self.form, target)
-            self._made.add(golden.folder)
-        return dataclasses.replace(golden, folder=target, form=self.form)
+            # A fresh model has the names of the golden one.
+            target = self._scratch() / f"{self.form}-{len(self._made)}" / golden.name
+            self._made[golden.folder] = write_form(golden.folder, self.form, target)
+        return dataclasses.replace(golden, folder=self._made[golden.folder], form=self.form)
 
     def _scratch(self) -> Path:
         if self._folder is None:

@@ -44,6 +44,7 @@ ALLOWED_IMPORTS = {
     },
     "genai_iface/cli": {"numpy", "onnx", "onnx_ir", "rich"},
     "genai_iface/conformance": {"numpy", "pytest"},
+    "genai_iface/conformance/forms": {"gguf", "numpy"},
     "genai_iface/generation/constraints": {"llguidance", "numpy"},
     "genai_iface/folder": {
         "google",
@@ -62,6 +63,7 @@ ALLOWED_IMPORTS = {
     "genai_iface/transform": {"ml_dtypes", "numpy", "onnx", "onnx_ir"},
     "backends/numpy": {"ml_dtypes", "numpy", "onnx", "onnx_ir", "typing_extensions"},
     "backends/ort": {"ml_dtypes", "numpy", "onnx", "onnx_ir", "onnxruntime", "typing_extensions"},
+    "backends/ort_genai": {"numpy", "onnxruntime_genai"},
     "backends/transformers": {"numpy", "safetensors", "torch", "transformers"},
 }
 
