@@ -55,7 +55,7 @@ def _arguments(settings: Settings) -> dict[str, Any]:
     return {**values, "do_sample": True}
 
 
-def _seed(context: Context, seed: int) -> dict[str, int]:
+def _seed(context: Context, seed: int) -> dict[str, Any]:
     """A seed where it makes a check repeatable; not every runtime that owns its loop takes one."""
     return {"seed": seed} if context.profile == "step" else {}
 
