@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,8 +178,7 @@ class Context:
     def load(self, golden: Golden) -> Model[Any]:
         """Loads a golden folder anew, where the profile shows models."""
         if self.profile != "step":
-            nothing: Any = None
-            return nothing
+            return cast("Model[Any]", None)
         if isinstance(self.adapter, SupportsLoading):
             return self.adapter.load(golden.folder)
         return self.backend.load(golden.folder)
