@@ -45,7 +45,8 @@ class Stops extends StoppingCriteria {
 }
 
 function optionsOf(config, room) {
-  const options = { max_length: room };
+  // Its own default would be 50.
+  const options = { max_length: room, top_k: 0 };
   for (const [name, value] of Object.entries(config)) {
     if (NAMES[name]) options[NAMES[name]] = value;
     else if (!WATCHED.includes(name))
@@ -77,7 +78,7 @@ async function generate({ model, prompt, config }) {
   }));
   const long = (values) => new Tensor("int64", BigInt64Array.from(values, BigInt), [1, values.length]);
   const done = await network.generate({ ...optionsOf(config, room), inputs: long(ids), attention_mask: long(ids.map(() => 1)),
-    eos_token_id: null, stopping_criteria: criteria });
+    eos_token_id: stops.length ? stops : null, stopping_criteria: criteria });
   const token_ids = Array.from(done.data, Number).slice(ids.length);
   const { text, isCut } = cut(textOf(token_ids), config);
   return { text, token_ids, finish_reason: isCut || stops.includes(token_ids.at(-1)) ? "stop" : "length" };

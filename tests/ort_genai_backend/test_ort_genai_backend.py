@@ -66,7 +66,7 @@ def test_a_pipeline_by_its_name(folder: Path) -> None:
 
 def test_what_it_cannot_do_is_refused_by_name(folder: Path) -> None:
     with TextGenerationPipeline(folder, backend="ort-genai") as pipe:
-        for fields in ({"min_p": 0.5}, {"num_beams": 2}, {"regex": "a"}, {"ignore_eos": True}, {"min_new_tokens": 3}):
+        for fields in ({"min_p": 0.5}, {"num_beams": 2}, {"regex": "a"}, {"min_new_tokens": 3}):
             with pytest.raises(UnsupportedCapabilityError, match=next(iter(fields))):
                 pipe.generate("H", max_new_tokens=2, **fields)  # type: ignore[arg-type]
     with pytest.raises(UnsupportedCapabilityError, match="owns the loop"):

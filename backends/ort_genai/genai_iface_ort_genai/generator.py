@@ -76,6 +76,10 @@ class OrtGenAIGenerator:
             self._reason = "stop"
         else:
             self._end_if_full()
+        if self._reason is None and self._inner.is_done():
+            # It ended at a token of its own (pad_token_id, where the folder names no end): the token again as input.
+            self._inner.rewind_to(len(self._tokens) - 1)
+            self._inner.append_tokens(np.array([[self._next]], np.int32))
 
     def is_done(self) -> bool:
         """Whether the sequence has ended."""

@@ -14,7 +14,8 @@ from genai_iface_ort_genai.model import LoadedModel
 __all__ = ["search_options", "stop_ids"]
 
 # min_p, min_new_tokens and n-grams are left out: the runtime takes them, and does nothing with them on the processor.
-_KNOWN = {"do_sample", "temperature", "top_k", "top_p", "repetition_penalty", "seed", "stop_token_ids", "eos_token_id"}
+_KNOWN = {"do_sample", "temperature", "top_k", "top_p", "repetition_penalty", "seed"}
+_KNOWN |= {"stop_token_ids", "eos_token_id", "ignore_eos"}  # which the generator watches
 _MAX_SEED = 2**31
 
 
@@ -27,15 +28,16 @@ def search_options(config: GenerationConfig, model: LoadedModel, capacity: int |
     neutral = GenerationConfig()
     for field in dataclasses.fields(config):
         if field.name not in _KNOWN and getattr(config, field.name) != getattr(neutral, field.name):
-            refuse(field.name)
-    if config.eos_token_id is not None and not model.eos_token_ids <= stop_ids(config, model):
-        # The runtime ends there, whatever it is told.
-        refuse("eos_token_id")
+            raise UnsupportedCapabilityError(
+                f"ONNX Runtime GenAI cannot honor {field.name}", remedy="Leave it alone, or use the backend 'ort'."
+            )
     room = model.context_length if capacity is None else min(capacity, model.context_length)
     options: dict[str, Any] = {"max_length": room, "do_sample": config.samples}
     options["repetition_penalty"] = config.repetition_penalty
     if config.samples:
-        options |= {"temperature": config.temperature, "top_k": config.top_k, "top_p": config.top_p}
+        # Without top_k its top_p lets tokens through that it should not (docs/reports/upstream); all tokens are no limit.
+        top_k = config.top_k or model.vocab_size
+        options |= {"temperature": config.temperature, "top_k": top_k, "top_p": config.top_p}
     if config.seed is not None:
         options["random_seed"] = config.seed % _MAX_SEED
     return options
@@ -44,13 +46,8 @@ def search_options(config: GenerationConfig, model: LoadedModel, capacity: int |
 def stop_ids(config: GenerationConfig, model: LoadedModel) -> frozenset[int]:
     """The tokens that end a sequence."""
     ends = config.eos_token_id
-    if ends is None:
+    if config.ignore_eos:
+        ends = ()
+    elif ends is None:
         ends = tuple(model.eos_token_ids)
     return frozenset(config.stop_token_ids) | frozenset((ends,) if isinstance(ends, int) else ends)
-
-
-def refuse(field: str) -> None:
-    """Refuses a field by its name."""
-    raise UnsupportedCapabilityError(
-        f"ONNX Runtime GenAI cannot honor {field}", remedy="Leave it alone, or use the backend 'ort'."
-    )

@@ -125,7 +125,8 @@ def _add_tokenizer(writer: Any, folder: Path, config: Mapping[str, Any]) -> None
     writer.add_token_list(tokens)
     # 3 is a control token, 1 a normal one.
     writer.add_token_types([3 if number in special else 1 for number in range(len(tokens))])
-    writer.add_token_merges([])
+    # llama.cpp wants at least one; this one never applies, since special tokens come from no text.
+    writer.add_token_merges([f"{special[config['bos_token_id']]} {special[config['eos_token_id']]}"])
     writer.add_bos_token_id(config["bos_token_id"])
     writer.add_eos_token_id(config["eos_token_id"])
     writer.add_add_bos_token(False)
