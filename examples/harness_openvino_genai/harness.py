@@ -61,9 +61,11 @@ def convert(folder: Path, target: Path) -> None:
     pasts = [name for name in shapes if name.startswith("past_key_values")]
     apply_make_stateful_transformation(graph, {name: name.replace("past_key_values", "present") for name in pasts})
     openvino.save_model(graph, target / "openvino_model.xml", compress_to_fp16=False)
-    for name in ("config.json", "generation_config.json"):
-        if (folder / name).is_file():
-            shutil.copyfile(folder / name, target / name)
+    shutil.copyfile(folder / "config.json", target / "config.json")
+    said = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    # Where the folder names no end it would take -1, and refuse that; no token has the id that is one too many.
+    ends = {"eos_token_id": said.get("eos_token_id", said["vocab_size"])}
+    (target / "generation_config.json").write_text(json.dumps(ends), encoding="utf-8")
     if (folder / "tokenizer.json").is_file():
         names = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
         tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(folder / "tokenizer.json"), **names)

@@ -22,14 +22,13 @@ from genai_iface import (
     load_backend,
     load_model,
 )
-from genai_iface.conformance import GOLDEN, load_adapter, read_deviations, run_checks, write_form
+from genai_iface.conformance import GOLDEN, load_adapter, run_checks, write_form
 from genai_iface.conformance._golden import open_golden
 
 pytestmark = [
     pytest.mark.parity,
     pytest.mark.skipif(find_spec("onnxruntime_genai") is None, reason="onnxruntime-genai is not installed"),
 ]
-DEVIATIONS = Path(__file__).parents[2] / "docs/reports/conformance/ort-genai-deviations.json"
 TEXT = "i \U0001f642!é."
 
 
@@ -39,9 +38,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_its_verdict() -> None:
-    run = run_checks(load_adapter("ort-genai"), deviations=read_deviations(DEVIATIONS), seed=5)
+    run = run_checks(load_adapter("ort-genai"), seed=5)
     assert [(item.check.id, item.message) for item in run.outcomes if item.status == "failed"] == []
-    assert (run.profile, run.form, run.verdict) == ("generator", "ort-genai", "known_deviations")
+    assert (run.profile, run.form, run.verdict) == ("generator", "ort-genai", "conforms")
     passed = {item.check.id for item in run.outcomes if item.status == "passed"}
     assert {"L3.golden.two_layers", "L4.greedy.fresh", "L4.generator.rewind", "L4.stream.concatenation"} <= passed
 

@@ -35,7 +35,7 @@ def search_options(config: GenerationConfig, model: LoadedModel, capacity: int |
     options: dict[str, Any] = {"max_length": room, "do_sample": config.samples}
     options["repetition_penalty"] = config.repetition_penalty
     if config.samples:
-        # Without top_k its top_p lets tokens through that it should not (docs/reports/upstream); all tokens are no limit.
+        # Without top_k its top_p lets too many tokens through (docs/reports/upstream); all tokens are no limit.
         top_k = config.top_k or model.vocab_size
         options |= {"temperature": config.temperature, "top_k": top_k, "top_p": config.top_p}
     if config.seed is not None:
