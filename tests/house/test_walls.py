@@ -63,6 +63,7 @@ ALLOWED_IMPORTS = {
     "genai_iface/transform": {"ml_dtypes", "numpy", "onnx", "onnx_ir"},
     "backends/numpy": {"ml_dtypes", "numpy", "onnx", "onnx_ir", "typing_extensions"},
     "backends/ort": {"ml_dtypes", "numpy", "onnx", "onnx_ir", "onnxruntime", "typing_extensions"},
+    "backends/openvino_genai": {"numpy", "openvino", "openvino_genai"},
     "backends/ort_genai": {"numpy", "onnxruntime_genai"},
     "backends/transformers": {"numpy", "safetensors", "torch", "transformers"},
 }
