@@ -31,15 +31,12 @@ from genai_iface.conformance.adapter import (
     profile_of,
 )
 from genai_iface.conformance.deviations import Deviation, read_deviations
-from genai_iface.conformance.forms import FORMS, MADE_FORMS, write_form
 from genai_iface.conformance.pytest_entry import parametrize_checks
 from genai_iface.conformance.registry import LEVELS, PROFILES, Check, all_checks, check
 
 __all__ = [
-    "FORMS",
     "GOLDEN",
     "LEVELS",
-    "MADE_FORMS",
     "PROFILES",
     "Adapter",
     "BackendAdapter",
@@ -65,6 +62,5 @@ __all__ = [
     "profile_of",
     "read_deviations",
     "run_checks",
-    "write_form",
     "write_report",
 ]

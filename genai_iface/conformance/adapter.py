@@ -68,7 +68,7 @@ class SupportsForm(Protocol):
     """An adapter, or the backend itself, that names the form of golden folders that its runtime reads."""
 
     def golden_form(self) -> str:
-        """A name of ``genai_iface.conformance.FORMS``."""
+        """A name of ``genai_iface.conformance.forms.FORMS``."""
         ...
 
 

@@ -22,8 +22,9 @@ from genai_iface import (
     load_backend,
     load_model,
 )
-from genai_iface.conformance import GOLDEN, load_adapter, run_checks, write_form
+from genai_iface.conformance import GOLDEN, load_adapter, run_checks
 from genai_iface.conformance._golden import open_golden
+from genai_iface.conformance.forms import write_form
 
 pytestmark = [
     pytest.mark.parity,

@@ -12,7 +12,8 @@ from typing import Any
 
 import pytest
 
-from genai_iface.conformance import GOLDEN, ConformanceResult, read_deviations, run_checks, write_form
+from genai_iface.conformance import GOLDEN, ConformanceResult, read_deviations, run_checks
+from genai_iface.conformance.forms import write_form
 from genai_iface.conformance.text import UrlAdapter
 from tests.wire.test_harnesses import EXAMPLES, Listening, check_messages
 

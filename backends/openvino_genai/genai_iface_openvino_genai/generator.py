@@ -23,6 +23,9 @@ from genai_iface_openvino_genai.search import search_config, stop_ids
 
 __all__ = ["OpenVINOGenAIGenerator"]
 
+_MAX_RUNNING = 4
+_MAX_SEED = 2**63
+
 
 class OpenVINOGenAIGenerator:
     """Implements ``Generator`` for one sequence. What was appended runs with the next token that is asked for.
@@ -41,7 +44,7 @@ class OpenVINOGenAIGenerator:
         self._stops = stop_ids(config, folder.eos_token_ids)
         self._folder = folder
         self._capacity = folder.context_length if capacity is None else min(capacity, folder.context_length)
-        self._pipeline: Any = None
+        self._seed: int = self._search.rng_seed
         self._run: _Run | None = None
         self._tokens: list[int] = []
         self._next: int | None = None
@@ -74,12 +77,14 @@ class OpenVINOGenAIGenerator:
                 "There is nothing to go on from: no token was appended, or the sequence is done",
                 remedy="Append tokens first.",
             )
-        if self._run is None:
-            self._pipeline = self._pipeline or self._folder.open_pipeline()
-            self._search.max_new_tokens = self._capacity - len(self._tokens)
-            self._run = _Run(self._pipeline, list(self._tokens), self._search)
-            weakref.finalize(self, self._run.stop)
-        self._next = self._run.take()
+        with self._folder.lock:
+            if self._run is None or self._run.is_stopped:
+                self._search.max_new_tokens = self._capacity - len(self._tokens)
+                # One that was stopped for others must not draw again what it drew before.
+                self._search.rng_seed = (self._seed + len(self._tokens)) % _MAX_SEED
+                self._run = _Run(self._folder, list(self._tokens), self._search)
+                weakref.finalize(self, self._run.stop)
+            self._next = self._run.take()
         self._tokens.append(self._next)
         if self._next in self._stops:
             self._reason = "stop"
@@ -147,20 +152,24 @@ class OpenVINOGenAIGenerator:
 
 
 class _Run:
-    """One call of the runtime's loop, a token at a time."""
+    """One call of the runtime's loop, a token at a time. Of a folder only a few go at once: the others are stopped."""
 
-    def __init__(self, pipeline: Any, tokens: list[int], search: Any) -> None:
+    def __init__(self, folder: PreparedFolder, tokens: list[int], search: Any) -> None:
+        while len(folder.running) >= _MAX_RUNNING:
+            folder.running[0].stop()
+        self._folder, self._pipeline = folder, folder.open_pipeline()
+        folder.running.append(self)
         self._asked = threading.Semaphore(0)
         self._given: queue.SimpleQueue[int | RuntimeError | None] = queue.SimpleQueue()
-        self._is_stopped = False
-        arguments = (pipeline, openvino.Tensor(np.array([tokens], np.int64)), search)
+        self.is_stopped = False
+        arguments = (self._pipeline, openvino.Tensor(np.array([tokens], np.int64)), search)
         self._thread = threading.Thread(target=self._work, args=arguments, daemon=True)
         self._thread.start()
 
     def _work(self, pipeline: Any, tokens: Any, search: Any) -> None:
         self._asked.acquire()
         try:
-            if not self._is_stopped:
+            if not self.is_stopped:
                 pipeline.generate(tokens, search, _Tap(self))
         except RuntimeError as error:
             self._given.put(error)
@@ -171,7 +180,7 @@ class _Run:
         """Hands on a token and waits until the next is asked for; whether to go on."""
         self._given.put(token)
         self._asked.acquire()
-        return not self._is_stopped
+        return not self.is_stopped
 
     def take(self) -> int:
         """The next token.
@@ -189,10 +198,15 @@ class _Run:
         ) from given
 
     def stop(self) -> None:
-        """Ends the call."""
-        self._is_stopped = True
-        self._asked.release()
-        self._thread.join()
+        """Ends the call and frees its pipeline."""
+        with self._folder.lock:
+            if self.is_stopped:
+                return
+            self.is_stopped = True
+            self._asked.release()
+            self._thread.join()
+            self._folder.running.remove(self)
+            self._folder.idle.append(self._pipeline)
 
 
 class _Tap(openvino_genai.StreamerBase):  # type: ignore[misc]  # the runtime has no types

@@ -6,7 +6,8 @@ from __future__ import annotations
 
 import json
 import tempfile
-from dataclasses import dataclass
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,9 @@ class PreparedFolder:
         context_length: Most tokens of a sequence.
         eos_token_ids: What ends a sequence by itself.
         scratch: Holds the converted graph, if it was converted.
+        idle: Pipelines that no sequence uses.
+        running: The sequences that have one, the longest unused first.
+        lock: Held while a sequence takes a token.
     """
 
     root: Path
@@ -41,13 +45,18 @@ class PreparedFolder:
     context_length: int
     eos_token_ids: frozenset[int]
     scratch: tempfile.TemporaryDirectory[str] | None = None
+    idle: list[Any] = field(default_factory=list)
+    running: list[Any] = field(default_factory=list)
+    lock: threading.RLock = field(default_factory=threading.RLock)
 
     def open_pipeline(self) -> Any:
-        """A pipeline of its own: the runtime's runs one sequence at a time.
+        """A pipeline that nobody uses: the runtime's runs one sequence at a time.
 
         Raises:
             BackendError: The runtime refused the folder.
         """
+        if self.idle:
+            return self.idle.pop()
         # The processor plugin may choose a narrower type by itself.
         exact = {"INFERENCE_PRECISION_HINT": "f32", "ATTENTION_BACKEND": "SDPA"}
         try:
