@@ -24,7 +24,6 @@ from genai_iface_openvino_genai.search import search_config, stop_ids
 __all__ = ["OpenVINOGenAIGenerator"]
 
 _MAX_RUNNING = 4
-_MAX_SEED = 2**63
 
 
 class OpenVINOGenAIGenerator:
@@ -81,7 +80,8 @@ class OpenVINOGenAIGenerator:
             if self._run is None or self._run.is_stopped:
                 self._search.max_new_tokens = self._capacity - len(self._tokens)
                 # One that was stopped for others must not draw again what it drew before.
-                self._search.rng_seed = (self._seed + len(self._tokens)) % _MAX_SEED
+                mixed = np.random.SeedSequence([self._seed, len(self._tokens)])
+                self._search.rng_seed = int(mixed.generate_state(1)[0])
                 self._run = _Run(self._folder, list(self._tokens), self._search)
                 weakref.finalize(self, self._run.stop)
             self._next = self._run.take()
