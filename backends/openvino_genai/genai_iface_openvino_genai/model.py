@@ -5,8 +5,10 @@
 from __future__ import annotations
 
 import json
+import shutil
 import tempfile
 import threading
+import weakref
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,7 +27,7 @@ __all__ = ["PreparedFolder", "prepare"]
 _OWN = "openvino_model.xml"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class PreparedFolder:
     """What pipelines are made of.
 
@@ -34,7 +36,6 @@ class PreparedFolder:
         vocab_size: V.
         context_length: Most tokens of a sequence.
         eos_token_ids: What ends a sequence by itself.
-        scratch: Holds the converted graph, if it was converted.
         idle: Pipelines that no sequence uses.
         running: The sequences that have one, the longest unused first.
         lock: Held while a sequence takes a token.
@@ -44,7 +45,6 @@ class PreparedFolder:
     vocab_size: int
     context_length: int
     eos_token_ids: frozenset[int]
-    scratch: tempfile.TemporaryDirectory[str] | None = None
     idle: list[Any] = field(default_factory=list)
     running: list[Any] = field(default_factory=list)
     lock: threading.RLock = field(default_factory=threading.RLock)
@@ -85,13 +85,14 @@ def prepare(folder: Path, /) -> PreparedFolder:
     facts = (int(said["vocab_size"]), int(said["max_position_embeddings"]), eos_token_ids)
     if find_inside(root, _OWN) is not None:
         return PreparedFolder(root, *facts)
-    scratch = tempfile.TemporaryDirectory(prefix="genai-iface-openvino-")
-    target = Path(scratch.name)
+    target = Path(tempfile.mkdtemp(prefix="genai-iface-openvino-"))
+    prepared = PreparedFolder(target, *facts)
+    weakref.finalize(prepared, shutil.rmtree, target, ignore_errors=True)
     (target / "config.json").write_bytes(path.read_bytes())
     # Where nothing ends a sequence the runtime would take -1, and refuse that.
     (target / "generation_config.json").write_text(json.dumps({"eos_token_id": sorted(eos_token_ids) or facts[0]}))
     _convert(root, target)
-    return PreparedFolder(target, *facts, scratch)
+    return prepared
 
 
 def _convert(root: Path, target: Path) -> None:
