@@ -4,27 +4,16 @@
 //   npm install --ignore-scripts
 //   genai-iface conformance --command "node examples/harness_javascript/harness.mjs onnxruntime-node"
 import { existsSync, readFileSync } from "node:fs";
-import { createInterface } from "node:readline";
+import { MOVES, tell, withRoom } from "./cache.mjs";
+import { decode, encode, integers, refuse, serve } from "./wire.mjs";
 
 const RUNTIME = process.argv[2] ?? "onnxruntime-node";
 const ort = await import(RUNTIME);
 const CPU = { identifier: "cpu", kind: "cpu" };
 const CAN = ["batch", "ragged", "chunked_prefill", "logits_all", "rewind", "reorder", "growth", "fork", "cache_scatter"];
-const ARRAYS = { float32: Float32Array, int64: BigInt64Array, bool: Uint8Array, uint8: Uint8Array };
 const models = new Map(), caches = new Map();
 let handles = 0;
 
-class Refusal extends Error {
-  constructor(message, code = "invalid_input", fields = {}) {
-    super(message);
-    this.reply = { code, message, remedy: "See docs/spec/wire.md.", ...fields };
-  }
-}
-const refuse = (...what) => { throw new Refusal(...what); };
-const decode = ({ dtype, data }) => new (ARRAYS[dtype] ?? refuse(`there is no ${dtype} here`))(
-  Uint8Array.from(Buffer.from(data, "base64")).buffer);
-const encode = (dtype, shape, array) =>
-  ({ dtype, shape, data: Buffer.from(array.buffer, array.byteOffset, array.byteLength).toString("base64") });
 const open = (source) => ort.InferenceSession.create(source, { logSeverityLevel: 3 })
   .catch((error) => refuse(error.message, "unsupported_model"));
 
@@ -59,27 +48,9 @@ async function load({ folder, device, options }) {
   return { model: handles, spec, device: CPU, capabilities: CAN };
 }
 
-function tell({ model, capacity, rows }) {
-  const nbytes = rows.flatMap((row) => row.buffers).reduce((sum, buffer) => sum + buffer.byteLength, 0);
-  return { batch_size: rows.length, capacity, lengths: rows.map((row) => row.length), nbytes,
-    bytes_per_token: model.bytes, update_mode: "copied" };
-}
-
 function keep(cache) {
   caches.set(++handles, cache);
   return { cache: handles, state: tell(cache) };
-}
-
-// A row's tensors are never written to: whatever changes them makes new ones, so rows can be shared by forks.
-function withRoom(model, row, positions) {
-  if (positions <= row.positions) return row;
-  const buffers = model.tensors.map(({ outer, inner }, index) => {
-    const buffer = new Float32Array(outer * positions * inner), size = row.positions * inner;
-    for (let head = 0; size && head < outer; head++)
-      buffer.set(row.buffers[index].subarray(head * size, (head + 1) * size), head * positions * inner);
-    return buffer;
-  });
-  return { ...row, positions, buffers };
 }
 
 function createCache(model, { batch_size: count, capacity }) {
@@ -87,14 +58,6 @@ function createCache(model, { batch_size: count, capacity }) {
   if (capacity !== null && !(capacity >= 1 && capacity <= model.most)) refuse(`${capacity} is not in 1..${model.most}`);
   const row = withRoom(model, { length: 0, positions: 0, buffers: [] }, model.fixed < Infinity ? model.fixed : 16);
   return keep({ model, capacity: capacity ?? model.most, rows: Array(count).fill(row), isOpen: true });
-}
-
-function integers(tensor, what, count = null) {
-  if (tensor.dtype !== "int64") refuse(`${what} is ${tensor.dtype}, not int64`);
-  const values = Array.from(decode(tensor), Number);
-  if (count !== null && !tensor.shape.length) return Array(count).fill(values[0]);
-  if (tensor.shape.length !== 1 || (count !== null && values.length !== count)) refuse(`${what} has another shape`);
-  return values;
 }
 
 function tokensOf({ rows, capacity, model }, { input_ids, counts }) {
@@ -140,29 +103,6 @@ async function forward(model, cache, given) {
   return { logits: encode("float32", [rows.length, columns, size], asked), state: tell(cache) };
 }
 
-const CALLS = {
-  can_rewind_to({ rows }, given) {
-    const lengths = integers(given.lengths, "lengths", rows.length);
-    if (lengths.some((length, row) => length < 0 || length > rows[row].length)) refuse(`no way back to ${lengths}`);
-    return { can: true, lengths };
-  },
-  rewind_to(cache, given) {
-    const { lengths } = CALLS.can_rewind_to(cache, given);
-    cache.rows = cache.rows.map((row, index) => ({ ...row, length: lengths[index] }));
-  },
-  reorder(cache, given) {
-    const indices = integers(given.indices, "indices");
-    if (!indices.length || indices.some((row) => !(row in cache.rows))) refuse(`no rows ${indices}`);
-    cache.rows = indices.map((row) => cache.rows[row]);
-  },
-  reset(cache, given) {
-    const chosen = given.rows === null ? [...cache.rows.keys()] : integers(given.rows, "rows");
-    if (chosen.some((row) => !(row in cache.rows))) refuse(`no rows ${chosen}`);
-    cache.rows = cache.rows.map((row, index) => (chosen.includes(index) ? { ...row, length: 0 } : row));
-  },
-  fork: (cache) => keep({ ...cache }),
-};
-
 async function runNode({ onnx, inputs }) {
   const session = await open(decode(onnx)), feeds = {};
   for (const [name, tensor] of Object.entries(inputs)) feeds[name] = new ort.Tensor(tensor.dtype, decode(tensor), tensor.shape);
@@ -181,17 +121,9 @@ async function answer({ call, model: modelHandle, cache: cacheHandle, ...given }
   if (call === "create_cache") return createCache(model, given);
   if (!cache?.isOpen) refuse("the cache is closed, or there is none");
   if (call === "forward") return forward(model, cache, given);
-  const result = CALLS[call] ? CALLS[call](cache, given) : refuse(`there is no ${call}`, "unsupported_capability");
+  if (call === "fork") return keep({ ...cache });
+  const result = MOVES[call] ? MOVES[call](cache, given) : refuse(`there is no ${call}`, "unsupported_capability");
   return { state: tell(cache), ...result };
 }
 
-for await (const line of createInterface({ input: process.stdin })) {
-  const { id, ...request } = JSON.parse(line);
-  if (request.call === "close") break;
-  const reply = await answer(request).then((result) => ({ result }), (error) => {
-    if (!(error instanceof Refusal)) throw error;
-    return { error: error.reply };
-  });
-  process.stdout.write(JSON.stringify({ id, ...reply }) + "\n");
-}
-process.exit(0);
+await serve(answer);

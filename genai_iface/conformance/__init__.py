@@ -22,9 +22,11 @@ from genai_iface.conformance._runner import run_checks
 from genai_iface.conformance.adapter import (
     Adapter,
     BackendAdapter,
+    SupportsForm,
     SupportsLoading,
     SupportsOperators,
     SupportsPipeline,
+    SupportsText,
     load_adapter,
     profile_of,
 )
@@ -45,9 +47,11 @@ __all__ = [
     "LevelVerdict",
     "NotApplicable",
     "Outcome",
+    "SupportsForm",
     "SupportsLoading",
     "SupportsOperators",
     "SupportsPipeline",
+    "SupportsText",
     "all_checks",
     "as_html",
     "as_json",

@@ -9,29 +9,31 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genai_iface.capabilities import Capability
-from genai_iface.conformance._failure import NotApplicable, close
+from genai_iface.config import GenerationConfig
+from genai_iface.conformance._failure import ConformanceFailure, NotApplicable, close
 from genai_iface.conformance._golden import Golden, open_golden
 from genai_iface.conformance.adapter import (
     Adapter,
+    SupportsForm,
     SupportsLoading,
     SupportsOperators,
     SupportsPipeline,
+    SupportsText,
     profile_of,
 )
-from genai_iface.protocols import Backend, KVCache, Model, Pipeline
+from genai_iface.conformance.forms import MADE_FORMS, write_form
+from genai_iface.protocols import Backend, Generator, KVCache, Model, Pipeline, SupportsGenerator
 from genai_iface.types import BackendInfo
 
 if TYPE_CHECKING:
     from genai_iface.conformance.decoder.fresh import FreshModel
-    from genai_iface.generation import ModelGenerator
-
-__all__ = ["Context", "FreshSubject", "Subject", "padded"]
+__all__ = ["Context", "FreshSubject", "Subject", "padded", "runtime_generator"]
 
 PAD = -1
 """What stands behind the real tokens of a row: no legal id, so that whoever looks at it shows."""
@@ -42,12 +44,17 @@ class Subject:
     """A golden model, loaded.
 
     Attributes:
-        model: On the adapter's backend.
+        model: On the adapter's backend; in a profile without models nothing.
         golden: What it must give.
     """
 
     model: Model[Any]
     golden: Golden
+
+    @property
+    def vocab_size(self) -> int:
+        """V."""
+        return int(self.golden.logits.shape[-1])
 
     def near(self, got: NDArray[Any], row: int, length: int, what: str) -> None:
         """Fails unless logits (V,) are those after the first tokens of a golden row."""
@@ -81,6 +88,7 @@ class Context:
         self.factor = factor
         self.seed = seed
         self._fresh: dict[tuple[str, int], FreshSubject] = {}
+        self._made: dict[Path, Path] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self.profile = profile_of(adapter)
         self.backend: Backend = adapter.backend()
@@ -99,8 +107,9 @@ class Context:
     @property
     def form(self) -> str:
         """The form of golden folders that this adapter takes."""
-        if isinstance(self.adapter, SupportsLoading):
-            return self.adapter.golden_form()
+        for thing in (self.adapter, self.backend):
+            if isinstance(thing, SupportsForm):
+                return thing.golden_form()
         can = self.info.capabilities
         if Capability.CACHE_SCATTER in can:
             return "scatter"
@@ -112,7 +121,22 @@ class Context:
         Raises:
             NotApplicable: The model has no such form.
         """
-        return open_golden(name, self.form, dtype or self.dtype, factor=self.factor)
+        made = MADE_FORMS.get(self.form)
+        golden = open_golden(name, made.source if made else self.form, dtype or self.dtype, factor=self.factor)
+        return self._in_form(golden) if made else golden
+
+    def _in_form(self, golden: Golden) -> Golden:
+        """The same model in a form that is made, once for the whole run."""
+        if golden.folder not in self._made:
+            # A fresh model has the names of the golden one.
+            target = self._scratch() / f"{self.form}-{len(self._made)}" / golden.name
+            self._made[golden.folder] = write_form(golden.folder, self.form, target)
+        return dataclasses.replace(golden, folder=self._made[golden.folder], form=self.form)
+
+    def _scratch(self) -> Path:
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix="genai-iface-golden-")
+        return Path(self._folder.name)
 
     def subject(self, name: str = "base", dtype: str | None = None) -> Subject:
         """A golden model, loaded once for the whole run.
@@ -144,15 +168,17 @@ class Context:
 
         key = name, number
         if key not in self._fresh:
-            if self._folder is None:
-                self._folder = tempfile.TemporaryDirectory(prefix="genai-iface-fresh-")
-            place = Path(self._folder.name) / str(number)
-            made = make_fresh(self.golden(name), self.seed + number, place, factor=self.factor)
-            self._fresh[key] = FreshSubject(self.load(made.golden), made.golden, made)
+            kept = MADE_FORMS[self.form].source if self.form in MADE_FORMS else self.form
+            golden = open_golden(name, kept, self.dtype, factor=self.factor)
+            made = make_fresh(golden, self.seed + number, self._scratch() / str(number), factor=self.factor)
+            golden = self._in_form(made.golden) if self.form in MADE_FORMS else made.golden
+            self._fresh[key] = FreshSubject(self.load(golden), golden, made)
         return self._fresh[key]
 
     def load(self, golden: Golden) -> Model[Any]:
-        """Loads a golden folder anew."""
+        """Loads a golden folder anew, where the profile shows models."""
+        if self.profile != "step":
+            return cast("Model[Any]", None)
         if isinstance(self.adapter, SupportsLoading):
             return self.adapter.load(golden.folder)
         return self.backend.load(golden.folder)
@@ -168,12 +194,23 @@ class Context:
         self._opened.append(opened)
         return opened
 
-    def generator(self, subject: Subject, **arguments: Any) -> ModelGenerator[Any]:
-        """The SDK's generator over the model, closed when the check ends."""
-        # Levels 0 to 3 need no loop.
-        from genai_iface.generation import ModelGenerator  # noqa: PLC0415
+    def generator(self, subject: Subject, **arguments: Any) -> Generator:
+        """A generator, closed when the check ends: the SDK's over the model, or the runtime's own.
 
-        generator: ModelGenerator[Any] = ModelGenerator(subject.model, **arguments)
+        Args:
+            subject: What it runs.
+            arguments: ``config`` and ``capacity``; for the SDK's, any others of ``ModelGenerator``.
+        """
+        generator: Generator
+        if self.profile == "generator":
+            # Limits of length are the caller's to watch.
+            config = dataclasses.replace(arguments.pop("config", GenerationConfig()), max_new_tokens=None)
+            generator = runtime_generator(self, subject.golden, config=config, **arguments)
+        else:
+            # Levels 0 to 3 need no loop.
+            from genai_iface.generation import ModelGenerator  # noqa: PLC0415
+
+            generator = ModelGenerator(subject.model, **arguments)
         self._opened.append(generator)
         return generator
 
@@ -183,17 +220,26 @@ class Context:
         return isinstance(self.adapter, SupportsPipeline)
 
     def pipeline(self, folder: Path | None = None, **arguments: Any) -> Pipeline:
-        """A pipeline over the text model: the adapter's own, else the SDK's over the adapter's model.
+        """A pipeline over the text model: the adapter's own, else the SDK's over what the adapter shows.
 
         Args:
             folder: A copy of the text model's folder, None for the golden one.
-            arguments: For the SDK's only.
+            arguments: For the SDK's over a model only.
         """
         golden = self.golden("text")
         if folder is not None:
             golden = dataclasses.replace(golden, folder=folder)
-        if isinstance(self.adapter, SupportsPipeline):
+        pipeline: Any
+        if self.profile == "text":
+            if not isinstance(self.adapter, SupportsText):
+                raise ConformanceFailure("The adapter names the profile 'text' and has no method text_pipeline()")
+            pipeline = self.adapter.text_pipeline(golden.folder)
+        elif isinstance(self.adapter, SupportsPipeline):
             pipeline = self.adapter.pipeline(golden.folder)
+        elif self.profile == "generator":
+            from genai_iface.pipeline import TextGenerationPipeline  # noqa: PLC0415 - as below
+
+            pipeline = TextGenerationPipeline(golden.folder, backend=self.backend)
         else:
             # Opening a folder needs libraries that importing the interface must not load.
             from genai_iface.folder import open_folder  # noqa: PLC0415
@@ -204,23 +250,37 @@ class Context:
             config = opened.generation_config
             pipeline = TextGenerationPipeline.from_parts(model, opened.tokenizer, config, **arguments)
         self._opened.append(pipeline)
-        return pipeline
+        return pipeline  # type: ignore[no-any-return]  # that of the profile "text" shows less
 
     def end_check(self) -> None:
         """Closes what the last check opened."""
         while self._opened:
-            self._opened.pop().close()
+            close = getattr(self._opened.pop(), "close", None)
+            # The protocol of generators has no close().
+            if close is not None:
+                close()
 
     def close(self) -> None:
         """Closes everything."""
         self.end_check()
-        while self._subjects:
-            self._subjects.popitem()[1].model.close()
-        while self._fresh:
-            self._fresh.popitem()[1].model.close()
+        for kept in (self._subjects, self._fresh):
+            for subject in kept.values():
+                if subject.model is not None:
+                    subject.model.close()
+            kept.clear()
         if self._folder is not None:
             self._folder.cleanup()
             self._folder = None
+
+
+def runtime_generator(
+    context: Context, golden: Golden, *, config: GenerationConfig | None = None, capacity: int | None = None
+) -> Generator:
+    """A generator of a backend that owns its loop."""
+    backend = context.backend
+    if not isinstance(backend, SupportsGenerator):
+        raise ConformanceFailure("The backend declares generators and has no method generator()")
+    return backend.generator(golden.folder, config=config or GenerationConfig(), capacity=capacity)
 
 
 def padded(rows: Sequence[Sequence[int] | NDArray[np.int64]], pad: int = PAD) -> Mapping[str, NDArray[np.int64]]:

@@ -17,7 +17,9 @@ from typing import Any, Protocol, runtime_checkable
 
 from numpy.typing import NDArray
 
+from genai_iface.capabilities import Capability
 from genai_iface.conformance.registry import PROFILES
+from genai_iface.conformance.text import TextPipeline
 from genai_iface.errors import InvalidInputError
 from genai_iface.protocols import Backend, Model, Pipeline
 from genai_iface.registry import list_backends, load_backend
@@ -25,9 +27,11 @@ from genai_iface.registry import list_backends, load_backend
 __all__ = [
     "Adapter",
     "BackendAdapter",
+    "SupportsForm",
     "SupportsLoading",
     "SupportsOperators",
     "SupportsPipeline",
+    "SupportsText",
     "load_adapter",
     "profile_of",
 ]
@@ -51,11 +55,20 @@ class SupportsLoading(Protocol):
     """An adapter that chooses the form of the golden folders, or loads them in its own way."""
 
     def golden_form(self) -> str:
-        """The form: "scatter" (opset 24), "concat" (opset 18, growing tensors) or "checkpoint" (Hugging Face)."""
+        """A name of ``FORMS``: "scatter" is opset 24, "concat" is opset 18 with growing tensors."""
         ...
 
     def load(self, folder: Path, /) -> Model[Any]:
         """Loads a golden folder."""
+        ...
+
+
+@runtime_checkable
+class SupportsForm(Protocol):
+    """An adapter, or the backend itself, that names the form of golden folders that its runtime reads."""
+
+    def golden_form(self) -> str:
+        """A name of ``genai_iface.conformance.forms.FORMS``."""
         ...
 
 
@@ -77,6 +90,15 @@ class SupportsPipeline(Protocol):
         ...
 
 
+@runtime_checkable
+class SupportsText(Protocol):
+    """An adapter of the profile "text"."""
+
+    def text_pipeline(self, folder: Path, /) -> TextPipeline:
+        """What completes prompts with the model of a golden folder."""
+        ...
+
+
 class BackendAdapter:
     """The adapter of a registered backend.
 
@@ -91,6 +113,13 @@ class BackendAdapter:
     def name(self) -> str:
         """The backend's name."""
         return self._name
+
+    @property
+    def profile(self) -> str:
+        """The profile "generator" for a backend that declares its own loop and no style of cache."""
+        can = self.backend().info().capabilities
+        runs_steps = any(name.startswith("cache_") for name in map(str, can)) or Capability.STATE in can
+        return "generator" if Capability.GENERATOR in can and not runs_steps else "step"
 
     def backend(self) -> Backend:
         """The backend, loaded by its entry point."""

@@ -23,6 +23,8 @@ LEVELS = {0: "interface", 1: "operators", 2: "cache", 3: "logits", 4: "generatio
 
 PROFILES = {
     "step": "model and cache: every step, its logits, and what the cache does",
+    "generator": "a loop of the runtime's own: tokens in, the next token, its logits, and the way back",
+    "text": "prompts in, text out, with tokens and log-probabilities where it shows them",
 }
 """What a target lets one see."""
 

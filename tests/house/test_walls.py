@@ -44,6 +44,7 @@ ALLOWED_IMPORTS = {
     },
     "genai_iface/cli": {"numpy", "onnx", "onnx_ir", "rich"},
     "genai_iface/conformance": {"jsonschema", "numpy", "pytest"},  # both where they are used
+    "genai_iface/conformance/forms": {"gguf", "numpy"},
     "genai_iface/generation/constraints": {"llguidance", "numpy"},
     "genai_iface/folder": {
         "google",
@@ -71,6 +72,8 @@ ALLOWED_IMPORTS = {
     "genai_iface/transform": {"ml_dtypes", "numpy", "onnx", "onnx_ir"},
     "backends/numpy": {"ml_dtypes", "numpy", "onnx", "onnx_ir", "typing_extensions"},
     "backends/ort": {"ml_dtypes", "numpy", "onnx", "onnx_ir", "onnxruntime", "typing_extensions"},
+    "backends/openvino_genai": {"numpy", "openvino", "openvino_genai"},
+    "backends/ort_genai": {"numpy", "onnxruntime_genai"},
     "backends/transformers": {"numpy", "safetensors", "torch", "transformers"},
 }
 

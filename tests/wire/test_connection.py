@@ -90,8 +90,8 @@ def test_what_went_wrong_is_said_and_the_next_call_works(kind: str, connect: Cal
 
 
 def test_another_version_is_refused(connect: Callable[..., Connection]) -> None:
-    with pytest.raises(InterfaceVersionError, match="wire version 2, the kit 1"):
-        connect(version=2).call("a")
+    with pytest.raises(InterfaceVersionError, match="wire version 3, the kit 1 and 2"):
+        connect(version=3).call("a")
 
 
 def test_a_program_that_is_not_there() -> None:

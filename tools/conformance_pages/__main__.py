@@ -41,6 +41,10 @@ ADAPTERS = {
     "ort": "ort",
     "transformers": "transformers",
     "openvino": "examples.new_runtime.openvino_runtime:OpenVinoAdapter",
+    "ort-genai": "ort-genai",
+    "transformers-generate": "python examples/harness_transformers/harness.py",
+    "openvino-genai": "python examples/harness_openvino_genai/harness.py",
+    "transformers-js": "node examples/harness_transformers_js/harness.mjs",
     "onnxruntime-node": "node examples/harness_javascript/harness.mjs onnxruntime-node",
     "onnxruntime-web": "node examples/harness_javascript/harness.mjs onnxruntime-web",
 }

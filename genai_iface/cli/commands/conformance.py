@@ -48,6 +48,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         help="check a program that speaks the wire protocol: 'node harness.mjs'",
     )
     parser.add_argument(
+        "--url",
+        metavar="URL",
+        help="check an OpenAI-compatible server that serves the golden model 'text': http://127.0.0.1:8000",
+    )
+    parser.add_argument("--model", metavar="NAME", help="the name under which that server serves it")
+    parser.add_argument(
         "--time-limit", type=float, default=60.0, metavar="S", help="most seconds for one reply of it (default: 60)"
     )
     parser.add_argument("--level", type=int, default=4, help="the level to reach, 0 to 4 (default: 4)")
@@ -118,12 +124,18 @@ def run(arguments: argparse.Namespace) -> int:
             quick=arguments.quick,
             on_outcome=shown.outcome,
         )
+    return _report(result, arguments)
+
+
+def _report(result: ConformanceResult, arguments: argparse.Namespace) -> int:
+    from genai_iface.conformance import write_report  # noqa: PLC0415 - not for --help
+
     if arguments.json:
         print_json("conformance", _as_json(result))
     else:
         _print_verdict(result)
     if arguments.report is not None:
-        for path in kit.write_report(result, arguments.report):
+        for path in write_report(result, arguments.report):
             print(f"wrote {path}", file=sys.stderr)
     if arguments.quick:
         counts = Counter(item.status for item in result.outcomes)
@@ -202,10 +214,16 @@ _ON_FOLDERS = {"submit": _submit, "check-submission": _check_submission}
 
 
 def _find_adapter(arguments: argparse.Namespace) -> Adapter:
-    if (arguments.adapter is None) == (arguments.harness is None):
+    targets = (arguments.adapter, arguments.harness, arguments.url)
+    if sum(target is not None for target in targets) != 1:
         raise InvalidInputError(
-            "One target is needed: a backend, module:attribute, or --command COMMAND", remedy="Or give --list."
+            "One target is needed: a backend, module:attribute, --command COMMAND, or --url URL",
+            remedy="Or give --list.",
         )
+    if arguments.url is not None:
+        from genai_iface.conformance.text import UrlAdapter  # noqa: PLC0415 - not for --help
+
+        return UrlAdapter(arguments.url, arguments.model or "", time_limit=arguments.time_limit)
     if arguments.harness is not None:
         from genai_iface.conformance.wire import WireAdapter  # noqa: PLC0415 - not for --help
 

@@ -10,6 +10,7 @@
 from genai_iface.conformance.wire._adapter import WireAdapter
 from genai_iface.conformance.wire._connection import SCHEMA, WIRE_VERSION, HarnessError
 from genai_iface.conformance.wire._errors import as_error, from_error
+from genai_iface.conformance.wire._serve import serve
 from genai_iface.conformance.wire._tensors import decode_tensor, encode_tensor
 
 __all__ = [
@@ -21,4 +22,5 @@ __all__ = [
     "decode_tensor",
     "encode_tensor",
     "from_error",
+    "serve",
 ]

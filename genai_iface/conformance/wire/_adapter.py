@@ -13,14 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genai_iface.conformance._failure import NotApplicable
+from genai_iface.conformance.forms import FORMS
+from genai_iface.conformance.text import TextPipeline
 from genai_iface.conformance.wire._connection import Connection, HarnessError
 from genai_iface.conformance.wire._target import WireBackend, WireModel
 from genai_iface.conformance.wire._tensors import decode_tensor, encode_tensor
+from genai_iface.conformance.wire._text import WireText
 from genai_iface.errors import InvalidInputError
 
 __all__ = ["WireAdapter"]
-
-_FORMS = ("scatter", "concat", "checkpoint")
 
 
 class WireAdapter:
@@ -46,6 +47,8 @@ class WireAdapter:
         if not time_limit > 0:
             raise InvalidInputError(f"The time limit {time_limit} is not positive", remedy="Give seconds.")
         self.connection = Connection(words, time_limit=time_limit)
+        # One model at a time: checks of one model follow each other.
+        self._texts: tuple[Path, WireModel] | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         # Another process talks with a harness of its own.
@@ -75,9 +78,16 @@ class WireAdapter:
         """The form of golden models that the harness takes."""
         self.connection.ensure()
         form = self.connection.said.get("form")
-        if form not in _FORMS:
-            raise HarnessError(f"The harness's hello names the form {form!r}; there are {', '.join(_FORMS)}")
+        if form not in FORMS:
+            raise HarnessError(f"The harness's hello names the form {form!r}; there are {', '.join(FORMS)}")
         return str(form)
+
+    def text_pipeline(self, folder: Path, /) -> TextPipeline:
+        """The harness's completions with a golden folder, which is loaded once."""
+        if self._texts is None or self._texts[0] != folder:
+            self._texts = folder, self.load(folder)
+        takes = bool(self.connection.said.get("token_ids", True))
+        return TextPipeline(WireText(self._texts[1], takes_token_ids=takes))
 
     def load(self, folder: Path, /) -> WireModel:
         """Loads a golden folder."""

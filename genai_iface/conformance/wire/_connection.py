@@ -20,13 +20,16 @@ from genai_iface.conformance.wire._errors import as_error
 from genai_iface.errors import InterfaceVersionError, InvalidInputError
 from genai_iface.version import SUPPORTED_INTERFACE_VERSIONS
 
-__all__ = ["SCHEMA", "WIRE_VERSION", "Connection", "HarnessError"]
+__all__ = ["SCHEMA", "WIRE_VERSION", "WIRE_VERSIONS", "Connection", "HarnessError"]
 
 SCHEMA = Path(__file__).parent / "wire.schema.json"
 """The JSON Schema of all messages."""
 
-WIRE_VERSION = 1
-"""The version of the protocol, counted apart from the interface's."""
+WIRE_VERSION = 2
+"""The version of the protocol, counted apart from the interface's. Version 1 knew the profile "step" only."""
+
+WIRE_VERSIONS = (1, WIRE_VERSION)
+"""What the kit speaks."""
 
 _LAST_WORDS = 40
 _SECONDS_TO_END = 5.0
@@ -138,11 +141,11 @@ class Connection:
         self._listener = threading.Thread(target=_pump, args=(process.stderr, errors.append), daemon=True)
         self._listener.start()
         self.generation += 1
-        hello = {"wire_versions": [WIRE_VERSION], "interface_versions": sorted(SUPPORTED_INTERFACE_VERSIONS)}
+        hello = {"wire_versions": list(WIRE_VERSIONS), "interface_versions": sorted(SUPPORTED_INTERFACE_VERSIONS)}
         self.said = self._talk("hello", hello | {"files": str(self.folder)})
-        if self.said.get("wire_version") != WIRE_VERSION:
+        if self.said.get("wire_version") not in WIRE_VERSIONS:
             raise InterfaceVersionError(
-                f"The harness speaks wire version {self.said.get('wire_version')!r}, the kit {WIRE_VERSION}",
+                f"The harness speaks wire version {self.said.get('wire_version')!r}, the kit 1 and {WIRE_VERSION}",
                 remedy="Bring both to a common version; docs/spec/wire.md.",
             )
 

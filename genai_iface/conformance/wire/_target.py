@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from genai_iface.config import GenerationConfig
 from genai_iface.conformance.wire._connection import Connection, HarnessError
-from genai_iface.conformance.wire._tensors import decode_tensor, encode_tensor
-from genai_iface.errors import InvalidInputError
+from genai_iface.conformance.wire._generator import WireGenerator
+from genai_iface.conformance.wire._messages import fields_of, need, numbers_of, tensor_of
 from genai_iface.types import (
     BackendInfo,
     CacheSpec,
@@ -33,11 +34,12 @@ class WireBackend:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._models: dict[str, WireModel] = {}
 
     def info(self) -> BackendInfo:
         """What the harness said of its backend when it was greeted."""
         self._connection.ensure()
-        said = dict(_need(self._connection.said, "backend", dict))
+        said = dict(need(self._connection.said, "backend", dict))
         for name in ("interface_versions", "capabilities", "dtypes"):
             said[name] = frozenset(said.get(name, ()))
         try:
@@ -48,7 +50,7 @@ class WireBackend:
     def devices(self) -> Sequence[Device]:
         """The devices of the harness's hello."""
         self._connection.ensure()
-        return [Device(item["identifier"], item["kind"]) for item in _need(self._connection.said, "devices", list)]
+        return [Device(item["identifier"], item["kind"]) for item in need(self._connection.said, "devices", list)]
 
     def load(
         self,
@@ -60,6 +62,22 @@ class WireBackend:
     ) -> WireModel:
         """Loads a folder in the harness."""
         return WireModel(self._connection, {"folder": fspath(folder), "device": device, "options": dict(options or {})})
+
+    def generator(
+        self,
+        folder: str | PathLike[str],
+        /,
+        *,
+        config: GenerationConfig,
+        capacity: int | None = None,
+        device: str | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> WireGenerator:
+        """Makes a generator in the harness, whose loop it is; the folder is loaded once."""
+        key = repr((fspath(folder), device, options))
+        if key not in self._models:
+            self._models[key] = self.load(folder, device=device, options=options)
+        return WireGenerator(self._connection, self._models[key].call, fields_of(config), capacity)
 
 
 class WireModel:
@@ -76,15 +94,16 @@ class WireModel:
         self._generation = self._connection.ensure()
         self._loaded = self._connection.call("load", **self._arguments)
 
-    def _call(self, name: str, **arguments: Any) -> Mapping[str, Any]:
+    def call(self, name: str, **arguments: Any) -> Mapping[str, Any]:
+        """A request about this model."""
         if self._connection.ensure() != self._generation and not self._is_closed:
             self._load()
-        return self._connection.call(name, model=_need(self._loaded, "model", int), **arguments)
+        return self._connection.call(name, model=need(self._loaded, "model", int), **arguments)
 
     @property
     def spec(self) -> ModelSpec:
         """What the harness said of the model when it was loaded."""
-        said = _need(self._loaded, "spec", dict)
+        said = need(self._loaded, "spec", dict)
         try:
             cache = said["cache"]
             layers = tuple(LayerCacheSpec(**layer) for layer in cache["layers"])
@@ -97,17 +116,17 @@ class WireModel:
     @property
     def device(self) -> Device:
         """Where the harness runs it."""
-        said = _need(self._loaded, "device", dict)
+        said = need(self._loaded, "device", dict)
         return Device(str(said.get("identifier")), str(said.get("kind")))
 
     @property
     def capabilities(self) -> frozenset[str]:
         """What this model can do."""
-        return frozenset(_need(self._loaded, "capabilities", list))
+        return frozenset(need(self._loaded, "capabilities", list))
 
     def create_cache(self, *, batch_size: int = 1, capacity: int | None = None) -> WireCache:
         """Makes a cache in the harness."""
-        reply = self._call("create_cache", batch_size=batch_size, capacity=capacity)
+        reply = self.call("create_cache", batch_size=batch_size, capacity=capacity)
         return WireCache(self._connection, self._generation, reply)
 
     def forward(
@@ -120,29 +139,29 @@ class WireModel:
         logits: LogitsMode = "last",
     ) -> NDArray[np.float32]:
         """One step in the harness."""
-        reply = self._call(
+        reply = self.call(
             "forward",
             cache=cache.handle,
-            input_ids=_numbers(input_ids, "input_ids"),
-            counts=None if counts is None else _numbers(counts, "counts"),
+            input_ids=numbers_of(input_ids, "input_ids"),
+            counts=None if counts is None else numbers_of(counts, "counts"),
             logits=logits,
         )
         cache.learn(reply)
-        return _tensor(reply, "logits", self._connection)
+        return tensor_of(reply, "logits", self._connection)
 
     def save_cache(self, cache: WireCache, path: str | PathLike[str], /) -> None:
         """Saves a cache from the harness."""
-        self._call("save_cache", cache=cache.handle, path=fspath(path))
+        self.call("save_cache", cache=cache.handle, path=fspath(path))
 
     def load_cache(self, path: str | PathLike[str], /, *, capacity: int | None = None) -> WireCache:
         """Loads a cache in the harness."""
-        reply = self._call("load_cache", path=fspath(path), capacity=capacity)
+        reply = self.call("load_cache", path=fspath(path), capacity=capacity)
         return WireCache(self._connection, self._generation, reply)
 
     def close(self) -> None:
         """Closes it in the harness, if that still has it."""
         if self._connection.ensure() == self._generation:
-            self._call("close_model")
+            self.call("close_model")
         self._is_closed = True
 
 
@@ -151,7 +170,7 @@ class WireCache:
 
     def __init__(self, connection: Connection, generation: int, reply: Mapping[str, Any]) -> None:
         self._connection, self._generation = connection, generation
-        self._handle = _need(reply, "cache", int)
+        self._handle = need(reply, "cache", int)
         self._state: Mapping[str, Any] = {}
         self.learn(reply)
 
@@ -162,7 +181,7 @@ class WireCache:
 
     def learn(self, reply: Mapping[str, Any]) -> None:
         """Keeps what a reply says of the cache."""
-        self._state = _need(reply, "state", dict)
+        self._state = need(reply, "state", dict)
 
     def _call(self, name: str, **arguments: Any) -> Mapping[str, Any]:
         reply = self._connection.call(name, cache=self.handle, **arguments)
@@ -173,49 +192,49 @@ class WireCache:
     @property
     def batch_size(self) -> int:
         """B."""
-        return int(_need(self._state, "batch_size", int))
+        return int(need(self._state, "batch_size", int))
 
     @property
     def capacity(self) -> int:
         """C."""
-        return int(_need(self._state, "capacity", int))
+        return int(need(self._state, "capacity", int))
 
     @property
     def lengths(self) -> NDArray[np.int64]:
         """Tokens of each row."""
-        return np.array(_need(self._state, "lengths", list), np.int64)
+        return np.array(need(self._state, "lengths", list), np.int64)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the buffers."""
-        return int(_need(self._state, "nbytes", int))
+        return int(need(self._state, "nbytes", int))
 
     @property
     def bytes_per_token(self) -> int:
         """Bytes of a token of a row."""
-        return int(_need(self._state, "bytes_per_token", int))
+        return int(need(self._state, "bytes_per_token", int))
 
     @property
     def update_mode(self) -> UpdateMode:
         """What the harness observed."""
-        mode: UpdateMode = _need(self._state, "update_mode", str)
+        mode: UpdateMode = need(self._state, "update_mode", str)
         return mode
 
     def can_rewind_to(self, lengths: ArrayLike, /) -> bool:
         """Asks the harness."""
-        return bool(_need(self._call("can_rewind_to", lengths=_numbers(lengths, "lengths")), "can", bool))
+        return bool(need(self._call("can_rewind_to", lengths=numbers_of(lengths, "lengths")), "can", bool))
 
     def rewind_to(self, lengths: ArrayLike, /) -> None:
         """Shortens rows."""
-        self._call("rewind_to", lengths=_numbers(lengths, "lengths"))
+        self._call("rewind_to", lengths=numbers_of(lengths, "lengths"))
 
     def reorder(self, indices: ArrayLike, /) -> None:
         """Moves rows."""
-        self._call("reorder", indices=_numbers(indices, "indices"))
+        self._call("reorder", indices=numbers_of(indices, "indices"))
 
     def reset(self, rows: ArrayLike | None = None, /) -> None:
         """Empties rows."""
-        self._call("reset", rows=None if rows is None else _numbers(rows, "rows"))
+        self._call("reset", rows=None if rows is None else numbers_of(rows, "rows"))
 
     def fork(self) -> WireCache:
         """A copy in the harness."""
@@ -224,36 +243,9 @@ class WireCache:
     def read(self, layer: int, row: int, /) -> tuple[NDArray[Any], NDArray[Any]]:
         """Keys and values of a row."""
         reply = self._call("read", layer=int(layer), row=int(row))
-        return _tensor(reply, "keys", self._connection), _tensor(reply, "values", self._connection)
+        return tensor_of(reply, "keys", self._connection), tensor_of(reply, "values", self._connection)
 
     def close(self) -> None:
         """Frees it in the harness, if that still has it."""
         if self._connection.ensure() == self._generation:
             self._call("close_cache")
-
-
-def _need(message: Mapping[str, Any], name: str, kind: type) -> Any:
-    value = message.get(name)
-    if not isinstance(value, kind):
-        raise HarnessError(f"The harness's reply has no {name} that is a {kind.__name__}: {value!r}")
-    return value
-
-
-def _numbers(value: ArrayLike, what: str) -> dict[str, Any]:
-    """Integers of any type travel as int64, other numbers as float64, so that a harness knows one type of each."""
-    array = np.asarray(value)
-    if array.dtype.kind in "iu":
-        array = array.astype(np.int64)
-    elif array.dtype.kind == "f":
-        array = array.astype(np.float64)
-    try:
-        return encode_tensor(array)
-    except TypeError as error:
-        raise InvalidInputError(f"{what} holds no numbers: {error}", remedy="Give integers.") from error
-
-
-def _tensor(reply: Mapping[str, Any], name: str, connection: Connection) -> NDArray[Any]:
-    try:
-        return decode_tensor(_need(reply, name, dict), connection.folder)
-    except ValueError as error:
-        raise HarnessError(f"The harness's {name} cannot be read: {error}") from error

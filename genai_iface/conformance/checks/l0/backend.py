@@ -17,7 +17,7 @@ from genai_iface.capabilities import Capability
 from genai_iface.conformance._context import Context
 from genai_iface.conformance._failure import NotApplicable, equal, expect, raises
 from genai_iface.conformance._golden import GOLDEN
-from genai_iface.conformance.registry import check
+from genai_iface.conformance.registry import PROFILES, check
 from genai_iface.errors import GenAIError, InvalidInputError
 from genai_iface.protocols import Backend
 from genai_iface.types import BackendInfo, DType
@@ -48,13 +48,13 @@ def expect_signatures(thing: object, protocol: type, names: tuple[str, ...]) -> 
                 expect(got.default is not got.empty, f"{what} has no default", signature=str(have))
 
 
-@check("L0.backend.signatures", spec=["Interface.1"])
+@check("L0.backend.signatures", profiles=("step", "generator"), spec=["Interface.1"])
 def signatures(context: Context) -> None:
     """The backend has the methods of the protocol, with its parameters."""
     expect_signatures(context.backend, Backend, ("info", "devices", "load"))
 
 
-@check("L0.backend.info", spec=["Backend.info.3"])
+@check("L0.backend.info", profiles=PROFILES, spec=["Backend.info.3"])
 def info(context: Context) -> None:
     """The information is a BackendInfo whose fields have their types."""
     got: Any = context.backend.info()
@@ -67,7 +67,7 @@ def info(context: Context) -> None:
     expect(not bad, "BackendInfo.limits holds what is not a positive integer", got=bad)
 
 
-@check("L0.backend.info_stable", spec=["Backend.info.3"])
+@check("L0.backend.info_stable", profiles=PROFILES, spec=["Backend.info.3"])
 def info_stable(context: Context) -> None:
     """The information is the same each time, before and after a model was loaded."""
     context.subject()
@@ -75,7 +75,10 @@ def info_stable(context: Context) -> None:
 
 
 @check(
-    "L0.backend.interface_version", core="Without a common version no other promise has a meaning.", spec=["Version.2"]
+    "L0.backend.interface_version",
+    profiles=PROFILES,
+    core="Without a common version no other promise has a meaning.",
+    spec=["Version.2"],
 )
 def interface_version(context: Context) -> None:
     """The backend shares an interface version with the SDK."""
@@ -85,7 +88,7 @@ def interface_version(context: Context) -> None:
         expect(False, str(error), offered=sorted(context.info.interface_versions))
 
 
-@check("L0.backend.capability_names", spec=["Capability.1"])
+@check("L0.backend.capability_names", profiles=PROFILES, spec=["Capability.1"])
 def capability_names(context: Context) -> None:
     """Declared capabilities are names of the interface, or a vendor's own with the prefix x-."""
     known = {str(name) for name in Capability}

@@ -8,6 +8,7 @@ import numpy as np
 
 from genai_iface.capabilities import Capability
 from genai_iface.conformance._context import Context, padded
+from genai_iface.conformance.checks.l3.golden import own_logits
 from genai_iface.conformance.registry import CheckFunction, check
 
 __all__ = ["FRESH"]
@@ -31,6 +32,9 @@ _CIRCULAR = ("ring", "rings")
 def _agrees(context: Context, name: str) -> None:
     """Rows of a batch where there may be some: a ragged prompt, then token by token."""
     subject = context.fresh(name)
+    if context.profile == "generator":
+        own_logits(context, subject)
+        return
     tokens = subject.golden.tokens
     can = subject.model.capabilities
     rows = len(tokens) if {Capability.BATCH, Capability.RAGGED} <= can else 1
@@ -52,6 +56,7 @@ def _runner(name: str) -> CheckFunction:
 for _name, _title in FRESH.items():
     check(
         f"L3.fresh.{_name}",
+        profiles=("step", "generator"),
         requires=[Capability.CACHE_CIRCULAR] if _name in _CIRCULAR else [],
         spec=["Model.forward.1", "Model.forward.6"],
         title=f"A model made for this run: {_title}",

@@ -7,11 +7,11 @@ from __future__ import annotations
 import numpy as np
 
 from genai_iface.capabilities import Capability
-from genai_iface.conformance._context import Context
+from genai_iface.conformance._context import Context, Subject
 from genai_iface.conformance._failure import equal, expect
 from genai_iface.conformance.registry import CheckFunction, check
 
-__all__ = ["MODELS"]
+__all__ = ["MODELS", "own_logits"]
 
 MODELS = {
     "base": ("two_layers", "Two layers, rank-4 cache, two query heads per key/value head"),
@@ -33,6 +33,9 @@ MODELS = {
 def _agrees(context: Context, name: str, dtype: str | None = None) -> None:
     """Fails unless prompt, chunk and decode steps give the reference logits."""
     subject = context.subject(name, dtype)
+    if context.profile == "generator":
+        own_logits(context, subject)
+        return
     tokens = subject.golden.tokens
     length = tokens.shape[1]
     can = subject.model.capabilities
@@ -52,14 +55,33 @@ def _agrees(context: Context, name: str, dtype: str | None = None) -> None:
         subject.near(got[0, 0], 0, place + 1, f"{name}: logits of the decode step at position {place}")
 
 
+def own_logits(context: Context, subject: Subject) -> None:
+    """Fails unless a runtime's generator shows the reference logits after a prompt, and after tokens one by one."""
+    golden = subject.golden
+    tokens = golden.tokens[0].tolist()
+    first = len(tokens) // 2
+    generator = context.generator(subject)
+    generator.append_tokens(tokens[:first])
+    for place in range(first, len(tokens) + 1):
+        if place > first:
+            generator.append_tokens(tokens[place - 1 : place])
+        got = generator.get_logits()
+        equal(got.shape, (1, subject.vocab_size), "the shape of get_logits()")
+        subject.near(got[0], 0, place, f"{golden.name}: get_logits() after {place} tokens")
+
+
 def _runner(name: str) -> CheckFunction:
     return lambda context: _agrees(context, name)
 
 
 for _name, (_check, _title) in MODELS.items():
-    check(f"L3.golden.{_check}", spec=["Model.forward.1"], title=_title, core="Wrong logits are wrong answers.")(
-        _runner(_name)
-    )
+    check(
+        f"L3.golden.{_check}",
+        profiles=("step", "generator"),
+        spec=["Model.forward.1"],
+        title=_title,
+        core="Wrong logits are wrong answers.",
+    )(_runner(_name))
 
 
 @check(

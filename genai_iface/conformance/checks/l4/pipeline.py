@@ -15,14 +15,16 @@ from genai_iface.conformance._context import Context
 from genai_iface.conformance._failure import NotApplicable, equal, expect, raises
 from genai_iface.conformance._sampling_reference import Settings
 from genai_iface.conformance.checks.l4._text import changed_folder, spoken
-from genai_iface.conformance.checks.l4.stop import EOS, PROMPT, TEXT, TEXT_TOKENS
-from genai_iface.conformance.registry import check
+from genai_iface.conformance.checks.l4.stop import EOS, PROMPT, TEXT, TEXT_TOKENS, said
+from genai_iface.conformance.registry import PROFILES, check
 from genai_iface.errors import CacheOverflowError, GenAIError, InvalidInputError
 
 __all__: list[str] = []
 
 
-@check("L4.pipeline.prompt_order", core="An answer must go to who asked.", spec=["Pipeline.generate.1"])
+@check(
+    "L4.pipeline.prompt_order", profiles=PROFILES, core="An answer must go to who asked.", spec=["Pipeline.generate.1"]
+)
 def prompt_order(context: Context) -> None:
     """Results are in the order of the prompts, whichever ends first."""
     prompts = ["!", PROMPT, "Hi \U0001f642!é", "Hi "]
@@ -30,18 +32,18 @@ def prompt_order(context: Context) -> None:
     equal(result.texts, ["é.", TEXT, ".", "\U0001f642!é."], "texts in the order of the prompts")
 
 
-@check("L4.pipeline.same_alone", spec=["Pipeline.generate.1"])
+@check("L4.pipeline.same_alone", profiles=PROFILES, spec=["Pipeline.generate.1"])
 def same_alone(context: Context) -> None:
     """A prompt gives the same alone, beside others, and again."""
     pipeline = context.pipeline()
-    together = pipeline.generate([PROMPT, "a long and different neighbour", "!"], max_new_tokens=9).token_ids
+    together = said(pipeline.generate([PROMPT, "a long and different neighbour", "!"], max_new_tokens=9))
     for index, prompt in enumerate((PROMPT, "a long and different neighbour", "!")):
         for turn in range(2):
-            alone = pipeline.generate(prompt, max_new_tokens=9).token_ids[0]
+            alone = said(pipeline.generate(prompt, max_new_tokens=9))[0]
             equal(alone, together[index], f"tokens of {prompt!r} alone, time {turn + 1}, against the batch")
 
 
-@check("L4.pipeline.token_ids", spec=["Pipeline.generate.2"])
+@check("L4.pipeline.token_ids", profiles=PROFILES, spec=["Pipeline.generate.2"])
 def token_ids(context: Context) -> None:
     """Prompts may be lists of token ids."""
     pipeline = context.pipeline()
@@ -51,7 +53,7 @@ def token_ids(context: Context) -> None:
     equal(got, [*expected, [*"é.".encode(), EOS]], "token_ids for two prompts of token ids")
 
 
-@check("L4.pipeline.messages", spec=["Pipeline.generate.2"])
+@check("L4.pipeline.messages", profiles=("step", "generator"), spec=["Pipeline.generate.2"])
 def messages(context: Context) -> None:
     """A conversation goes through the folder's chat template."""
     pipeline = context.pipeline()
@@ -62,7 +64,7 @@ def messages(context: Context) -> None:
     equal(got, pipeline.generate(rendered, max_new_tokens=6).token_ids, "tokens after a conversation")
 
 
-@check("L4.pipeline.config", spec=["Pipeline.generate.3"])
+@check("L4.pipeline.config", profiles=("step", "generator"), spec=["Pipeline.generate.3"])
 def config(context: Context) -> None:
     """A call's config replaces the defaults, and its overrides replace both."""
     pipeline = context.pipeline()

@@ -9,29 +9,28 @@ from typing import Any
 
 from genai_iface.capabilities import Capability
 from genai_iface.config import GenerationConfig
-from genai_iface.conformance._context import Context
-from genai_iface.conformance._failure import ConformanceFailure, equal, expect
+from genai_iface.conformance._context import Context, runtime_generator
+from genai_iface.conformance._failure import equal, expect
 from genai_iface.conformance._golden import Golden
 from genai_iface.conformance.registry import check
 from genai_iface.errors import UnsupportedCapabilityError
-from genai_iface.protocols import Generator, SupportsGenerator
+from genai_iface.protocols import Generator
 
 _NEEDS = (Capability.GENERATOR,)
+_PROFILES = ("step", "generator")
 _STEPS = 6
 
 
-def _generator(context: Context, golden: Golden, *, capacity: int | None = None, **fields: Any) -> Generator:
-    backend = context.backend
-    if not isinstance(backend, SupportsGenerator):
-        raise ConformanceFailure("The backend declares generators and has no method generator()")
-    return backend.generator(golden.folder, config=GenerationConfig(**fields), capacity=capacity)
+def _begin(context: Context, golden: Golden, *, capacity: int | None = None, **fields: Any) -> Generator:
+    generator = runtime_generator(context, golden, config=GenerationConfig(**fields), capacity=capacity)
+    return context.keep(generator)  # type: ignore[no-any-return]
 
 
-@check("L4.runtime.independent", requires=_NEEDS, spec=["SupportsGenerator.generator.1"])
+@check("L4.runtime.independent", requires=_NEEDS, profiles=_PROFILES, spec=["SupportsGenerator.generator.1"])
 def independent(context: Context) -> None:
     """Generators begin without tokens and do not see each other."""
     golden = context.golden()
-    one, two = _generator(context, golden), _generator(context, golden)
+    one, two = _begin(context, golden), _begin(context, golden)
     equal(one.token_count(), 0, "the length of a new generator's sequence")
     one.append_tokens(golden.greedy_prompt)
     equal(two.token_count(), 0, "the length of a generator's sequence after tokens went to another")
@@ -43,7 +42,7 @@ def independent(context: Context) -> None:
     equal(got, golden.greedy[:_STEPS], "the greedy tokens beside another generator")
 
 
-@check("L4.runtime.fields", requires=_NEEDS, spec=["SupportsGenerator.generator.2"])
+@check("L4.runtime.fields", requires=_NEEDS, profiles=_PROFILES, spec=["SupportsGenerator.generator.2"])
 def fields(context: Context) -> None:
     """What the configuration says about the choice of a token is done or refused by name."""
     golden = context.golden()
@@ -56,7 +55,7 @@ def fields(context: Context) -> None:
     ]
     for name, value, is_right in cases:
         try:
-            generator = _generator(context, golden, **{name: value})
+            generator = _begin(context, golden, **{name: value})
             generator.append_tokens(golden.greedy_prompt)
             generator.generate_next_token()
         except UnsupportedCapabilityError as error:
@@ -66,12 +65,12 @@ def fields(context: Context) -> None:
         expect(token is not None and is_right(token), f"{name} was ignored", token=token)
 
 
-@check("L4.runtime.capacity", requires=_NEEDS, spec=["SupportsGenerator.generator.3"])
+@check("L4.runtime.capacity", requires=_NEEDS, profiles=_PROFILES, spec=["SupportsGenerator.generator.3"])
 def capacity(context: Context) -> None:
     """A sequence ends with "length" before it outgrows its capacity."""
     golden = context.golden()
     room = len(golden.greedy_prompt) + _STEPS
-    generator = _generator(context, golden, capacity=room)
+    generator = _begin(context, golden, capacity=room)
     generator.append_tokens(golden.greedy_prompt)
     for _ in range(2 * _STEPS):
         if generator.is_done():

@@ -176,14 +176,15 @@ class _HalfRight:
 @check("L4.state.speculation", requires=_DRAFTS, spec=[*_TOKENS, "State.5"])
 def speculation(context: Context) -> None:
     """Drafts, right and wrong ones, change no token: what is refused is taken out of the states again."""
-    from genai_iface.generation import GenerationHooks  # noqa: PLC0415 - levels 0 to 3 need no loop
+    from genai_iface.generation import GenerationHooks, ModelGenerator  # noqa: PLC0415 - levels 0 to 3 need no loop
 
     for name in LINEAR:
         subject = state_subject(context, name)
         golden = subject.golden
         drafts = _HalfRight([*golden.greedy_prompt, *golden.greedy], subject.model.spec.vocab_size)
         config = GenerationConfig(max_new_tokens=len(golden.greedy))
-        generator = context.generator(subject, config=config, hooks=GenerationHooks(speculation=drafts))
+        hooks = GenerationHooks(speculation=drafts)
+        generator = context.keep(ModelGenerator(subject.model, config, hooks=hooks))
         generator.append_tokens(golden.greedy_prompt)
         while not generator.is_done():
             generator.generate_next_token()
