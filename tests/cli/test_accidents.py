@@ -225,6 +225,7 @@ def test_a_report_appears_whole_or_not_at_all(tmp_path: Path, monkeypatch: pytes
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_two_into_one_folder(concat: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "genai_iface", *WRITING["convert"](concat, tmp_path / "out")]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]

@@ -23,6 +23,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_folder(tmp_path_factory.mktemp("model") / "tiny", hidden=64, max_positions=128, external_data=True)
 
 
+@pytest.mark.slow
 def test_weights_and_cache_with_perplexity(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "eval.txt"
     text.write_text(TEXT)
@@ -82,6 +83,7 @@ def test_without_a_tokenizer_random_ids_calibrate(tmp_path: Path) -> None:
     assert load_model(tmp_path / "low").spec.cache.layers[0].dtype == "int8"
 
 
+@pytest.mark.slow
 def test_the_embedded_model_survives_four_bits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The model is int8, so its rounded weights are rounded once more."""
     text = tmp_path / "text.txt"
@@ -124,6 +126,7 @@ def test_help_has_an_example(capsys: pytest.CaptureFixture[str]) -> None:
     assert "genai-iface quantize ./my-model ./my-model-int4 --weights int4" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_report(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text = tmp_path / "text.txt"
     text.write_text(TEXT)

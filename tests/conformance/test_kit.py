@@ -129,6 +129,7 @@ def test_what_was_not_executed_gives_no_verdict() -> None:
     assert sum(outcome.status == "passed" for outcome in run.outcomes) == 1
 
 
+@pytest.mark.slow
 def test_a_failure_at_a_lower_level_counts() -> None:
     run = run_checks(PlainAdapter(PlainBackend(IndexOffByOne)), level=3)
     assert run.levels[2].verdict == "does_not_reach"
@@ -193,6 +194,7 @@ def test_both_entries_run_the_same_checks() -> None:
     assert [case.id for case in mark.args[1]] == [item.id for item in all_checks(level=2)]
 
 
+@pytest.mark.slow
 def test_both_entries_give_the_same_outcomes() -> None:
     adapter = PlainAdapter(PlainBackend(IndexOffByOne))
     failed = {item.check.id for item in run_checks(adapter, level=2).outcomes if item.status == "failed"}

@@ -83,6 +83,7 @@ def _pid_of(process: Any) -> int:
 
 
 @pytest.mark.filterwarnings("ignore")
+@pytest.mark.slow
 def test_a_hundred_cases(sources: dict[str, Path], tmp_path: Path) -> None:
     results = [run_case(sources, tmp_path, 2, number) for number in range(100)]
     assert [(what, escapes) for what, _, escapes in results if escapes] == []

@@ -147,6 +147,7 @@ runpy.run_path(sys.argv_path, run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_a_harness_that_dies_fails_that_check_alone(tmp_path: Path) -> None:
     harness = Path(__file__).parents[2] / "examples/harness_python/harness.py"
     script = tmp_path / "dying.py"

@@ -129,6 +129,7 @@ def test_tokens_are_those_of_plain_decoding_also_in_batches_and_after_changes(
     assert finish(guessed) == finish(plain)
 
 
+@pytest.mark.slow
 def test_sampling_keeps_the_law() -> None:
     """The frequency of each continuation of two tokens, against its exact probability."""
     model, draws, prompt = FakeModel(4), 2000, [1, 2, 1]
