@@ -16,7 +16,7 @@ from genai_iface.config import GenerationConfig
 from genai_iface.conformance._context import Context
 from genai_iface.conformance._failure import ConformanceFailure, close, equal, expect
 from genai_iface.conformance._sampling_reference import Settings, expected_token, law, uniform
-from genai_iface.conformance.checks.l4._text import reference_logits, spoken
+from genai_iface.conformance.checks.l4._text import expect_firm, reference_logits, spoken
 from genai_iface.conformance.checks.l4.stop import TEXT_TOKENS, said, same_tokens
 from genai_iface.conformance.registry import PROFILES, CheckFunction, check
 from genai_iface.results import TokenLogprob
@@ -111,7 +111,7 @@ def _draws(context: Context, settings: Settings, seed: int = 11) -> None:
             got=[got[index] for index in wrong[:8]],
             outside_the_filters=outside,
         )
-    expect(sum(token is not None for token in firm) > _DRAWS // 2, "the references are too close to call")
+    expect_firm(context, sum(token is not None for token in firm) > _DRAWS // 2)
 
 
 _LAWS = {
@@ -286,7 +286,7 @@ def sequence(context: Context) -> None:
             wanted = spoken(context, prompts[index // each], 7, settings, seed=23, index=index)
             equal(got[: len(wanted)], wanted, f"the tokens of sequence {index} of {len(prompts) * each}")
             known += len(wanted)
-        expect(known > len(result.token_ids), "the references are too close to call", tokens=known)
+        expect_firm(context, known > len(result.token_ids), tokens=known)
 
 
 @check("L4.sampling.seedless_differ", spec=["Sampling.22"])
