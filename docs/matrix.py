@@ -30,17 +30,19 @@ def matrix(reports: Path, up: str = "") -> str:
         reports: The folder that holds a folder with ``report.json`` for each run.
         up: The way from the page to the site's root.
     """
-    runs = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(reports.glob("*/report.json"))]
-    levels = [(level["level"], level["subject"]) for level in runs[0]["levels"]]
+    runs = {path.parent.name: json.loads(path.read_text(encoding="utf-8")) for path in reports.glob("*/report.json")}
+    # Where a target lets less be seen, its report has fewer levels.
+    levels = sorted({(level["level"], level["subject"]) for run in runs.values() for level in run["levels"]})
     lines = [
-        "| Runtime | Element type | " + " | ".join(f"{level} {subject}" for level, subject in levels) + " |",
-        "|---|---|" + "---|" * len(levels),
+        "| Runtime | Profile | Element type | " + " | ".join(f"{level} {subject}" for level, subject in levels) + " |",
+        "|---|---|---|" + "---|" * len(levels),
     ]
-    for run in runs:
-        backend, name = run["backend"], f"{run['adapter']}-{run['dtype']}"
-        cells = " | ".join(_cell(level) for level in run["levels"])
+    for name, run in sorted(runs.items()):
+        backend = run["backend"]
+        judged = {level["level"]: _cell(level) for level in run["levels"]}
+        cells = " | ".join(judged.get(level, "not shown") for level, _ in levels)
         report = f"[{run['dtype']}]({up}reports/conformance/{name}/report.md)"
-        lines.append(f"| {backend['runtime']} {backend['runtime_version']} | {report} | {cells} |")
+        lines.append(f"| {backend['runtime']} {backend['runtime_version']} | {run.get('profile', 'step')} | {report} | {cells} |")
     return "\n".join(lines)
 
 
