@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from os import PathLike
 from pathlib import Path
+from textwrap import indent
 from typing import Any
 
 from genai_iface import __version__
@@ -229,10 +230,15 @@ def as_html(data: Mapping[str, Any]) -> str:
 
 def _as_item(item: Mapping[str, Any]) -> str:
     numbers = ", ".join(f"{name} {_number(value)}" for name, value in item["numbers"].items())
-    text = f"- `{item['id']}`: {item['message']}"
+    told, _, program = item["message"].partition("\n")
+    text = f"- `{item['id']}`: {told}"
     if numbers:
         text += f" ({numbers})"
-    return text + (f" [{item['link']}]({item['link']})" if item["link"] else "")
+    text += f" [{item['link']}]({item['link']})" if item["link"] else ""
+    if program:
+        # What a walk prints is Python, which Markdown would read as its own.
+        text += "\n\n" + indent(f"```python\n{program}\n```", "    ") + "\n"
+    return text
 
 
 def _reasons(items: Iterable[Mapping[str, Any]]) -> list[str]:

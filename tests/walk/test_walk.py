@@ -15,6 +15,7 @@ from onnx.reference import ReferenceEvaluator
 from genai_iface.conformance import all_checks, run_checks
 from genai_iface.conformance._context import Context
 from genai_iface.conformance._golden import open_golden
+from genai_iface.conformance._report import _as_item
 from genai_iface.conformance._runner import run_check
 from genai_iface.conformance.checks.l3.fresh import FRESH
 from genai_iface.conformance.decoder.fresh import make_fresh
@@ -108,3 +109,15 @@ def test_fresh_models_of_half_types(dtype: str, tmp_path: Path) -> None:
     exact = make_fresh(open_golden("base", "scatter", "float32"), 2, tmp_path / "exact")
     stored = onnx.numpy_helper.to_array(tensors["0.q"]).astype(np.float64)
     assert np.array_equal(stored, exact.weights["0.q"])
+
+
+def test_a_program_stands_as_code_in_the_report() -> None:
+    failed = {
+        "id": "L2.walk.linear",
+        "message": "it fails:\nimport numpy as np\nx = [1, *t0[2][:2048]]",
+        "numbers": {"seed": 3},
+        "link": "",
+    }
+    lines = _as_item(failed).splitlines()
+    assert lines[0] == "- `L2.walk.linear`: it fails: (seed 3)"
+    assert lines[2:] == ["    ```python", "    import numpy as np", "    x = [1, *t0[2][:2048]]", "    ```"]
