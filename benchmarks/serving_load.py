@@ -5,7 +5,9 @@
     python -m benchmarks.serving_load --requests 2000 --clients 64 --report docs/reports/serving.json
 
 Requests have mixed lengths. Some clients close the connection after a few events, read slowly, reset the connection,
-or are killed. Every answer is compared with what the pipeline gives for its question alone. Prints one JSON object.
+or are killed. Every answer is compared with what the pipeline gives for its question alone. Prints one JSON object; the
+exit status is 1 if something was lost or wrong. With ``--exact``, a different answer is wrong unless the draw at the
+token where it parts is within rounding of a border between tokens, and it is the answer of that border's other side.
 
     python -m benchmarks.serving_load compare --model FOLDER --checkpoint FOLDER --clients 8
 
@@ -30,9 +32,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.load.client import Seen, ask
+from benchmarks.load.reference import references
 from benchmarks.load.target import Target, free_port, own_command, running
 from benchmarks.load.verdict import judge, percentiles
-from benchmarks.load.workload import TEMPERATURE, Ask, make_asks, make_questions, references
+from benchmarks.load.workload import TEMPERATURE, Ask, make_asks, make_questions
 from genai_iface import TextGenerationPipeline
 
 _SETTLE_SECONDS = 60.0
@@ -99,6 +102,8 @@ def hold_load(given: argparse.Namespace) -> dict[str, Any]:
             ),
             "memory": _flatness(memory),
         }
+        wrong = result["unexplained" if given.exact else "answers_of_another_question"]
+        result["passed"] = is_settled and not (wrong or result["errors"] or result["lost"])
     if given.record is not None:
         _record(given.record, asks, arrivals)
     return result
@@ -286,4 +291,4 @@ def _of_block(one: Ask, block: int, number: int) -> Ask:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(0 if main().get("passed", True) else 1)

@@ -52,6 +52,12 @@ An answer that is different goes on in another way from some token on: by defaul
 eight bits where weights are int8, and the batch has a part in that. `--exact` computes in float32. Greedy questions
 where two tokens were nearly equally likely are not asked. That each difference comes from rounding is not proven.
 """
+_BORDER = """
+A draw picks the token between whose borders in the cumulative distribution it falls. Of the different answers
+{explained} part from the reference at a token where, by the probabilities of the question alone, the draw is within
+1e-5 of a border, and are, to the last character read, what the question alone gives on the other side. {unexplained} do
+not.
+"""
 _COMPARE = """
 ## Beside others
 
@@ -119,10 +125,17 @@ def load_part(result: dict[str, Any]) -> str:
 
 def exact_part(result: dict[str, Any]) -> str:
     """The same in float32."""
-    return (
-        f"\nWith `--exact --requests {result['requests']} --report docs/reports/serving-exact.json`: "
-        f"{result['answers_compared']} answers compared, {result['different_from_reference']} different, "
+    different, unexplained = result["different_from_reference"], result["unexplained"]
+    near = [one["from_border"] for one in result["first_different"] if one["from_border"] is not None]
+    text = (
+        f"\nWith `--exact --requests {result['requests']} --questions 60 --report docs/reports/serving-exact.json`: "
+        f"{result['answers_compared']} answers compared, {different} different, "
         f"{result['errors']} errors, {result['lost']} lost.\n"
+    )
+    return (
+        text
+        + (_BORDER.format(explained=different - unexplained, **result) if different else "")
+        + (f"Draws were at most {max(near):.1e} away from their borders.\n" if near else "")
     )
 
 

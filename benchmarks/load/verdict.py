@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from benchmarks.load.client import Seen
+from benchmarks.load.reference import Reference
 from benchmarks.load.workload import Question
 
 __all__ = ["judge", "percentiles"]
@@ -25,18 +26,21 @@ def percentiles(values: Sequence[float]) -> dict[str, float]:
     return {"p50": round(cuts[49], 4), "p99": round(cuts[98], 4)}
 
 
-def judge(seen: Sequence[Seen], expected: Mapping[Question, str]) -> dict[str, Any]:
+def judge(seen: Sequence[Seen], expected: Mapping[Question, Reference]) -> dict[str, Any]:
     """Errors, and answers that are not those of their questions.
 
-    An answer that was read to its end must equal its reference, one that was broken off must be its beginning.
+    An answer that was read to its end must equal its reference, one that was broken off must be its beginning. One
+    that is different must, as exactly, be what the question is answered with on the other side of a border.
     """
-    wrong, foreign = [], 0
-    texts = set(expected.values())
+    different, unexplained, foreign = [], [], 0
+    texts = {text for reference in expected.values() for text in (reference.text, *reference.others)}
     for one in seen:
         reference = expected[one.ask.question]
-        is_right = one.text is None or (one.text == reference if one.is_whole else reference.startswith(one.text))
-        if not is_right:
-            wrong.append(one)
+        if one.text is None or _is(one, reference.text):
+            continue
+        different.append(one)
+        if not any(_is(one, other) for other in reference.others):
+            unexplained.append(one)
             foreign += one.text in texts
     whole = [one for one in seen if one.is_whole]
     prompt = [one for one in whole if one.ask.kind in ("whole", "stream")]
@@ -46,8 +50,11 @@ def judge(seen: Sequence[Seen], expected: Mapping[Question, str]) -> dict[str, A
         "answers_compared": sum(one.text is not None for one in seen),
         "errors": sum(one.error is not None for one in seen),
         "first_errors": [one.error for one in seen if one.error is not None][:_SHOWN],
-        "different_from_reference": len(wrong),
-        "first_different": [_shown(one, expected[one.ask.question]) for one in wrong[:_SHOWN]],
+        "different_from_reference": len(different),
+        "first_different": [_shown(one, expected[one.ask.question]) for one in different[:_SHOWN]],
+        "unexplained": len(unexplained),
+        "first_unexplained": [_shown(one, expected[one.ask.question]) for one in unexplained[:_SHOWN]],
+        "questions_with_a_draw_at_a_border": sum(bool(reference.others) for reference in expected.values()),
         "answers_of_another_question": foreign,
         "seconds": percentiles([one.seconds for one in prompt]),
         "seconds_to_first_token": percentiles(
@@ -56,9 +63,15 @@ def judge(seen: Sequence[Seen], expected: Mapping[Question, str]) -> dict[str, A
     }
 
 
-def _shown(one: Seen, reference: str) -> dict[str, Any]:
-    """Where an answer parts from its reference."""
-    text = one.text or ""
-    at = next((at for at, pair in enumerate(zip(text, reference, strict=False)) if pair[0] != pair[1]), len(text))
+def _is(one: Seen, answer: str) -> bool:
+    """Whether a client got this answer, as far as it read."""
+    return one.text is not None and (one.text == answer if one.is_whole else answer.startswith(one.text))
+
+
+def _shown(one: Seen, reference: Reference) -> dict[str, Any]:
+    """Where an answer parts from its reference, and how near the draw is to a border there."""
+    text, alone = one.text or "", reference.text
+    at = next((at for at, pair in enumerate(zip(text, alone, strict=False)) if pair[0] != pair[1]), len(text))
     question = {"kind": one.ask.kind, "number": one.ask.number, "seed": one.ask.seed, "max_tokens": one.ask.max_tokens}
-    return {**question, "at": at, "got": text[at : at + 40], "expected": reference[at : at + 40]}
+    near = min((near for other, near in reference.others.items() if _is(one, other)), default=None)
+    return {**question, "at": at, "got": text[at : at + 40], "expected": alone[at : at + 40], "from_border": near}

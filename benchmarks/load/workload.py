@@ -10,9 +10,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
-from genai_iface import TextGenerationPipeline
-
-__all__ = ["KINDS", "TEMPERATURE", "Ask", "Kind", "Question", "make_asks", "make_questions", "references"]
+__all__ = ["KINDS", "TEMPERATURE", "Ask", "Kind", "Question", "make_asks", "make_questions"]
 
 Kind: TypeAlias = Literal["whole", "stream", "cancel", "slow", "broken", "killed"]
 
@@ -36,7 +34,6 @@ _TEXT = """the operator takes a tensor of shape and returns its output along axi
 input data type float index values dimension attribute default model graph node version optional sum product"""
 _LENGTHS = (4, 12, 40, 120)
 _TOKENS = (4, 12, 24, 48)
-_MARGIN = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,26 +82,6 @@ def make_questions(count: int, *, beginnings: int, seed: int) -> list[Question]:
         )
         for number in range(count)
     ]
-
-
-def references(pipe: TextGenerationPipeline, questions: Sequence[Question]) -> dict[Question, str]:
-    """What each question is answered with alone, by the pipeline.
-
-    Greedy questions where a token was nearly another one are left out: what rounding decides depends on the batch.
-    """
-    answers = {}
-    for prompt, max_tokens, seed in questions:
-        result = pipe.generate(
-            prompt,
-            max_new_tokens=max_tokens,
-            temperature=0 if seed is None else TEMPERATURE,
-            seed=seed or 0,
-            logprobs=2,
-        )
-        tops = [token.top for token in (result.logprobs or [[]])[0]]
-        if seed is not None or all(first[1] - second[1] > _MARGIN for first, second in tops):
-            answers[prompt, max_tokens, seed] = result.text
-    return answers
 
 
 def make_asks(count: int, questions: Sequence[Question], *, seed: int, polite: bool = False) -> list[Ask]:

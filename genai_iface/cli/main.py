@@ -9,6 +9,7 @@ imports beyond the interface it imports in ``run``, so that ``--help`` stays qui
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib
 import io
 import logging
@@ -73,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if arguments.debug:
             raise
+        if _is_closed_output(error):
+            return _lost_output(error)
         where = f" ({error.filename!r})" if error.filename is not None else ""
         _complain(f"The run failed: {error.strerror or error}{where}.")
         _drop_output()
@@ -200,9 +203,15 @@ def _flushed(code: int) -> int:
 def _lost_output(error: OSError) -> int:
     """Says why the standard output cannot be written, unless its reader has gone; 1, for the exit code."""
     if not isinstance(error, BrokenPipeError):
-        _complain(f"The standard output cannot be written: {error.strerror or error}.")
+        why = "it is closed" if _is_closed_output(error) else error.strerror or error
+        _complain(f"The standard output cannot be written: {why}.")
     _drop_output()
     return 1
+
+
+def _is_closed_output(error: OSError) -> bool:
+    """Whether it comes from what stands in for a standard output that was closed at the start."""
+    return error.errno == errno.EBADF and error.filename is None
 
 
 def _complain(text: str) -> None:

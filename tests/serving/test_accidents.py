@@ -69,7 +69,9 @@ def test_standard_output_is_full() -> None:
 
 def test_standard_output_is_closed() -> None:
     port = free_port()
-    check_refused(start(port, close=1, stderr=subprocess.PIPE), port, "Bad file descriptor")
+    check_refused(
+        start(port, close=1, stderr=subprocess.PIPE), port, "The standard output cannot be written: it is closed."
+    )
 
 
 def test_the_logs_are_on_a_full_disk() -> None:

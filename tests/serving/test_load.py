@@ -5,9 +5,13 @@
 from __future__ import annotations
 
 import json
+from contextlib import closing
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from tests.marks import needs_ort
 
@@ -24,13 +28,108 @@ def test_nothing_is_lost_or_mixed_up_under_load(tmp_path: Path) -> None:
     result = main([*words, "--record", str(trace)])
     assert result["errors"] == result["lost"] == 0, result
     assert result["answers_of_another_question"] == 0, result
-    # Rounding in a batch makes some draws others; see docs/reports/serving.md.
-    assert result["different_from_reference"] <= 0.03 * result["answers_compared"], result
+    assert result["unexplained"] == 0, result
+    assert result["passed"]
     assert result["answers_compared"] > 150
     assert set(result["kinds"]) == {"whole", "stream", "cancel", "slow", "broken", "killed"}
     assert result["slots_free_at_the_end"]
     assert result["memory"]["growth"] < 0.1
     assert len(trace.read_text(encoding="utf-8").splitlines()) == 250
+
+
+def seen(text: str, question: Any, *, is_whole: bool = True) -> Any:
+    from benchmarks.load.client import Seen
+    from benchmarks.load.workload import Ask
+
+    return Seen(Ask(0, *question, kind="whole"), text, is_whole)
+
+
+def test_only_the_other_side_of_a_border_excuses_an_answer() -> None:
+    from benchmarks.load.reference import Reference
+    from benchmarks.load.verdict import judge
+
+    one, two = ("one", 4, 7), ("two", 4, 8)
+    expected = {one: Reference("abcd", {"abxy": 1e-7}), two: Reference("efgh")}
+
+    def counted(text: str, question: Any, *, is_whole: bool = True) -> tuple[int, int, int]:
+        result = judge([seen(text, question, is_whole=is_whole)], expected)
+        return result["different_from_reference"], result["unexplained"], result["answers_of_another_question"]
+
+    assert counted("abcd", one) == counted("ab", one, is_whole=False) == (0, 0, 0)
+    assert counted("abxy", one) == counted("abx", one, is_whole=False) == (1, 0, 0)
+    # It parts at the border, and goes on in a way that neither side does.
+    assert counted("abxd", one) == counted("abx", one) == counted("abz", one, is_whole=False) == (1, 1, 0)
+    assert counted("efgh", one) == counted("abxy", two) == (1, 1, 1)
+    assert counted("efg", two) == (1, 1, 0)
+
+
+@pytest.mark.parametrize("distance", [-3e-6, 3e-6, 3e-5])
+def test_a_draw_is_at_a_border_if_rounding_can_move_it_over(distance: float) -> None:
+    """Two tokens, and a border that is put so far from the draw of the second step."""
+    from benchmarks.load.reference import Reference, references
+    from benchmarks.load.workload import TEMPERATURE
+    from genai_iface import TextGenerationPipeline
+    from tests.fakes import ByteTokenizer, FakeModel
+
+    seed = 5
+    # Key and counter of the draw as the standard names them; here by NumPy alone.
+    u = (int(np.random.Philox(key=seed, counter=3).random_raw()) >> 11) * 2.0**-53
+    share = u + distance
+
+    class Coin(FakeModel):
+        def forward(self, *arguments: Any, **keywords: Any) -> NDArray[np.float32]:
+            logits = super().forward(*arguments, **keywords)
+            logits[...] = -np.inf
+            logits[..., 65] = TEMPERATURE * np.log(share)
+            logits[..., 66] = TEMPERATURE * np.log(1 - share)
+            return logits
+
+    with TextGenerationPipeline.from_parts(Coin(258), ByteTokenizer()) as pipe:
+        ((_, found),) = references(pipe, [("ab", 2, seed)]).items()
+    assert isinstance(found, Reference)
+    assert found.text[1] == ("A" if u < share else "B")
+    if abs(distance) > 1e-5:
+        assert not found.others
+        return
+    ((other, near),) = found.others.items()
+    assert other == found.text[0] + ("B" if u < share else "A")
+    assert near == pytest.approx(abs(distance), abs=2e-7)
+
+
+@pytest.mark.slow
+@needs_ort
+def test_a_held_prefix_gives_what_its_prompt_gives_in_two_parts() -> None:
+    """The question of the load test whose draw is at a border: the cache holds nothing else than the prefix."""
+    from benchmarks.load.reference import references
+    from benchmarks.load.workload import TEMPERATURE, make_questions
+    from genai_iface import TextGenerationPipeline
+
+    (question,) = [one for one in make_questions(60, beginnings=8, seed=1) if one[2] == 283851900]
+    prompt, max_tokens, seed = question
+    scores: list[NDArray[np.float64]] = []
+
+    def record(_: NDArray[np.int64], given: NDArray[np.float64]) -> None:
+        scores.append(given.copy())
+
+    exact = {"num_threads": 1, "session_options": {"session.qdq_matmulnbits_accuracy_level": "1"}}
+    draw: dict[str, Any] = {"max_new_tokens": max_tokens, "temperature": TEMPERATURE, "seed": seed}
+    with TextGenerationPipeline(backend="ort", options=exact) as pipe:
+        expected = references(pipe, [question])[question]
+        with pipe.scheduler(slots=8, thread=False, prefix_bytes=2**30) as scheduler:
+            first = scheduler.submit(prompt, **draw).result()
+            again = scheduler.submit(prompt, logits_processors=[record], **draw).result()
+        length, new = again.perf_metrics.num_prompt_tokens, again.token_ids[0]
+        assert again.perf_metrics.num_reused_tokens == length - 1
+        assert {first.text, again.text} <= {expected.text, *expected.others}
+        ids = pipe.tokenizer.encode(prompt)
+        assert len(ids) == length
+        model: Any = pipe.model
+        with closing(model.create_cache(batch_size=1, capacity=None)) as cache:
+            model.forward(np.array([ids[:-1]]), cache, logits="none")
+            for token, got in zip([ids[-1], *new], scores, strict=False):
+                alone = model.forward(np.array([[token]]), cache, logits="last")[0, 0]
+                # Another row's or a longer prefix's entries would change logits by whole numbers.
+                np.testing.assert_allclose(got, alone, rtol=0, atol=2e-5)
 
 
 def trace_of(path: Path, *, shared: bool) -> Path:

@@ -16,7 +16,8 @@ from typing import Any
 import openai
 import pytest
 
-from benchmarks.load.workload import Question, references
+from benchmarks.load.reference import references
+from benchmarks.load.workload import Question
 from genai_iface import TextGenerationPipeline
 from tests.marks import needs_ort
 from tests.serving.ray_cluster import cluster, needs_ray, processes
@@ -53,7 +54,7 @@ def expected() -> dict[str, str]:
     """What the pipeline answers alone, where rounding decides no token: in a batch it is another one."""
     questions: list[Question] = [(f"The {name} operator", TOKENS, None) for name in NAMES]
     with TextGenerationPipeline(backend="ort") as pipe:
-        found = {prompt: text for (prompt, _, _), text in references(pipe, questions).items()}
+        found = {prompt: answer.text for (prompt, _, _), answer in references(pipe, questions).items()}
     assert len(found) >= 4
     return found
 
