@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -146,7 +147,7 @@ def kind_of(family: Family, network: Any = None) -> str:
     """
     try:
         plain = CONFIG_MAPPING[family.model_type]()
-    except (AttributeError, LookupError, TypeError, ValueError):
+    except (AttributeError, LookupError, StrictDataclassError, TypeError, ValueError):
         plain = None if network is None else network.config
     if plain is None:
         return "decoder"  # its defaults contradict each other
