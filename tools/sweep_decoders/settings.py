@@ -100,6 +100,7 @@ BY_HAND: Mapping[str, Mapping[str, Any]] = {
         "unpadded_vocab_size": 131,
     },
     "ministral": {"head_dim": 16},
+    "moss_transcribe_diarize": {"text_config": {"tie_word_embeddings": True}},
     "musicgen": {"decoder": {"num_codebooks": 1}},
     "qwen4_exp_text": _HASHED,
     "recurrent_gemma": {
