@@ -10,8 +10,9 @@ from typing import Any
 
 from genai_iface.errors import UnsupportedModelError
 
-__all__ = ["does_not_run", "in_our_words", "said_by"]
+__all__ = ["does_not_run", "in_our_words", "lacks_operator", "said_by"]
 
+_NO_OPERATOR = "ONNX has no operator for"
 _LONGEST = 200
 # What other packages say, and what it means for who builds a model.
 _MEANINGS: tuple[tuple[str, str], ...] = (
@@ -30,6 +31,10 @@ _MEANINGS: tuple[tuple[str, str], ...] = (
         "sparse attention with an index: its indexer keeps keys of its own, for which no cache here has room",
     ),
     (
+        r"expand\(torch\.LongTensor.*the number of sizes provided",
+        "the network counts positions once for all rows, and here each row has its own",
+    ),
+    (
         r"data-dependent|GuardOnDataDependent|unbacked|\bu\d+\b",
         "the network decides by what its tensors hold, as experts in a Python loop do, and a graph has one way only",
     ),
@@ -37,8 +42,8 @@ _MEANINGS: tuple[tuple[str, str], ...] = (
         r"Constraints violated|specialized|not equal to the value",
         "the network is made for one number of rows, tokens or positions of the cache",
     ),
-    (r"No ONNX function found for .*?([\w.]+)'?[,>]", "ONNX has no operator for {0!r}"),
-    (r"Failed to decompose|No decompositions", "ONNX has no operator for a part of the network"),
+    (r"No ONNX function found for .*?([\w.]+)'?[,>]", _NO_OPERATOR + " {0!r}"),
+    (r"Failed to decompose|No decompositions", _NO_OPERATOR + " a part of the network"),
 )
 
 
@@ -65,8 +70,21 @@ def said_by(error: BaseException) -> str:
     return f"{type(deepest).__name__}{place}"
 
 
+def lacks_operator(error: BaseException) -> bool:
+    """Whether a network could not be translated because ONNX has no operator for a part of it."""
+    return said_by(error).startswith(_NO_OPERATOR)
+
+
 def does_not_run(network: Any, error: BaseException) -> UnsupportedModelError:
     """The refusal of a network that torch itself does not decode with."""
+    config = network.config.get_text_config()
+    shared = getattr(config, "num_kv_shared_layers", None)
+    if shared and shared >= config.num_hidden_layers:
+        return UnsupportedModelError(
+            f"{type(network).__name__} keeps no keys and values of its own: all of its {shared} layers read those of "
+            "another network, for which it makes drafts",
+            remedy="Build the network that it makes drafts for; this one is no decoder by itself.",
+        )
     return UnsupportedModelError(
         f"{type(network).__name__} does not decode ids with Transformers itself, so there is nothing to compare with: "
         f"{said_by(error)}",

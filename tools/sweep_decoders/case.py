@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_NAMES
 
@@ -146,7 +147,7 @@ def kind_of(family: Family, network: Any = None) -> str:
     """
     try:
         plain = CONFIG_MAPPING[family.model_type]()
-    except (AttributeError, LookupError, TypeError, ValueError):
+    except (AttributeError, LookupError, StrictDataclassError, TypeError, ValueError):
         plain = None if network is None else network.config
     if plain is None:
         return "decoder"  # its defaults contradict each other
@@ -182,7 +183,7 @@ def sweep_case(
     try:
         kind = kind_of(family)
         checkpoint = work / "checkpoint"
-        made = make_checkpoint(Family(name, family.model_type, tiny_settings(family)), checkpoint)
+        made = _made(Family(name, family.model_type, tiny_settings(family)), checkpoint)
         network, kind = type(made).__name__, kind_of(family, made)
         text_only = kind == "composite"
         single, reference = _half(checkpoint, work / "float32", "float32", made, text_only=text_only)
@@ -190,12 +191,31 @@ def sweep_case(
             integers = _integers(work / "float32", work / "int8", reference)
         if single.verified and half_precision:
             half, _ = _half(checkpoint, work / "float16", "float16", None, method=single.method, text_only=text_only)
+    except _NotMadeError as error:
+        single = Half(problem=str(error))
     except Exception as error:  # noqa: BLE001 - a traceback of any kind is what a sweep looks for: it is a row
         single = Half(problem=_in_short(error), crashed=True)
     finally:
         shutil.rmtree(work, ignore_errors=True)
     seconds = round(time.process_time() - begin, 1)
     return Outcome(name, family.model_type, kind, network, single, half, integers, seconds, code, versions)
+
+
+class _NotMadeError(Exception):
+    """Transformers itself makes no network of a type, whatever its sizes are."""
+
+
+def _made(family: Family, checkpoint: Path) -> Any:
+    """The network, saved.
+
+    Raises:
+        _NotMadeError: Its class reads what its configuration never has, or asks for a package that is not there.
+    """
+    try:
+        return make_checkpoint(family, checkpoint)
+    except (AttributeError, ImportError) as error:
+        said = _in_short(error).partition(" You can install")[0]
+        raise _NotMadeError(f"Transformers itself makes no network of this type here: {said}") from error
 
 
 def _half(

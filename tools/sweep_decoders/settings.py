@@ -72,11 +72,35 @@ BY_HAND: Mapping[str, Mapping[str, Any]] = {
         "shared_experts_intermediate_size": 32,
     },
     "gemma3n_text": _GEMMA3N,
+    "gemma4_assistant": {
+        "text_config": {
+            **_LAYERS,
+            "hidden_size_per_layer_input": 0,
+            "vocab_size_per_layer_input": 0,
+            "num_kv_shared_layers": 2,
+        },
+        "backbone_hidden_size": 64,
+    },
     "gemma4_unified_text": {**_LAYERS, **_PER_LAYER, "num_key_value_heads": 2, "use_bidirectional_attention": None},
+    # The text part has a head of its own only if both configurations say so.
+    "got_ocr2": {"text_config": {"tie_word_embeddings": True}},
     "hunyuan_v1_moe": {"head_dim": 16, "num_experts": 4, "moe_topk": 2},
-    "inkling2_text": {"d_rel": 4, "rel_extent": 16, "sliding_window_size": 8, "log_scaling_n_floor": 8},
-    "inkling2_loop_text": {"d_rel": 4, "rel_extent": 16, "sliding_window_size": 8, "log_scaling_n_floor": 8},
+    "inkling2_text": {
+        "d_rel": 4,
+        "rel_extent": 16,
+        "sliding_window_size": 8,
+        "log_scaling_n_floor": 8,
+        "unpadded_vocab_size": 131,
+    },
+    "inkling2_loop_text": {
+        "d_rel": 4,
+        "rel_extent": 16,
+        "sliding_window_size": 8,
+        "log_scaling_n_floor": 8,
+        "unpadded_vocab_size": 131,
+    },
     "ministral": {"head_dim": 16},
+    "moss_transcribe_diarize": {"text_config": {"tie_word_embeddings": True}},
     "musicgen": {"decoder": {"num_codebooks": 1}},
     "qwen4_exp_text": _HASHED,
     "recurrent_gemma": {
@@ -101,6 +125,7 @@ BY_HAND: Mapping[str, Mapping[str, Any]] = {
         "shape_embed_dim": 16,
     },
     "xlnet": {"d_head": 16, "mem_len": None, "attn_type": "uni"},
+    "xmod": {"default_language": "en_XX"},
     "zamba": {
         "attention_hidden_size": 128,
         "attention_head_dim": 32,

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
@@ -85,7 +86,10 @@ def tiny_settings(family: Family) -> dict[str, Any]:
 
 def _settings(kind: Any, by_hand: Mapping[str, Any]) -> dict[str, Any]:
     """Sizes for a configuration class and for those inside it."""
-    plain = kind()
+    try:
+        plain = kind()
+    except StrictDataclassError:  # defaults that the class itself refuses
+        plain = kind(**by_hand)
     parts = {name: type(part) for name in kind.sub_configs or {} if (part := vars(plain).get(name)) is not None}
     given: dict[str, Any] = {name: _part(part, by_hand.get(name, {})) for name, part in parts.items()}
     if not parts or _has(plain, "vocab_size"):

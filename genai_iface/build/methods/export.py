@@ -19,7 +19,8 @@ import onnx_ir as ir
 import torch
 
 from genai_iface.build._network_cache import cache_keyword
-from genai_iface.build._reasons import said_by
+from genai_iface.build._reasons import lacks_operator, said_by
+from genai_iface.build.methods.folded_constants import fold_constants
 from genai_iface.build.methods.fuse_standard import fuse_standard
 from genai_iface.build.methods.names import name_parts
 from genai_iface.build.methods.quick_matching import quick_matching
@@ -183,9 +184,7 @@ def traced(
     """
     try:
         with quiet_exporter(), quick_matching(), torch.no_grad():
-            program = torch.onnx.export(
-                module.eval(), arguments, dynamo=True, opset_version=opset, dynamic_shapes=dynamic, verbose=False
-            )
+            program = _translated(module.eval(), arguments, dynamic, opset)
     except (torch.onnx.OnnxExporterError, GenAIError) as error:
         cause: BaseException | None = error
         while cause is not None and not isinstance(cause, GenAIError):
@@ -198,6 +197,21 @@ def traced(
         ) from error
     model: ir.Model = program.model
     return model
+
+
+def _translated(module: torch.nn.Module, arguments: tuple[Any, ...], dynamic: tuple[Any, ...], opset: int) -> Any:
+    """The program of the exporter; where it lacks an operator, that of the module with its constants computed."""
+    try:
+        return torch.onnx.export(
+            module, arguments, dynamo=True, opset_version=opset, dynamic_shapes=dynamic, verbose=False
+        )
+    except torch.onnx.OnnxExporterError as error:
+        if not lacks_operator(error):
+            raise
+        folded = fold_constants(torch.export.export(module, arguments, dynamic_shapes=dynamic, strict=False))
+        if folded is None:
+            raise
+    return torch.onnx.export(folded, dynamo=True, opset_version=opset, verbose=False)
 
 
 @contextlib.contextmanager

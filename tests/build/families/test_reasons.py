@@ -4,9 +4,11 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 
-from genai_iface.build._reasons import in_our_words, said_by
+from genai_iface.build._reasons import does_not_run, in_our_words, lacks_operator, said_by
 
 
 @pytest.mark.parametrize(
@@ -22,6 +24,10 @@ from genai_iface.build._reasons import in_our_words, said_by
             "mobius-onnx does not know the model type 'rwkv'",
         ),
         ("Could not guard on data-dependent expression Eq(u0, 0)", "the network decides by what its tensors hold"),
+        (
+            "expand(torch.LongTensor{[1, 1, 1, 1, 2]}, size=[1, 4, -1, -1]): the number of sizes provided (4) must be",
+            "the network counts positions once for all rows",
+        ),
         ("Cannot call `update_indexer` on layer 0 which is a DynamicLayer", "sparse attention with an index"),
     ],
 )
@@ -56,3 +62,17 @@ def test_the_deepest_error_speaks() -> None:
             raise RuntimeError("the pass failed") from inner
     except RuntimeError as error:
         assert said_by(error) == "mobius-onnx does not know the model type 'x'"
+
+
+def test_an_operator_that_onnx_lacks_is_told_from_other_problems() -> None:
+    assert lacks_operator(
+        RuntimeError("No ONNX function found for <OpOverload(op='prims.erf_inv', overload='default')>")
+    )
+    assert not lacks_operator(RuntimeError("Could not guard on data-dependent expression Eq(u0, 0)"))
+
+
+@pytest.mark.parametrize(("shared", "said"), [(2, "keeps no keys and values of its own"), (1, "does not decode ids")])
+def test_a_network_whose_layers_all_read_another_ones_keys(shared: int, said: str) -> None:
+    text = SimpleNamespace(num_hidden_layers=2, num_kv_shared_layers=shared)
+    network = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: text))
+    assert said in str(does_not_run(network, ValueError("no layers")))

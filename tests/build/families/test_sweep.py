@@ -76,7 +76,7 @@ def test_every_model_type_gets_a_configuration() -> None:
 
     from tools.sweep_decoders.tiny import cases, tiny_settings
 
-    for name in ("llama4_text", "mistral", "gpt_neo", "gemma3"):
+    for name in ("llama4_text", "mistral", "gpt_neo", "gemma3", "gemma4_assistant"):
         family = cases()[name]
         text = AutoConfig.for_model(family.model_type, **tiny_settings(family)).get_text_config()
         lengths = ("sliding_window", "attention_chunk_size", "floor_scale", "window_size")
