@@ -68,7 +68,11 @@ BY_HAND: Mapping[str, Mapping[str, Any]] = {
     "dots1": _EXPERTS,
     "dots3_note_text": {
         "num_hidden_layers": 2,
-        "per_layer_config": {"01": {"num_attention_heads": 2, "num_key_value_heads": 2}},
+        "layer_types": ["indexed_attention", "sliding_attention"],
+        "mlp_layer_types": ["dense", "sparse"],
+        **dict.fromkeys(("swa_num_attention_heads", "swa_num_key_value_heads"), 4),
+        **dict.fromkeys(("swa_q_lora_rank", "swa_kv_lora_rank", "swa_head_dim"), 32),
+        **dict.fromkeys(("swa_qk_nope_head_dim", "swa_v_head_dim"), 16),
         "shared_experts_intermediate_size": 32,
     },
     "gemma3n_text": _GEMMA3N,
