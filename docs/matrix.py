@@ -38,11 +38,11 @@ def matrix(reports: Path, up: str = "") -> str:
         "|---|---|---|" + "---|" * len(levels),
     ]
     for name, run in sorted(runs.items()):
-        backend = run["backend"]
+        runtime = f"{run['backend']['runtime']} {run['backend']['runtime_version']}"
         judged = {level["level"]: _cell(level) for level in run["levels"]}
         cells = " | ".join(judged.get(level, "not shown") for level, _ in levels)
         report = f"[{run['dtype']}]({up}reports/conformance/{name}/report.md)"
-        lines.append(f"| {backend['runtime']} {backend['runtime_version']} | {run.get('profile', 'step')} | {report} | {cells} |")
+        lines.append(f"| {runtime} | {run.get('profile', 'step')} | {report} | {cells} |")
     return "\n".join(lines)
 
 
