@@ -161,12 +161,13 @@ class GenAISide:
         self._parameters.set_search_options(max_length=longest, do_sample=False)
         self._prompt = np.random.default_rng(0).integers(3, 1000, setting.context).astype(np.int32)
         self._setting = setting
-        self._generator = og.Generator(self._model, self._parameters)
+        self._rewinds = False
+        self.prefill()
         try:
-            self._generator.rewind_to(0)
+            self._generator.rewind_to(setting.context - 1)
             self._rewinds = True
-        except RuntimeError:  # models with states
-            self._rewinds = False
+        except RuntimeError:  # models with states go back to their beginning only
+            pass
         self.prefill()
 
     def prefill(self) -> float:
