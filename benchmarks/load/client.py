@@ -117,6 +117,8 @@ def _read(port: int, model: str, one: Ask, started: float) -> Seen:
             time.sleep(0.05)
         elif one.kind == "cancel" and len(parts) >= 1 + one.number % 4:
             break
+    # A response to whose connection the server says "close" keeps the socket by itself.
+    answer.close()
     connection.close()
     error = None if is_whole or one.kind == "cancel" else "the stream ended early"
     return Seen(one, "".join(parts), is_whole, error, first, time.perf_counter() - started, tokens)
