@@ -9,13 +9,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-import transformers
-from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
-from transformers.utils import logging
-
 from genai_iface import GenerationConfig, InvalidInputError, UnsupportedCapabilityError
+from genai_iface.backend_kit import switch_off_telemetry
 from genai_iface.conformance.wire import serve
+
+switch_off_telemetry()  # before Transformers is imported
+
+import torch  # noqa: E402
+import transformers  # noqa: E402
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast  # noqa: E402
+from transformers.utils import logging  # noqa: E402
 
 # What generate() takes under the same name.
 SAME = ("min_new_tokens", "top_p", "min_p", "typical_p", "repetition_penalty", "no_repeat_ngram_size", "max_time")
