@@ -23,7 +23,18 @@ __all__ = ["cases", "tiny_settings"]
 
 _SIZES: Mapping[str, Any] = {
     **dict.fromkeys(
-        ("hidden_size", "adapter_in_dim", "d_model", "n_embd", "dim", "embedding_size", "embed_dim", "dim_model"), 64
+        (
+            "hidden_size",
+            "adapter_in_dim",
+            "adapter_input_size",
+            "d_model",
+            "n_embd",
+            "dim",
+            "embedding_size",
+            "embed_dim",
+            "dim_model",
+        ),
+        64,
     ),
     **dict.fromkeys(("emb_dim", "embedding_dim", "hidden_dim", "word_embed_proj_dim", "encoder_hidden_size"), 64),
     **dict.fromkeys(("intermediate_size", "ffn_dim", "n_inner", "decoder_ffn_dim", "feed_forward_size"), 96),
