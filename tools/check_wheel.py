@@ -11,7 +11,14 @@ import sys
 from pathlib import Path
 from zipfile import ZipFile
 
-PACKAGES = ("genai_iface", "genai_iface_numpy", "genai_iface_ort", "genai_iface_transformers")
+PACKAGES = (
+    "genai_iface",
+    "genai_iface_numpy",
+    "genai_iface_openvino_genai",
+    "genai_iface_ort",
+    "genai_iface_ort_genai",
+    "genai_iface_transformers",
+)
 NEEDED = (
     "genai_iface/models/onnx-prose/model.onnx",
     "genai_iface/models/onnx-prose/PROVENANCE.md",
