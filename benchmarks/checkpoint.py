@@ -291,9 +291,12 @@ def build_gguf(checkpoint: Path, weights: Weights) -> Path:
 
 
 def _write_vocabulary(writer: Any, checkpoint: Path, size: int) -> None:
-    """The tokens and merges of tokenizer.json; llama.cpp's server loads nothing without."""
+    """The tokens and merges of tokenizer.json, where there is one; llama.cpp's server loads nothing without."""
     import gguf
 
+    if not (checkpoint / "tokenizer.json").exists():
+        writer.add_tokenizer_model("no_vocab")
+        return
     model = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))["model"]
     tokens = [f"[unused {index}]" for index in range(size)]
     for token, index in model["vocab"].items():
