@@ -162,6 +162,7 @@ class GenAISide:
         self._prompt = np.random.default_rng(0).integers(3, 1000, setting.context).astype(np.int32)
         self._setting = setting
         self._rewinds = False
+        self._generator: Any = og.Generator(self._model, self._parameters)
         self.prefill()
         try:
             self._generator.rewind_to(setting.context - 1)

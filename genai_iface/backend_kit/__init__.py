@@ -25,6 +25,7 @@ from genai_iface.backend_kit.arguments import (
 )
 from genai_iface.backend_kit.inputs import GraphInputs
 from genai_iface.backend_kit.logits import asked_columns, empty_logits, store_logits
+from genai_iface.backend_kit.owned_loop import check_honored, check_new_tokens, check_rewind, stop_ids
 from genai_iface.backend_kit.privacy import switch_off_telemetry
 from genai_iface.backend_kit.row_lengths import RowLengths, check_cache, stored_positions
 from genai_iface.backend_kit.row_states import RowStates, StateStore, cache_capabilities, make_states
@@ -45,9 +46,12 @@ __all__ = [
     "capacity_bound",
     "check_batch_and_capacity",
     "check_cache",
+    "check_honored",
     "check_indices",
     "check_lengths",
     "check_loaded",
+    "check_new_tokens",
+    "check_rewind",
     "check_rows",
     "check_step",
     "empty_logits",
@@ -56,6 +60,7 @@ __all__ = [
     "plan_concat",
     "plan_in_place",
     "save_cache",
+    "stop_ids",
     "store_logits",
     "stored_positions",
     "switch_off_telemetry",

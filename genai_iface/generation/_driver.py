@@ -31,7 +31,6 @@ class Driver:
         self.running: dict[Engine, AbstractContextManager[object]] = {}
         self._model_lock = model_lock
         self._process = OwnProcess("pipeline")
-        self._process = OwnProcess("pipeline")
         self._is_closed = False
 
     @property

@@ -15,11 +15,12 @@ import openvino
 import openvino_genai
 from numpy.typing import ArrayLike, NDArray
 
+from genai_iface.backend_kit import check_new_tokens, check_rewind, stop_ids
 from genai_iface.config import GenerationConfig
-from genai_iface.errors import BackendError, CacheOverflowError, InvalidInputError, UnsupportedCapabilityError
+from genai_iface.errors import BackendError, InvalidInputError, UnsupportedCapabilityError
 from genai_iface.results import FinishReason
 from genai_iface_openvino_genai.model import PreparedFolder
-from genai_iface_openvino_genai.search import search_config, stop_ids
+from genai_iface_openvino_genai.search import search_config
 
 __all__ = ["OpenVINOGenAIGenerator"]
 
@@ -56,15 +57,8 @@ class OpenVINOGenAIGenerator:
 
     def append_tokens(self, token_ids: Sequence[int] | Sequence[Sequence[int]], /) -> None:
         """Notes input tokens; the runtime begins anew with the whole sequence."""
-        tokens = _one_row(token_ids)
-        size = self._folder.vocab_size
-        wrong = next((token for token in tokens if not 0 <= token < size), None)
-        if wrong is not None:
-            raise InvalidInputError(
-                f"The token {wrong} is not in 0..{size - 1}", remedy="Give ids of the model's vocabulary."
-            )
-        if len(self._tokens) + len(tokens) > self._capacity:
-            raise CacheOverflowError(0, len(self._tokens) + len(tokens), self._capacity)
+        held, size = len(self._tokens), self._folder.vocab_size
+        tokens = check_new_tokens(token_ids, held=held, vocab_size=size, capacity=self._capacity)
         self._stop()
         self._tokens += tokens
         self._reason = "length" if len(self._tokens) >= self._capacity else None
@@ -113,11 +107,7 @@ class OpenVINOGenAIGenerator:
 
     def rewind_to(self, length: int | Sequence[int], /) -> None:
         """Forgets tokens; the runtime begins anew with those that stay."""
-        (wanted,) = [length] if isinstance(length, int) else length
-        if not 0 <= wanted <= len(self._tokens):
-            raise InvalidInputError(
-                f"The length {wanted} is not in 0..{len(self._tokens)}", remedy="Rewind to what was there."
-            )
+        wanted = check_rewind(length, held=len(self._tokens))
         self._stop()
         self._tokens, self._reason = self._tokens[:wanted], None
 
@@ -223,11 +213,3 @@ class _Tap(openvino_genai.StreamerBase):  # type: ignore[misc]  # the runtime ha
 
     def end(self) -> None:
         """Called by the runtime at the end."""
-
-
-def _one_row(token_ids: Sequence[Any]) -> list[int]:
-    """The only row of one list, or of a list of one."""
-    rows = token_ids if token_ids and not isinstance(token_ids[0], (int, np.integer)) else [token_ids]
-    if len(rows) != 1:
-        raise InvalidInputError(f"{len(rows)} sequences were given", remedy="A runtime's generator has one.")
-    return [int(token) for token in rows[0]]

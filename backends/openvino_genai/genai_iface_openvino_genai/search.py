@@ -4,16 +4,15 @@
 
 from __future__ import annotations
 
-import dataclasses
 import secrets
 from typing import Any
 
 import openvino_genai
 
+from genai_iface.backend_kit import check_honored
 from genai_iface.config import GenerationConfig
-from genai_iface.errors import UnsupportedCapabilityError
 
-__all__ = ["search_config", "stop_ids"]
+__all__ = ["search_config"]
 
 _ALWAYS = ("repetition_penalty", "presence_penalty", "frequency_penalty", "no_repeat_ngram_size")
 _OF_DRAWS = ("temperature", "top_p", "min_p")
@@ -27,12 +26,7 @@ def search_config(config: GenerationConfig) -> Any:
     Raises:
         UnsupportedCapabilityError: A field is not neutral, and the runtime cannot honor it.
     """
-    neutral = GenerationConfig()
-    for field in dataclasses.fields(config):
-        if field.name not in _KNOWN and getattr(config, field.name) != getattr(neutral, field.name):
-            raise UnsupportedCapabilityError(
-                f"OpenVINO GenAI cannot honor {field.name}", remedy="Leave it alone, or use the backend 'ort'."
-            )
+    check_honored(config, _KNOWN, "OpenVINO GenAI")
     search = openvino_genai.GenerationConfig()
     search.apply_chat_template = False
     search.ignore_eos = True
@@ -44,13 +38,3 @@ def search_config(config: GenerationConfig) -> Any:
     # Its own default is the same for every call.
     search.rng_seed = secrets.randbelow(2**31) if config.seed is None else config.seed
     return search
-
-
-def stop_ids(config: GenerationConfig, own: frozenset[int]) -> frozenset[int]:
-    """The tokens that end a sequence."""
-    ends = config.eos_token_id
-    if config.ignore_eos:
-        ends = ()
-    elif ends is None:
-        ends = tuple(own)
-    return frozenset(config.stop_token_ids) | frozenset((ends,) if isinstance(ends, int) else ends)

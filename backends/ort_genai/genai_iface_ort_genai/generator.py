@@ -11,11 +11,11 @@ import numpy as np
 import onnxruntime_genai
 from numpy.typing import ArrayLike, NDArray
 
+from genai_iface.backend_kit import check_new_tokens, check_rewind, stop_ids
 from genai_iface.config import GenerationConfig
-from genai_iface.errors import CacheOverflowError, InvalidInputError
+from genai_iface.errors import InvalidInputError
 from genai_iface.results import FinishReason
 from genai_iface_ort_genai.model import LoadedModel
-from genai_iface_ort_genai.search import stop_ids
 
 __all__ = ["OrtGenAIGenerator"]
 
@@ -35,7 +35,7 @@ class OrtGenAIGenerator:
         self._inner = onnxruntime_genai.Generator(model.handle, parameters)
         self._vocab_size = model.vocab_size
         self._capacity: int = options["max_length"]
-        self._stops = stop_ids(config, model)
+        self._stops = stop_ids(config, model.eos_token_ids)
         self._reason: FinishReason | None = None
         self._tokens: list[int] = []
         self._next: int | None = None
@@ -47,15 +47,8 @@ class OrtGenAIGenerator:
 
     def append_tokens(self, token_ids: Sequence[int] | Sequence[Sequence[int]], /) -> None:
         """Runs the model over input tokens."""
-        tokens = _one_row(token_ids)
-        wrong = next((token for token in tokens if not 0 <= token < self._vocab_size), None)
-        if wrong is not None:
-            raise InvalidInputError(
-                f"The token {wrong} is not in 0..{self._vocab_size - 1}", remedy="Give ids of the model's vocabulary."
-            )
-        needed = len(self._tokens) + len(tokens)
-        if needed > self._capacity:
-            raise CacheOverflowError(0, needed, self._capacity)
+        held, size = len(self._tokens), self._vocab_size
+        tokens = check_new_tokens(token_ids, held=held, vocab_size=size, capacity=self._capacity)
         self._reason = None
         if tokens:
             self._inner.append_tokens(np.array([tokens], np.int32))
@@ -101,11 +94,7 @@ class OrtGenAIGenerator:
 
     def rewind_to(self, length: int | Sequence[int], /) -> None:
         """Forgets tokens; the last one that stays runs once more, for its logits."""
-        (wanted,) = [length] if isinstance(length, int) else length
-        if not 0 <= wanted <= len(self._tokens):
-            raise InvalidInputError(
-                f"The length {wanted} is not in 0..{len(self._tokens)}", remedy="Rewind to what was there."
-            )
+        wanted = check_rewind(length, held=len(self._tokens))
         self._reason = None
         self._tokens = self._tokens[:wanted]
         self._inner.rewind_to(max(0, wanted - 1))
@@ -127,11 +116,3 @@ class OrtGenAIGenerator:
     def _end_if_full(self) -> None:
         if len(self._tokens) >= self._capacity:
             self._reason = "length"
-
-
-def _one_row(token_ids: Sequence[Any]) -> list[int]:
-    """The only row of one list, or of a list of one."""
-    rows = token_ids if token_ids and not isinstance(token_ids[0], (int, np.integer)) else [token_ids]
-    if len(rows) != 1:
-        raise InvalidInputError(f"{len(rows)} sequences were given", remedy="A runtime's generator has one.")
-    return [int(token) for token in rows[0]]

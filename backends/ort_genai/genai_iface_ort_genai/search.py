@@ -4,14 +4,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import Any
 
+from genai_iface.backend_kit import check_honored
 from genai_iface.config import GenerationConfig
-from genai_iface.errors import UnsupportedCapabilityError
 from genai_iface_ort_genai.model import LoadedModel
 
-__all__ = ["search_options", "stop_ids"]
+__all__ = ["search_options"]
 
 # min_p, min_new_tokens and n-grams are left out: the runtime takes them, and does nothing with them on the processor.
 _KNOWN = {"do_sample", "temperature", "top_k", "top_p", "repetition_penalty", "seed"}
@@ -25,12 +24,7 @@ def search_options(config: GenerationConfig, model: LoadedModel, capacity: int |
     Raises:
         UnsupportedCapabilityError: A field is not neutral, and the runtime cannot honor it.
     """
-    neutral = GenerationConfig()
-    for field in dataclasses.fields(config):
-        if field.name not in _KNOWN and getattr(config, field.name) != getattr(neutral, field.name):
-            raise UnsupportedCapabilityError(
-                f"ONNX Runtime GenAI cannot honor {field.name}", remedy="Leave it alone, or use the backend 'ort'."
-            )
+    check_honored(config, _KNOWN, "ONNX Runtime GenAI")
     room = model.context_length if capacity is None else min(capacity, model.context_length)
     options: dict[str, Any] = {"max_length": room, "do_sample": config.samples}
     options["repetition_penalty"] = config.repetition_penalty
@@ -41,13 +35,3 @@ def search_options(config: GenerationConfig, model: LoadedModel, capacity: int |
     if config.seed is not None:
         options["random_seed"] = config.seed % _MAX_SEED
     return options
-
-
-def stop_ids(config: GenerationConfig, model: LoadedModel) -> frozenset[int]:
-    """The tokens that end a sequence."""
-    ends = config.eos_token_id
-    if config.ignore_eos:
-        ends = ()
-    elif ends is None:
-        ends = tuple(model.eos_token_ids)
-    return frozenset(config.stop_token_ids) | frozenset((ends,) if isinstance(ends, int) else ends)
