@@ -78,7 +78,9 @@ async function step(model, row, tokens) {
   const length = row.length + tokens.length, wide = withRoom(model, row, row.positions < length ? length + 32 : 0);
   const long = (values, shape) => new ort.Tensor("int64", BigInt64Array.from(values, BigInt), shape);
   const feeds = { input_ids: long(tokens, [1, tokens.length]), write_indices: long([row.length], [1]) };
-  if (model.session.inputNames.includes("nonpad_kv_seqlen")) feeds.nonpad_kv_seqlen = long([length], [1]);
+  const rest = { nonpad_kv_seqlen: [[length], [1]], attention_mask: [Array(length).fill(1), [1, length]],
+    position_ids: [tokens.map((_, index) => row.length + index), [1, tokens.length]] };
+  for (const name in rest) if (model.session.inputNames.includes(name)) feeds[name] = long(...rest[name]);
   model.tensors.forEach(({ name, rank, outer, inner }, index) => {
     const shape = rank === 4 ? [1, outer, wide.positions, inner] : [1, wide.positions, inner];
     feeds[name] = new ort.Tensor("float32", wide.buffers[index], shape);

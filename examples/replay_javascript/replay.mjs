@@ -13,13 +13,8 @@ const spoil = process.argv[3] === "--spoil" ? process.argv[4] : "";
 const CAN = ["batch", "ragged", "chunked_prefill", "logits_all", "rewind", "reorder", "fork", "growth", "cache_scatter"];
 const data = JSON.parse(readFileSync(join(folder, "programs.json"), "utf8"));
 
-class Refusal extends Error {
-  constructor(code, message) {
-    super(message);
-    this.code = code;
-  }
-}
-const refuse = (code, message) => { throw new Refusal(code, message); };
+class Refusal extends Error {}
+const refuse = (code, message) => { throw Object.assign(new Refusal(message), { code }); };
 // safetensors: the header's length, the header, the data.
 function readTensors(path) {
   const file = readFileSync(path), size = Number(file.readBigUInt64LE(0));
@@ -83,7 +78,9 @@ class Cache {
     const long = (values, shape) => new ort.Tensor("int64", BigInt64Array.from(values, BigInt), shape);
     const at = spoil === "index" ? Math.max(0, row.length - 1) : row.length;
     const feeds = { input_ids: long(tokens, [1, tokens.length]), write_indices: long([at], [1]) };
-    if (session.inputNames.includes("nonpad_kv_seqlen")) feeds.nonpad_kv_seqlen = long([length], [1]);
+    const rest = { nonpad_kv_seqlen: [[length], [1]], attention_mask: [Array(length).fill(1), [1, length]],
+      position_ids: [tokens.map((_, i) => row.length + i), [1, tokens.length]] };
+    for (const name in rest) if (session.inputNames.includes(name)) feeds[name] = long(...rest[name]);
     tensors.forEach(({ name, rank, outer, inner }, i) => {
       feeds[name] = new ort.Tensor("float32", row.buffers[i], rank === 4 ? [1, outer, row.room, inner] : [1, row.room, inner]);
     });

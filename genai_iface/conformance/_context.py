@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from genai_iface.capabilities import Capability
 from genai_iface.config import GenerationConfig
 from genai_iface.conformance._failure import ConformanceFailure, NotApplicable, close
-from genai_iface.conformance._golden import Golden, open_golden
+from genai_iface.conformance._golden import Golden, open_golden, state_names
 from genai_iface.conformance.adapter import (
     Adapter,
     SupportsForm,
@@ -28,7 +28,7 @@ from genai_iface.conformance.adapter import (
     profile_of,
 )
 from genai_iface.conformance.forms import MADE_FORMS, write_form
-from genai_iface.protocols import Backend, Generator, KVCache, Model, Pipeline, SupportsGenerator
+from genai_iface.protocols import Backend, Generator, KVCache, Model, Pipeline, SupportsGenerator, Tokenizer
 from genai_iface.types import BackendInfo
 
 if TYPE_CHECKING:
@@ -72,6 +72,19 @@ class FreshSubject(Subject):
     made: FreshModel
 
 
+class _Kept:
+    """A model that stays open for the checks to come when a pipeline closes it."""
+
+    def __init__(self, model: Model[Any]) -> None:
+        self._model = model
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def close(self) -> None:
+        """Does nothing."""
+
+
 class Context:
     """One run of the kit.
 
@@ -80,15 +93,18 @@ class Context:
         dtype: Of the golden models.
         factor: Tightens tolerances, at most 1.
         seed: Of the models and programs that are made for this run.
+        long: Whether rows are also driven past 4096 tokens, up to 8192.
     """
 
-    def __init__(self, adapter: Adapter, *, dtype: str = "float32", factor: float = 1.0, seed: int = 0) -> None:
+    def __init__(self, adapter: Adapter, *, dtype: str = "float32", factor: float = 1.0, seed: int = 0, long: bool = False) -> None:
         self.adapter = adapter
         self.dtype = dtype
         self.factor = factor
         self.seed = seed
+        self.long = long
         self._fresh: dict[tuple[str, int], FreshSubject] = {}
         self._made: dict[Path, Path] = {}
+        self._read: dict[Path, tuple[Tokenizer, GenerationConfig]] = {}
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self.profile = profile_of(adapter)
         self.backend: Backend = adapter.backend()
@@ -165,12 +181,14 @@ class Context:
         """
         # Other checks need no float64 decoder.
         from genai_iface.conformance.decoder.fresh import make_fresh  # noqa: PLC0415
+        from genai_iface.conformance.decoder.fresh_states import make_fresh_states  # noqa: PLC0415
 
         key = name, number
         if key not in self._fresh:
             kept = MADE_FORMS[self.form].source if self.form in MADE_FORMS else self.form
             golden = open_golden(name, kept, self.dtype, factor=self.factor)
-            made = make_fresh(golden, self.seed + number, self._scratch() / str(number), factor=self.factor)
+            make = make_fresh_states if name in state_names() else make_fresh
+            made = make(golden, self.seed + number, self._scratch() / str(number), factor=self.factor)
             golden = self._in_form(made.golden) if self.form in MADE_FORMS else made.golden
             self._fresh[key] = FreshSubject(self.load(golden), golden, made)
         return self._fresh[key]
@@ -241,16 +259,22 @@ class Context:
 
             pipeline = TextGenerationPipeline(golden.folder, backend=self.backend)
         else:
-            # Opening a folder needs libraries that importing the interface must not load.
-            from genai_iface.folder import open_folder  # noqa: PLC0415
-            from genai_iface.pipeline import TextGenerationPipeline  # noqa: PLC0415
+            from genai_iface.pipeline import TextGenerationPipeline  # noqa: PLC0415 - as below
 
-            opened = open_folder(golden.folder)
-            model = self.load(golden)
-            config = opened.generation_config
-            pipeline = TextGenerationPipeline.from_parts(model, opened.tokenizer, config, **arguments)
+            tokenizer, config = self._texts(golden.folder)
+            model = self.load(golden) if folder is not None else cast("Model[Any]", _Kept(self.subject("text").model))
+            pipeline = TextGenerationPipeline.from_parts(model, tokenizer, config, **arguments)
         self._opened.append(pipeline)
         return pipeline  # type: ignore[no-any-return]  # that of the profile "text" shows less
+
+    def _texts(self, folder: Path) -> tuple[Tokenizer, GenerationConfig]:
+        """What a folder says about texts; that of the golden folder is read once for the whole run."""
+        # Opening a folder needs libraries that importing the interface must not load.
+        from genai_iface.folder import open_texts  # noqa: PLC0415
+
+        if folder not in self._read:
+            self._read[folder] = open_texts(folder)
+        return self._read[folder]
 
     def end_check(self) -> None:
         """Closes what the last check opened."""

@@ -155,7 +155,8 @@ def open_golden(name: str, form: str, dtype: str, *, factor: float = 1.0) -> Gol
             own = f"{dtype}.{name}"
             return np.asarray(arrays[own if own in arrays.files else name])
 
-        relative = relative_tolerance(dtype, facts["reduction_length"], facts["num_stores"], factor=factor)
+        judged = facts.get("judged_as", dtype)
+        relative = relative_tolerance(judged, facts["reduction_length"], facts["num_stores"], factor=factor)
         # The checkpoint lies in the same folder as the standard graph.
         kind = "scatter" if form == "checkpoint" else form
         return Golden(

@@ -34,6 +34,7 @@ def run_checks(
     factor: float = 1.0,
     seed: int | None = None,
     quick: bool = False,
+    long: bool = False,
     on_outcome: Callable[[Outcome], object] | None = None,
 ) -> ConformanceResult:
     """Runs the kit.
@@ -47,6 +48,7 @@ def run_checks(
         factor: Tightens tolerances, above 0 and at most 1.
         seed: Of the models and programs that are made for this run, at least 0; None draws one.
         quick: Leaves out the checks that take long, so there is no verdict.
+        long: Drives rows up to 8192 tokens too.
         on_outcome: Told each outcome as it comes.
 
     Raises:
@@ -59,7 +61,7 @@ def run_checks(
     drawn = secrets.randbelow(2**31) if seed is None else seed
     if drawn < 0:
         raise InvalidInputError(f"The seed {drawn} is negative", remedy="Give 0 or more.")
-    context = Context(adapter, dtype=dtype, factor=factor, seed=drawn)
+    context = Context(adapter, dtype=dtype, factor=factor, seed=drawn, long=long)
     if dtype not in context.info.dtypes:
         raise InvalidInputError(
             f"{adapter.name} does not declare {dtype}", remedy=f"Declared: {', '.join(sorted(context.info.dtypes))}."

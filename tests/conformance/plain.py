@@ -156,6 +156,9 @@ class PlainModel:
             raise InvalidInputError(f"{folder} cannot be read: {error}", remedy="Give a golden folder.") from error
         self.plan = self.find_plan(folder, graph.name, vocab_size)
         self.weights = {tensor.name: numpy_helper.to_array(tensor) for tensor in graph.initializer}
+        for name in [name.removesuffix(".codes") for name in self.weights if name.endswith(".codes")]:
+            codes, zero, scale = (self.weights[f"{name}.{what}"] for what in ("codes", "zero_point", "scale"))
+            self.weights[name] = self.dequantized(codes.astype(np.float32), scale, zero.astype(np.float32))
         self.is_closed = False
         layers = tuple(
             LayerCacheSpec(
@@ -235,6 +238,16 @@ class PlainModel:
     def causal_offset(self, nonpad: int, width: int) -> int:
         return nonpad - width
 
+    def dequantized(self, codes: np.ndarray, scale: np.ndarray, zero: np.ndarray) -> np.ndarray:
+        size = len(codes) // len(scale)
+        return (codes - np.repeat(zero, size, 0)) * np.repeat(scale, size, 0)
+
+    def shares(self, scores: np.ndarray) -> np.ndarray:
+        """What each of the experts (..., E) gets: the best two, by softmax."""
+        order = np.sort(scores, axis=-1)
+        mass = np.where(scores >= order[..., -2:-1], np.exp(scores - order[..., -1:]), 0)
+        return mass / mass.sum(-1, keepdims=True)
+
     def kv_head(self, head: int) -> int:
         return head // (self.plan.num_heads // self.plan.num_kv_heads)
 
@@ -283,9 +296,12 @@ class PlainModel:
             mixed = self.attend(q, k, v, data, lengths, counts)
             hidden = hidden + self.matmul(mixed, weights[f"{layer}.o"])
             x = self.norm(hidden, f"{layer}.norm2")
-            gate = self.matmul(x, weights[f"{layer}.gate"])
-            active = gate / (1 + np.exp(-gate)) * self.matmul(x, weights[f"{layer}.up"])
-            hidden = hidden + self.matmul(active, weights[f"{layer}.down"])
+            shares = self.shares(self.matmul(x, weights[f"{layer}.router"])) if self.plan.experts else np.ones((1, 1, 1))
+            for expert, at in enumerate(self.plan.mlps(layer)):
+                gate = self.matmul(x, weights[f"{at}.gate"])
+                active = gate / (1 + np.exp(-gate)) * self.matmul(x, weights[f"{at}.up"])
+                hidden = hidden + shares[..., expert, None] * self.matmul(active, weights[f"{at}.down"])
+        hidden = hidden.astype(np.float32)
         return self.matmul(self.norm(hidden, "norm"), weights["head"]).astype(np.float32)
 
     def attend(

@@ -19,13 +19,13 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from genai_iface.conformance.decoder.states import HEADS, KEY, VALUE, StateDecoder
 from tests.model_files import write_config_files, write_tokenizer_files
 from tests.models import _ONNX_DTYPES, NUMPY_DTYPES, ModelOptions, _Builder, _rename_edges
 
 Mixer: TypeAlias = Literal["attention", "conv", "linear", "gated", "delta", "gated_delta", "gated_channels", "spelled"]
 
 RULES = {"linear", "gated", "delta", "gated_delta"}
-HEADS, KEY, VALUE = 2, 6, 8
 CONV_KERNEL, MIX_KERNEL = 3, 4
 
 KINDS: dict[str, tuple[Mixer, ...]] = {
@@ -242,7 +242,7 @@ class _StateBuilder(_Builder):
         return self.op("Reshape", [self.op("Div", [heads, size]), self.vector(0, 0, HEADS * KEY)])
 
 
-class StateOracle:
+class StateOracle(StateDecoder):
     """A decoder of this module as formulas over a whole sequence, in float64.
 
     Args:
@@ -252,94 +252,13 @@ class StateOracle:
 
     def __init__(self, model: onnx.ModelProto, options: StateOptions) -> None:
         self.o = options
-        self.w = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in model.graph.initializer if t.dims}
-
-    def logits(self, tokens: Any) -> np.ndarray:
-        """float64 (T, V): what follows each token."""
-        x = self.w["embedding"][np.asarray(tokens)]
-        for layer, mixer in enumerate(self.o.mixers):
-            x = self.store(x + self.mix(layer, mixer, self.norm(f"{layer}.attention", x)))
-            y = self.norm(f"{layer}.mlp", x)
-            gate, up = self.linear(f"{layer}.gate", y), self.linear(f"{layer}.up", y)
-            active = self.store(self.store(gate * self.store(1 / (1 + np.exp(-gate)))) * up)
-            x = self.store(x + self.linear(f"{layer}.down", active))
-        return self.linear("lm_head", self.norm("final", x))
-
-    def store(self, x: np.ndarray) -> np.ndarray:
-        """What the model's type would keep of a tensor between two operators: here all of it."""
-        return x
-
-    def linear(self, name: str, x: np.ndarray) -> np.ndarray:
-        return self.store(x @ self.w[f"{name}.weight"])
-
-    def norm(self, name: str, x: np.ndarray) -> np.ndarray:
-        return self.store(x / np.sqrt((x * x).mean(-1, keepdims=True) + 1e-5) * self.w[f"{name}.norm"])
-
-    def mix(self, layer: int, mixer: Mixer, x: np.ndarray) -> np.ndarray:
-        if mixer == "attention":
-            return self.attend(layer, x)
-        if mixer == "conv":
-            before, after, x = np.split(self.linear(f"{layer}.in", x), 3, axis=-1)
-            return self.linear(f"{layer}.out", self.store(after * self.filtered(layer, self.store(before * x))))
-        if mixer == "spelled":
-            return self.linear(f"{layer}.out", self.filtered(layer, self.linear(f"{layer}.in", x)))
-        return self.linear(f"{layer}.out", self.recur(layer, "gated" if mixer == "gated_channels" else mixer, x))
-
-    def filtered(self, layer: int, x: np.ndarray) -> np.ndarray:
-        """Each channel's weighted sum of its last inputs, zeros before the first."""
-        weight = self.w[f"{layer}.conv.weight"][:, 0]
-        total = np.zeros_like(x) + self.w.get(f"{layer}.conv.bias", np.zeros(x.shape[-1]))
-        for back in range(weight.shape[1]):
-            total[back:] += x[: len(x) - back] * weight[:, weight.shape[1] - 1 - back]
-        return self.store(total)
-
-    def recur(self, layer: int, rule: str, x: np.ndarray) -> np.ndarray:
-        packed = self.linear(f"{layer}.qkv", x)
-        if rule == "gated_delta":
-            packed = self.filtered(layer, packed)
-            packed = self.store(packed / (1 + np.exp(-packed)))
-        q, k, v = (
-            part.reshape(len(x), HEADS, -1) for part in np.split(packed, [HEADS * KEY, 2 * HEADS * KEY], axis=-1)
-        )
-        if "delta" in rule:
-            q, k = (self.store(part / self.store(np.linalg.norm(part, axis=-1, keepdims=True))) for part in (q, k))
-        rate = np.ones((len(x), HEADS))
-        if "delta" in rule:
-            rate = self.store(1 / (1 + np.exp(-self.linear(f"{layer}.beta", x))))
-        decay = np.zeros((len(x), HEADS, 1))
-        if "gated" in rule:
-            decay = self.store(-np.log1p(np.exp(self.linear(f"{layer}.decay", x)))).reshape(len(x), HEADS, -1)
-        output = np.zeros((len(x), HEADS, VALUE))
-        for head in range(HEADS):
-            state = np.zeros((KEY, VALUE))
-            for at in range(len(x)):
-                state = np.exp(decay[at, head])[:, None] * state
-                new = v[at, head] - (k[at, head] @ state if "delta" in rule else 0)
-                state = state + np.outer(k[at, head], rate[at, head] * new)
-                output[at, head] = 0.5 * q[at, head] @ state
-        return self.store(output.reshape(len(x), -1))
-
-    def attend(self, layer: int, x: np.ndarray) -> np.ndarray:
-        o = self.o
-        size, heads, groups = int(o.per_layer("head_dim", layer)), o.num_heads, o.num_heads // 2
-        q, k, v = (
-            self.linear(f"{layer}.{name}", x).reshape(len(x), -1, size).swapaxes(0, 1) for name in ("q", "k", "v")
-        )
-        q, k = self.store(self.turned(q)), self.store(self.turned(k))
-        scores = q @ np.repeat(k, groups, 0).swapaxes(1, 2) / np.sqrt(size)
-        back = np.arange(len(x))[:, None] - np.arange(len(x))
-        window = o.per_layer("capacity", layer) if o.per_layer("mode", layer) == "circular" else len(x)
-        scores = np.where((back >= 0) & (back < window), scores, -np.inf)
-        weights = np.exp(scores - scores.max(-1, keepdims=True))
-        mixed = self.store(weights / weights.sum(-1, keepdims=True) @ np.repeat(v, groups, 0))
-        return self.linear(f"{layer}.o", mixed.swapaxes(0, 1).reshape(len(x), heads * size))
-
-    def turned(self, x: np.ndarray) -> np.ndarray:
-        """Rotary positions, (H, T, D)."""
-        half = x.shape[-1] // 2
-        cos, sin = (self.w[f"{name}_{x.shape[-1]}"][: x.shape[1]] for name in ("cos", "sin"))
-        first, second = x[..., :half], x[..., half:]
-        return np.concatenate((first * cos - second * sin, second * cos + first * sin), axis=-1)
+        weights = {t.name: numpy_helper.to_array(t).astype(np.float64) for t in model.graph.initializer if t.dims}
+        windows = {
+            layer: int(options.per_layer("capacity", layer))
+            for layer in range(options.layers)
+            if options.per_layer("mode", layer) == "circular"
+        }
+        super().__init__(weights, options.mixers, options.num_heads, windows)
 
 
 def oracle_of(path: Path, mixers: tuple[Mixer, ...], **fields: Any) -> StateOracle:

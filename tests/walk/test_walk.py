@@ -89,7 +89,7 @@ def test_programs_are_those_of_their_seed_and_every_part_of_one_runs() -> None:
     assert all(smaller_one != program for smaller_one in smaller(program))
 
 
-@pytest.mark.parametrize("name", FRESH)
+@pytest.mark.parametrize("name", [*FRESH, "masked", "experts", "quantized"])
 def test_fresh_models_agree_with_onnx_reference(name: str, tmp_path: Path) -> None:
     made = make_fresh(open_golden(name, "scatter", "float32"), 11, tmp_path)
     golden = made.golden

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from genai_iface.conformance.decoder.plan import Plan
+from genai_iface.conformance.decoder.quantized import BLOCK, codes_of, is_quantized, packed
 from genai_iface.conformance.decoder.weights import rotary_tables
 from tools.golden_models.numpy_dtypes import NUMPY_DTYPES
 
@@ -122,7 +123,21 @@ class Builder:
 
     def linear(self, name: str, x: str) -> str:
         """A projection without bias."""
-        return self.op("MatMul", [x, self.weight(name)])
+        matrix = self._dequantized(name) if self.plan.is_quantized and is_quantized(name) else self.weight(name)
+        return self.op("MatMul", [x, matrix])
+
+    def _dequantized(self, name: str) -> str:
+        """A matrix from its blocks."""
+        parts = codes_of(name, self.weights[name])
+        scale = self.constant(f"{name}.scale", parts.scales.astype(NUMPY_DTYPES[self.dtype]))
+        kind = {8: TensorProto.UINT8, 4: TensorProto.UINT4}[parts.bits]
+        stored = {"codes": parts.codes, "zero_point": parts.zero_points}
+        for what, array in stored.items():
+            raw = array.tobytes() if parts.bits == 8 else packed(array)
+            tensor = helper.make_tensor(f"{name}.{what}", kind, array.shape, raw, raw=True)
+            self.constants[tensor.name] = tensor
+        codes, zero = (f"{name}.{what}" for what in stored)
+        return self.op("DequantizeLinear", [codes, scale, zero], axis=0, block_size=BLOCK)
 
     def split(self, x: str, heads: int) -> str:
         """(batch, sequence, heads * head_dim) to (batch, heads, sequence, head_dim)."""
@@ -143,6 +158,23 @@ class Builder:
         mixed = self.attention(layer, self.norm(f"{layer}.norm1", hidden))
         hidden = self.op("Add", [hidden, self.linear(f"{layer}.o", mixed)])
         x = self.norm(f"{layer}.norm2", hidden)
-        gate, up = self.linear(f"{layer}.gate", x), self.linear(f"{layer}.up", x)
-        active = self.op("Mul", [self.op("Mul", [gate, self.op("Sigmoid", [gate])]), up])
-        return self.op("Add", [hidden, self.linear(f"{layer}.down", active)])
+        shares = self._shares(layer, x) if self.plan.experts else [""]
+        for at, share in zip(self.plan.mlps(layer), shares, strict=True):
+            gate, up = self.linear(f"{at}.gate", x), self.linear(f"{at}.up", x)
+            active = self.op("Mul", [self.op("Mul", [gate, self.op("Sigmoid", [gate])]), up])
+            said = self.linear(f"{at}.down", active)
+            hidden = self.op("Add", [hidden, self.op("Mul", [said, share]) if share else said])
+        return hidden
+
+    def _shares(self, layer: int, x: str) -> list[str]:
+        """(batch, sequence, 1) for each expert: what the router gives it; chosen in float32, as models do."""
+        scores = self.op("Cast", [self.linear(f"{layer}.router", x)], to=TensorProto.FLOAT)
+        values, chosen = f"{layer}.best", f"{layer}.chosen"
+        self.nodes.append(helper.make_node("TopK", [scores, self.ints(2)], [values, chosen], name=f"{layer}.topk"))
+        shares = self.op("Cast", [self.op("Softmax", [values], axis=-1)], to=ONNX_DTYPES[self.dtype])
+        nothing = self.constant("nothing", np.array(0, NUMPY_DTYPES[self.dtype]))
+        found = []
+        for expert in range(self.plan.experts):
+            mine = self.op("Where", [self.op("Equal", [chosen, self.number(expert)]), shares, nothing])
+            found.append(self.op("ReduceSum", [mine, self.ints(-1)], keepdims=1))
+        return found

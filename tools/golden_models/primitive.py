@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import numpy as np
+from onnx import TensorProto
 
 from genai_iface.conformance.decoder.reference import EPSILON
 from tools.golden_models.builder import Builder
@@ -30,9 +31,16 @@ class ConcatBuilder(Builder):
         ]
         num_past = self.length(self.pasts[0][0], 2)
         total = self.op("Add", [num_past, self.length(ids, 1)])
-        self.positions = self.op("Range", [num_past, total, self.number(1)])
+        places = self.op("Range", [num_past, total, self.number(1)])
+        self.positions = (
+            self.input("position_ids", TensorProto.INT64, ["batch", "sequence"]) if plan.is_masked else places
+        )
         keys = self.op("Range", [self.number(0), total, self.number(1)])
-        visible = self.op("LessOrEqual", [keys, self.op("Unsqueeze", [self.positions, self.ints(1)])])
+        visible = self.op("LessOrEqual", [keys, self.op("Unsqueeze", [places, self.ints(1)])])
+        if plan.is_masked:
+            mask = self.input("attention_mask", TensorProto.INT64, ["batch", "total"])
+            valid = self.op("Unsqueeze", [self.op("Cast", [mask], to=TensorProto.BOOL), self.ints(1, 2)])
+            visible = self.op("And", [visible, valid])
         self.bias = self.op("Where", [visible, self._scalar(0.0), self._scalar(_HIDDEN)])
 
     def norm(self, name: str, x: str) -> str:
@@ -63,6 +71,8 @@ class ConcatBuilder(Builder):
         plan = self.plan
         size = plan.rotary_dim or plan.head_dim
         cos, sin = (self.op("Gather", [table, self.positions]) for table in self.tables)
+        if plan.is_masked:
+            cos, sin = (self.op("Unsqueeze", [table, self.ints(1)]) for table in (cos, sin))
         pieces = [(0, size // 2), (size // 2, size)] + ([(size, plan.head_dim)] if size < plan.head_dim else [])
         first, second, *rest = (
             self.op("Slice", [x, self.ints(begin), self.ints(end), self.ints(3)]) for begin, end in pieces

@@ -21,7 +21,12 @@ class ScatterBuilder(Builder):
         """Adds write_indices, nonpad_kv_seqlen, caches and positions."""
         plan = self.plan
         self.write_indices = self.input("write_indices", TensorProto.INT64, ["batch"])
-        nonpad = self.input("nonpad_kv_seqlen", TensorProto.INT64, ["batch"])
+        if plan.is_masked:
+            self.positions = self.input("position_ids", TensorProto.INT64, ["batch", "sequence"])
+            mask = self.input("attention_mask", TensorProto.INT64, ["batch", "total"])
+            nonpad = self.op("ReduceSum", [mask, self.ints(1)], keepdims=0)
+        else:
+            nonpad = self.input("nonpad_kv_seqlen", TensorProto.INT64, ["batch"])
         shapes = [self._cache_shape(plan.window_of(layer)) for layer in range(plan.layers)]
         self.pasts = [
             [self.cache_tensor(layer, kind, shape, shape) for kind in ("key", "value")]
@@ -32,6 +37,8 @@ class ScatterBuilder(Builder):
             window: self.op("Min", [nonpad, self.ints(window)]) if window else nonpad
             for window in dict.fromkeys(plan.window_of(layer) for layer in range(plan.layers))
         }
+        if plan.is_masked:
+            return
         steps = self.op("Range", [self.number(0), self.length(ids, 1), self.number(1)])
         self.positions = self.op("Add", [self.op("Unsqueeze", [self.write_indices, self.ints(1)]), steps])
 

@@ -19,6 +19,7 @@ from types import MappingProxyType
 from typing import Any
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
 from genai_iface.conformance._tolerance import relative_tolerance
@@ -88,7 +89,8 @@ class _RoundingOracle(StateOracle):
     """The same formulas, with every tensor between two operators rounded to a type."""
 
     def __init__(self, oracle: StateOracle, dtype: str) -> None:
-        self.o, self.w, self.dtype = oracle.o, oracle.w, NUMPY_DTYPES[dtype]
+        self.__dict__.update(oracle.__dict__)
+        self.dtype = NUMPY_DTYPES[dtype]
 
     def store(self, x: NDArray[Any]) -> NDArray[Any]:
         """What the type keeps of a tensor."""
@@ -189,6 +191,8 @@ def write_states(path: Path, plan: StatePlan) -> dict[str, Any]:
         "num_stores": plan.num_stores,
         "mixers": list(plan.mixers),
         "states": _states_of(plan),
+        "num_heads": plan.options().num_heads,
+        "weights": _weights_of(plan, (path / "scatter-float32" / "model.onnx").read_bytes()),
         "window": plan.fields.get("capacity"),
         "context_length": plan.options().max_positions,
         "margins": margins,
@@ -207,6 +211,17 @@ def _states_of(plan: StatePlan) -> list[dict[str, Any]]:
         shape = [dim.dim_value for dim in value.type.tensor_type.shape.dim[1:]]
         dtype = "float32" if kind == "recurrent" else "model"
         found.append({"kind": kind, "shape": shape, "dtype": dtype, "layer": layers.index(int(layer))})
+    return found
+
+
+def _weights_of(plan: StatePlan, data: bytes) -> dict[str, Any]:
+    """Where the float32 weights lie in the file, so that a fresh model can have others."""
+    found = {}
+    for tensor in build_state_model(plan.options()).graph.initializer:
+        if tensor.dims and tensor.data_type == onnx.TensorProto.FLOAT:
+            if data.count(tensor.raw_data) != 1:
+                raise SystemExit(f"{plan.name}: the weight {tensor.name} is not in the file exactly once")
+            found[tensor.name] = {"shape": list(tensor.dims), "offset": data.index(tensor.raw_data)}
     return found
 
 

@@ -81,6 +81,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--quick", action="store_true", help="leave out walks, long rows and whole loops; gives no verdict"
     )
+    parser.add_argument("--long", action="store_true", help="also walk over rows of up to 8192 tokens")
     parser.add_argument("--list", action="store_true", help="list the checks and run nothing")
     add_json_argument(parser)
     return parser
@@ -122,6 +123,7 @@ def run(arguments: argparse.Namespace) -> int:
             factor=arguments.tolerance_factor,
             seed=arguments.seed,
             quick=arguments.quick,
+            long=arguments.long,
             on_outcome=shown.outcome,
         )
     return _report(result, arguments)

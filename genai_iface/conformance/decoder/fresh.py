@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from genai_iface.conformance._golden import Golden, manifest
 from genai_iface.conformance._tolerance import relative_tolerance
 from genai_iface.conformance.decoder.plan import PLANS, Plan
-from genai_iface.conformance.decoder.reference import greedy, logits_of
+from genai_iface.conformance.decoder.quantized import codes_of, is_quantized
+from genai_iface.conformance.decoder.reference import draw_row, greedy, logits_of
 from genai_iface.conformance.decoder.weights import Weights, rounded, weights_of
 
 __all__ = ["FreshModel", "fresh_weights", "make_fresh"]
@@ -34,20 +35,20 @@ class FreshModel:
 
     Attributes:
         golden: The folder with its references, as checks take them.
-        plan: The architecture.
         weights: In float64, by name.
+        last: Computes the logits (V,) after a sequence.
     """
 
     golden: Golden
-    plan: Plan
     weights: Weights
+    last: Callable[[Sequence[int]], NDArray[np.float64]]
     _known: dict[tuple[int, ...], NDArray[np.float64]] = dataclasses.field(default_factory=dict)
 
     def logits_after(self, tokens: Sequence[int]) -> NDArray[np.float64]:
         """The logits (V,) after a sequence."""
         key = tuple(tokens)
         if key not in self._known:
-            self._known[key] = logits_of(self.plan, self.weights, self.golden.dtype, key, 1)[0]
+            self._known[key] = self.last(key)
         return self._known[key]
 
 
@@ -70,15 +71,16 @@ def make_fresh(golden: Golden, seed: int, folder: Path, *, factor: float = 1.0) 
     shutil.copytree(golden.folder, target)
     (changed,) = [target / name for name in _FILES if (target / name).is_file() and _is_read(name, golden.form)]
     changed.write_bytes(
-        _patched(changed.read_bytes(), old, new, "bfloat16" if changed.suffix == ".safetensors" else golden.dtype)
+        _patched(changed.read_bytes(), plan, old, new, "bfloat16" if changed.suffix == ".safetensors" else golden.dtype)
     )
     for name in _FILES:
         if target / name != changed:
             (target / name).unlink(missing_ok=True)
-    tokens = random.integers(0, plan.vocab_size, golden.tokens.shape)
+    rows, length = golden.tokens.shape
+    tokens = np.array([draw_row(plan, new, golden.dtype, random, length) for _ in range(rows)], np.int64)
     logits = np.stack([logits_of(plan, new, golden.dtype, row, plan.keep) for row in tokens])
     facts = manifest()["models"][golden.name]
-    relative = relative_tolerance(golden.dtype, facts["reduction_length"], facts["num_stores"], factor=factor)
+    relative = relative_tolerance(plan.judged_as(golden.dtype), facts["reduction_length"], facts["num_stores"], factor=factor)
     tolerance = relative * float(np.abs(logits).max())
     prompt, said = _greedy(plan, new, golden, tolerance / factor, random)
     fresh = dataclasses.replace(
@@ -90,7 +92,7 @@ def make_fresh(golden: Golden, seed: int, folder: Path, *, factor: float = 1.0) 
         greedy=said,
         tolerance=tolerance,
     )
-    return FreshModel(fresh, plan, new)
+    return FreshModel(fresh, new, lambda sequence: logits_of(plan, new, golden.dtype, sequence, 1)[0])
 
 
 def fresh_weights(plan: Plan, seed: int) -> Weights:
@@ -107,11 +109,15 @@ def _is_read(name: str, form: str) -> bool:
 
 
 def _patched(
-    data: bytes, old: Mapping[str, NDArray[np.float64]], new: Mapping[str, NDArray[np.float64]], dtype: str
+    data: bytes, plan: Plan, old: Mapping[str, NDArray[np.float64]], new: Mapping[str, NDArray[np.float64]], dtype: str
 ) -> bytes:
     for name in old:
-        # A checkpoint has its matrices the other way round.
-        ways = [(_stored(a, dtype), _stored(b, dtype)) for a, b in ((old[name], new[name]), (old[name].T, new[name].T))]
+        if plan.is_quantized and is_quantized(name):
+            ways = [(codes_of(name, old[name]).stored(), codes_of(name, new[name]).stored())]
+        else:
+            # A checkpoint has its matrices the other way round.
+            turned = (old[name], new[name]), (old[name].T, new[name].T)
+            ways = [(_stored(a, dtype), _stored(b, dtype)) for a, b in turned]
         places = [(data.find(a), a, b) for a, b in ways[: 1 if old[name].ndim == 1 else 2] if data.count(a) == 1]
         if len(places) != 1:
             raise ValueError(f"the weight {name!r} is not in the file exactly once")
@@ -133,7 +139,7 @@ def _greedy(
 ) -> tuple[list[int], list[int]]:
     """A prompt whose greedy tokens are far enough from their runners-up, as long as there are any; maybe none."""
     for length in (6, 6, 6, 5, 5, 4, 4, 3):
-        prompt = random.integers(0, plan.vocab_size, length).tolist()
+        prompt = draw_row(plan, weights, golden.dtype, random, length)
         for steps in (6, 3, 1):
             said, margins, _ = greedy(plan, weights, golden.dtype, prompt, steps)
             if min(margins) >= _MARGIN * tolerance:

@@ -29,6 +29,10 @@ class Plan:
         num_greedy: Greedy steps of the reference.
         is_text: Has a byte tokenizer, and weights that say a text.
         has_concat: Also has the form with growing tensors.
+        experts: MLPs of each layer, of which a router takes two for each token; 0 for one that is always taken.
+        is_quantized: The matrices of attention and MLP are stored as blocks of small integers.
+        is_masked: The graph takes position_ids and attention_mask, and does not know its lengths in another way.
+        dtypes: Element types that it is written in.
         checkpoint: Hugging Face model type that the weights are also written for, or "".
         seed: Of the weights; chosen by ``search.py`` so that every greedy step has its margin.
     """
@@ -55,6 +59,10 @@ class Plan:
     num_greedy: int = 6
     is_text: bool = False
     has_concat: bool = True
+    experts: int = 0
+    is_quantized: bool = False
+    is_masked: bool = False
+    dtypes: tuple[str, ...] = DTYPES
     checkpoint: str = "llama"
     seed: int = 0
 
@@ -62,18 +70,28 @@ class Plan:
         """Positions of a layer's circular cache; None for a linear one."""
         return self.windows[layer] if self.windows else self.window
 
+    def judged_as(self, dtype: str) -> str:
+        """The type whose rounding a runtime may show: kernels of blocked weights round activations to eight bits."""
+        return "bfloat16" if self.is_quantized else dtype
+
+    def mlps(self, layer: int) -> tuple[str, ...]:
+        """What the names of the weights of a layer's MLPs begin with."""
+        return tuple(f"{layer}.{expert}" for expert in range(self.experts)) or (str(layer),)
+
     @property
     def reduction_length(self) -> int:
         """Terms that are summed on the longest way from a token to a logit; see the kit's tolerance.py."""
         longest = self.num_tokens + self.num_greedy
         keys = min(longest, max(self.windows, default=self.window or longest))
         attention = self.hidden + self.head_dim + keys + self.num_heads * self.head_dim
-        return self.layers * (attention + self.hidden + self.intermediate) + self.hidden
+        # The router, and two MLPs instead of one.
+        routed = self.hidden + self.intermediate if self.experts else 0
+        return self.layers * (attention + self.hidden + self.intermediate + routed) + self.hidden
 
     @property
     def num_stores(self) -> int:
         """Tensors that are stored on that way: twelve in a layer, and embedding, norm, logits."""
-        return 12 * self.layers + 3
+        return (16 if self.experts else 12) * self.layers + 3
 
 
 PLANS: tuple[Plan, ...] = (
@@ -165,6 +183,39 @@ PLANS: tuple[Plan, ...] = (
         keep=4,
         num_greedy=3,
         checkpoint="phi3",
+    ),
+    Plan(name="masked", num_rows=3, seed=100, is_masked=True, checkpoint=""),
+    Plan(
+        name="experts",
+        num_rows=3,
+        seed=154,
+        num_kv_heads=4,
+        experts=4,
+        intermediate=16,
+        num_greedy=3,
+        checkpoint="",
+        has_concat=False,
+    ),
+    Plan(
+        name="quantized", seed=131, num_rows=3, intermediate=32, is_quantized=True, checkpoint="", has_concat=False
+    ),
+    Plan(
+        name="longer",
+        seed=0,
+        hidden=8,
+        num_heads=2,
+        num_kv_heads=1,
+        head_dim=4,
+        rotary_dim=2,
+        intermediate=16,
+        vocab_size=32,
+        context_length=8208,
+        attention_scale=3.0,
+        num_tokens=16,
+        num_greedy=3,
+        checkpoint="",
+        has_concat=False,
+        dtypes=("float32",),
     ),
     Plan(
         name="text",

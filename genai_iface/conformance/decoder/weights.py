@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genai_iface.conformance.decoder.plan import Plan
+from genai_iface.conformance.decoder.quantized import representable_in_blocks
 
 __all__ = ["EOS", "TEXT", "TEXT_TOKENS", "Weights", "rotary_tables", "rounded", "weights_of"]
 
@@ -29,6 +30,12 @@ def weights_of(plan: Plan) -> Weights:
     def matrix(inputs: int, outputs: int, scale: float = 1.0) -> NDArray[np.float64]:
         return _representable(random.standard_normal((inputs, outputs)), scale * inputs**-0.5)
 
+    def projection(name: str, inputs: int, outputs: int, scale: float = 1.0) -> None:
+        if plan.is_quantized:
+            weights[name] = representable_in_blocks(name, random.standard_normal((inputs, outputs)), inputs**-0.5)
+        else:
+            weights[name] = matrix(inputs, outputs, scale)
+
     def norm() -> NDArray[np.float64]:
         return 1 + random.integers(-8, 9, plan.hidden) / 32
 
@@ -38,14 +45,18 @@ def weights_of(plan: Plan) -> Weights:
     strength = 0.25 if plan.is_text else 1.0
     for layer in range(plan.layers):
         weights[f"{layer}.norm1"] = norm()
-        weights[f"{layer}.q"] = matrix(plan.hidden, q_size, plan.attention_scale)
-        weights[f"{layer}.k"] = matrix(plan.hidden, kv_size, plan.attention_scale)
-        weights[f"{layer}.v"] = matrix(plan.hidden, kv_size)
-        weights[f"{layer}.o"] = matrix(q_size, plan.hidden, strength)
+        projection(f"{layer}.q", plan.hidden, q_size, plan.attention_scale)
+        projection(f"{layer}.k", plan.hidden, kv_size, plan.attention_scale)
+        projection(f"{layer}.v", plan.hidden, kv_size)
+        projection(f"{layer}.o", q_size, plan.hidden, strength)
         weights[f"{layer}.norm2"] = norm()
-        weights[f"{layer}.gate"] = matrix(plan.hidden, plan.intermediate)
-        weights[f"{layer}.up"] = matrix(plan.hidden, plan.intermediate)
-        weights[f"{layer}.down"] = matrix(plan.intermediate, plan.hidden, strength)
+        if plan.experts:
+            # Far apart, so that few tokens are on the border between two experts.
+            projection(f"{layer}.router", plan.hidden, plan.experts, 4.0)
+        for at in plan.mlps(layer):
+            projection(f"{at}.gate", plan.hidden, plan.intermediate)
+            projection(f"{at}.up", plan.hidden, plan.intermediate)
+            projection(f"{at}.down", plan.intermediate, plan.hidden, strength)
     weights["norm"] = norm()
     weights["head"] = matrix(plan.hidden, plan.vocab_size, 0.25 if plan.is_text else 2.0)
     if plan.is_text:

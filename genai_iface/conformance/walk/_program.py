@@ -35,7 +35,7 @@ _WEIGHTS = {
     "close": 1,
 }
 _REFUSED_OR_SAVED = ("save", "overflow", "bad_token")
-_BORDERS = (64, 128, 256, 512, 1024, 2048, 4096)
+_BORDERS = (64, 128, 256, 512, 1024, 2048, 4096, 8192)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)

@@ -17,6 +17,7 @@ _WALKS = {
     "linear": ("base", 6, 60, "A walk over linear caches"),
     "one_layer": ("group8", 4, 60, "A walk over linear caches of a model with one layer and one key/value head"),
     "fixed_positions": ("rank3", 4, 60, "A walk over rank-3 caches of fixed positions"),
+    "masked": ("masked", 3, 60, "A walk over caches of a model that takes position_ids and attention_mask"),
     "ring": ("ring", 4, 80, "A walk over rings of 8 positions, several laps"),
     "rings": ("rings", 3, 80, "A walk over rings of 10 and 6 positions"),
 }
@@ -51,3 +52,13 @@ def powers_of_two(context: Context) -> None:
     if context.dtype != "float32":
         raise NotApplicable(f"scores over thousands of keys are rounded to {context.dtype}; float32 judges the walk")
     climb(context, "long", programs=3, max_rows=3, longest=4112)
+
+
+@check("L2.walk.long_rows", requires=LEVEL_PROFILES[2], spec=(*_SPEC, "Model.forward.3"))
+def long_rows(context: Context) -> None:
+    """A walk over rows that end on and past every power of two up to 8192; only where --long asks for it."""
+    if not context.long:
+        raise NotApplicable("rows of 8192 tokens are for --long")
+    if context.dtype != "float32":
+        raise NotApplicable(f"scores over thousands of keys are rounded to {context.dtype}; float32 judges the walk")
+    climb(context, "longer", programs=1, max_rows=2, longest=8208)

@@ -26,6 +26,18 @@ FRESH = {
 }
 """Architectures of fresh models, by the golden model that has the same."""
 
+_FORMS = {
+    "masked": "positions and the lengths of rows come as position_ids and attention_mask",
+    "experts": "each token goes to two of four experts",
+    "quantized": "weights in blocks of four and eight bits with zero points",
+}
+_STATES = {
+    "conv": "short convolutions beside attention",
+    "delta": "a gated delta rule behind a convolution, beside attention",
+    "gated": "a gated rule beside attention",
+    "alone": "nothing but states",
+}
+
 _CIRCULAR = ("ring", "rings")
 
 
@@ -62,6 +74,23 @@ for _name, _title in FRESH.items():
         title=f"A model made for this run: {_title}",
         core="A model that nobody has seen cannot be known by heart.",
     )(_runner(_name))
+
+
+for _name, _title in _FORMS.items():
+    check(
+        f"L3.fresh.{_name}",
+        profiles=("step", "generator"),
+        spec=["Model.forward.1", "Model.forward.6"],
+        title=f"A model made for this run: {_title}",
+    )(_runner(_name))
+
+for _name, _title in _STATES.items():
+    check(
+        f"L3.fresh.state_{_name}",
+        requires=[Capability.STATE],
+        spec=["State.2", "Model.forward.1"],
+        title=f"A model made for this run: {_title}",
+    )(_runner(f"states-{_name}"))
 
 
 @check("L3.fresh.another", spec=["Model.forward.1"], core="A model that nobody has seen cannot be known by heart.")

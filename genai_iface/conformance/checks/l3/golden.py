@@ -29,6 +29,12 @@ MODELS = {
 }
 """Golden models of linear caches: check and title."""
 
+_FORMS = {
+    "masked": "Positions and the lengths of rows come as position_ids and attention_mask",
+    "experts": "Each token goes to two of four experts",
+    "quantized": "Weights in blocks of four and eight bits with zero points",
+}
+
 
 def _agrees(context: Context, name: str, dtype: str | None = None) -> None:
     """Fails unless prompt, chunk and decode steps give the reference logits."""
@@ -82,6 +88,9 @@ for _name, (_check, _title) in MODELS.items():
         title=_title,
         core="Wrong logits are wrong answers.",
     )(_runner(_name))
+
+for _name, _title in _FORMS.items():
+    check(f"L3.golden.{_name}", profiles=("step", "generator"), spec=["Model.forward.1"], title=_title)(_runner(_name))
 
 
 @check(
