@@ -96,7 +96,9 @@ class Context:
         long: Whether rows are also driven past 4096 tokens, up to 8192.
     """
 
-    def __init__(self, adapter: Adapter, *, dtype: str = "float32", factor: float = 1.0, seed: int = 0, long: bool = False) -> None:
+    def __init__(
+        self, adapter: Adapter, *, dtype: str = "float32", factor: float = 1.0, seed: int = 0, long: bool = False
+    ) -> None:
         self.adapter = adapter
         self.dtype = dtype
         self.factor = factor

@@ -107,12 +107,12 @@ class _ByHeart(NumpyBackend):
         return super().load(path, device=device, options=options)
 
 
-for _name in ("conv", "delta", "gated", "alone"):
-    FORM_MUTANTS.append(
-        Mutant(
-            f"StatesByHeart{_name.title()}",
-            "only the golden models that keep states are computed; others get their logits",
-            f"L3.fresh.state_{_name}",
-            lambda: PlainAdapter(_ByHeart(), "states by heart"),  # type: ignore[arg-type]
-        )
+FORM_MUTANTS.extend(
+    Mutant(
+        f"StatesByHeart{name.title()}",
+        "only the golden models that keep states are computed; others get their logits",
+        f"L3.fresh.state_{name}",
+        lambda: PlainAdapter(_ByHeart(), "states by heart"),  # type: ignore[arg-type]
     )
+    for name in ("conv", "delta", "gated", "alone")
+)

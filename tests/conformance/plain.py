@@ -296,7 +296,9 @@ class PlainModel:
             mixed = self.attend(q, k, v, data, lengths, counts)
             hidden = hidden + self.matmul(mixed, weights[f"{layer}.o"])
             x = self.norm(hidden, f"{layer}.norm2")
-            shares = self.shares(self.matmul(x, weights[f"{layer}.router"])) if self.plan.experts else np.ones((1, 1, 1))
+            shares = (
+                self.shares(self.matmul(x, weights[f"{layer}.router"])) if self.plan.experts else np.ones((1, 1, 1))
+            )
             for expert, at in enumerate(self.plan.mlps(layer)):
                 gate = self.matmul(x, weights[f"{at}.gate"])
                 active = gate / (1 + np.exp(-gate)) * self.matmul(x, weights[f"{at}.up"])

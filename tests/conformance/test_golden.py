@@ -17,7 +17,7 @@ from onnx.reference import ReferenceEvaluator
 from genai_iface import InvalidInputError
 from genai_iface.conformance import _golden as golden
 from genai_iface.conformance._golden import GOLDEN, manifest, open_golden, operator_case
-from genai_iface.conformance.decoder.plan import DTYPES, PLANS
+from genai_iface.conformance.decoder.plan import PLANS
 from genai_iface.conformance.decoder.reference import logits_of
 from genai_iface.conformance.decoder.weights import weights_of
 from tools.golden_models.scatter import ScatterBuilder

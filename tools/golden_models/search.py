@@ -51,7 +51,13 @@ def has_margins(plan: Plan, dtypes: tuple[str, ...] = DTYPES) -> bool:
         for steps in (2, plan.num_greedy):
             tokens, margins, largest = greedy(plan, weights, dtype, greedy_prompt(plan), steps)
             scale = max(largest, _largest(plan, weights, dtype))
-            if min(margins) < MARGIN * relative_tolerance(plan.judged_as(dtype), plan.reduction_length, plan.num_stores) * scale * 1.05:
+            if (
+                min(margins)
+                < MARGIN
+                * relative_tolerance(plan.judged_as(dtype), plan.reduction_length, plan.num_stores)
+                * scale
+                * 1.05
+            ):
                 return False
         if len(set(tokens)) < min(4, plan.num_greedy - 1):
             return False

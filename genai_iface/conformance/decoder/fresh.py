@@ -80,7 +80,9 @@ def make_fresh(golden: Golden, seed: int, folder: Path, *, factor: float = 1.0) 
     tokens = np.array([draw_row(plan, new, golden.dtype, random, length) for _ in range(rows)], np.int64)
     logits = np.stack([logits_of(plan, new, golden.dtype, row, plan.keep) for row in tokens])
     facts = manifest()["models"][golden.name]
-    relative = relative_tolerance(plan.judged_as(golden.dtype), facts["reduction_length"], facts["num_stores"], factor=factor)
+    relative = relative_tolerance(
+        plan.judged_as(golden.dtype), facts["reduction_length"], facts["num_stores"], factor=factor
+    )
     tolerance = relative * float(np.abs(logits).max())
     prompt, said = _greedy(plan, new, golden, tolerance / factor, random)
     fresh = dataclasses.replace(

@@ -196,9 +196,7 @@ PLANS: tuple[Plan, ...] = (
         checkpoint="",
         has_concat=False,
     ),
-    Plan(
-        name="quantized", seed=131, num_rows=3, intermediate=32, is_quantized=True, checkpoint="", has_concat=False
-    ),
+    Plan(name="quantized", seed=131, num_rows=3, intermediate=32, is_quantized=True, checkpoint="", has_concat=False),
     Plan(
         name="longer",
         seed=0,
