@@ -5,9 +5,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
 import sys
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -139,9 +142,62 @@ def test_the_harness_in_javascript_conforms(runtime: str) -> None:
     check_messages(adapter.said)
 
 
+def conforms(adapter: Listening) -> set[str]:
+    """Runs the kit; the calls that had a result."""
+    run = run_checks(adapter, level=3)
+    adapter.close()
+    assert [(item.check.id, item.message) for item in run.outcomes if item.status == "failed"] == []
+    assert run.verdict == "conforms"
+    return check_messages(adapter.said)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("asked", ["wasm", "webgpu"])
+def test_a_page_in_a_browser_conforms(asked: str) -> None:
+    browser = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
+    if not browser.is_file():
+        pytest.skip(f"{browser} is not installed; CHROMIUM names another one")
+    javascript("playwright-core")
+    adapter = Listening([*javascript("onnxruntime-web")[:1], str(EXAMPLES / "harness_javascript/chromium.mjs"), asked])
+    used = adapter.backend().info().runtime_version
+    if asked == "webgpu" and "WebGPU" not in used:
+        adapter.close()
+        pytest.skip(f"the browser offers no WebGPU adapter: {used}")
+    conforms(adapter)
+
+
+@pytest.mark.slow
+@pytest.mark.parity
+def test_the_harness_in_cpp_conforms(tmp_path: Path) -> None:
+    package, compiler = find_spec("openvino"), shutil.which("g++")
+    if compiler is None or package is None or package.origin is None:
+        pytest.skip("not installed: g++ or openvino, whose package brings headers and libraries")
+    if not Path("/usr/include/nlohmann/json.hpp").is_file():
+        pytest.skip("not installed: nlohmann-json3-dev")
+    at, source = Path(package.origin).parent, EXAMPLES / "harness_cpp/harness.cpp"
+    libraries = [*map(str, (at / "libs").glob("libopenvino.so.*")), f"-Wl,-rpath,{at / 'libs'}"]
+    built = str(tmp_path / "harness")
+    subprocess.run(
+        [
+            compiler,
+            "-std=c++17",
+            "-O1",
+            "-Wall",
+            "-Werror",
+            str(source),
+            "-o",
+            built,
+            f"-isystem{at / 'include'}",
+            *libraries,
+        ],
+        check=True,
+    )
+    assert "create_cache" in conforms(Listening([built]))
+
+
 def test_harnesses_are_short() -> None:
-    found = [*EXAMPLES.glob("harness_*/harness.py"), *EXAMPLES.glob("harness_*/harness.mjs")]
-    assert len(found) >= 4
+    found = [path for kind in ("py", "mjs", "cpp") for path in EXAMPLES.glob(f"harness_*/harness.{kind}")]
+    assert len(found) >= 7
     for path in found:
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 150, path
 

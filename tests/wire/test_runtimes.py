@@ -34,6 +34,7 @@ def judged(adapter: Any, name: str) -> ConformanceResult:
     ("name", "modules"),
     [
         ("transformers", ("torch", "transformers")),
+        ("llama_cpp", ("xllamacpp", "gguf")),
         ("openvino_genai", ("openvino_genai", "openvino_tokenizers", "transformers")),
     ],
 )

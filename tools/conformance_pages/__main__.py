@@ -44,9 +44,13 @@ ADAPTERS = {
     "ort-genai": "ort-genai",
     "transformers-generate": "python examples/harness_transformers/harness.py",
     "openvino-genai": "python examples/harness_openvino_genai/harness.py",
+    "llama-cpp": "python examples/harness_llama_cpp/harness.py",
+    "openvino-cpp": "examples/harness_cpp/harness",
     "transformers-js": "node examples/harness_transformers_js/harness.mjs",
     "onnxruntime-node": "node examples/harness_javascript/harness.mjs onnxruntime-node",
     "onnxruntime-web": "node examples/harness_javascript/harness.mjs onnxruntime-web",
+    "onnxruntime-web-chromium": "node examples/harness_javascript/chromium.mjs wasm",
+    "onnxruntime-web-webgpu": "node examples/harness_javascript/chromium.mjs",
 }
 """A backend, an adapter, or the command of a harness."""
 DTYPES = ("float32", "float16", "bfloat16")
@@ -85,7 +89,7 @@ def _run(name: str, dtype: str, level: int) -> int:
     from genai_iface.conformance.wire import WireAdapter  # noqa: PLC0415 - the review meets it after this step
 
     target = ADAPTERS[name]
-    adapter = WireAdapter(target) if " " in target else load_adapter(target)
+    adapter = WireAdapter(target) if _is_command(target) else load_adapter(target)
     if dtype not in adapter.backend().info().dtypes:
         return 0
     deviations = REPORTS / f"{name}-deviations.json"
@@ -97,10 +101,14 @@ def _run(name: str, dtype: str, level: int) -> int:
     return int(run.verdict not in ("conforms", "known_deviations"))
 
 
+def _is_command(target: str) -> bool:
+    return "/" in target
+
+
 def command(name: str, dtype: str) -> str:
     """The command that gives a report's numbers, from the root of the repository."""
     target = ADAPTERS[name]
-    words = ["genai-iface", "conformance", *(["--command", target] if " " in target else [target])]
+    words = ["genai-iface", "conformance", *(["--command", target] if _is_command(target) else [target])]
     if dtype != "float32":
         words += ["--dtype", dtype]
     deviations = REPORTS / f"{name}-deviations.json"

@@ -114,7 +114,10 @@ def _tensors(path: Path) -> Iterator[tuple[str, NDArray[np.float32]]]:
 def _add_tokenizer(writer: Any, folder: Path, config: Mapping[str, Any]) -> None:
     path = folder / "tokenizer.json"
     if not path.is_file():
-        writer.add_tokenizer_model("none")
+        # Its server wants a vocabulary; one of this kind has no end tokens unless they are named.
+        writer.add_tokenizer_model("rwkv")
+        writer.add_token_list([f"<{number}>" for number in range(config["vocab_size"])])
+        writer.add_token_types([1] * config["vocab_size"])
         return
     said = json.loads(path.read_text(encoding="utf-8"))
     by_id = {number: token for token, number in said["model"]["vocab"].items()}
