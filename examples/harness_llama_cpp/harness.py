@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""llama.cpp behind the wire protocol, profile "text": its server in this process, asked for tokens and log-probabilities.
+"""llama.cpp behind the wire protocol, profile "text": its server in this process.
 
 pip install xllamacpp gguf
 genai-iface conformance --command "python examples/harness_llama_cpp/harness.py"
