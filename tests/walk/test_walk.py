@@ -22,7 +22,7 @@ from genai_iface.conformance.decoder.fresh import make_fresh
 from genai_iface.conformance.walk import _search
 from genai_iface.conformance.walk._program import Operation, draw_program, smaller
 from tests.conformance.mutants import Mutant
-from tests.conformance.plain import PlainAdapter
+from tests.conformance.plain import PlainAdapter, PlainBackend, PlainModel
 from tests.conformance.test_golden import run_reference
 from tests.walk.mutants import WALK_MUTANTS
 
@@ -121,3 +121,24 @@ def test_a_program_stands_as_code_in_the_report() -> None:
     lines = _as_item(failed).splitlines()
     assert lines[0] == "- `L2.walk.linear`: it fails: (seed 3)"
     assert lines[2:] == ["    ```python", "    import numpy as np", "    x = [1, *t0[2][:2048]]", "    ```"]
+
+
+class _LatePositions(PlainModel):
+    """Positions from 6000 on are counted in steps of two."""
+
+    def positions(self, lengths: Any, width: int) -> Any:
+        positions = super().positions(lengths, width)
+        return np.where(positions < 6000, positions, positions // 2 * 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 20, 300])
+def test_only_rows_of_8192_tokens_show_what_is_wrong_behind_6000(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_search, "_SECONDS_TO_SHRINK", 0.0)
+    found = {}
+    checks = [CHECKS["L2.walk.powers_of_two"], CHECKS["L2.walk.long_rows"]]
+    for name, adapter in (("right", RIGHT), ("late", PlainAdapter(PlainBackend(_LatePositions)))):
+        context = Context(adapter, seed=seed, long=True)
+        found[name] = [run_check(item, context).status for item in checks]
+        context.close()
+    assert found == {"right": ["passed", "passed"], "late": ["passed", "failed"]}

@@ -46,8 +46,9 @@ def test_harnesses_in_python(name: str, modules: tuple[str, ...]) -> None:
     run = judged(adapter, {"transformers": "transformers-generate"}.get(name, name.replace("_", "-")))
     adapter.close()
     passed = {item.check.id for item in run.outcomes if item.status == "passed"}
-    # Models that were made for this run, token by token.
-    assert {"L4.greedy.base", "L4.greedy.fresh", "L4.sampling.spread"} <= passed
+    # Models that were made for this run, token by token; one of them has no form for llama.cpp.
+    greedy = "L4.greedy.group8" if name == "llama_cpp" else "L4.greedy.fresh"
+    assert {"L4.greedy.base", greedy, "L4.sampling.spread"} <= passed
     assert "generate" in check_messages(adapter.said)
 
 
