@@ -102,8 +102,12 @@ async function forward(model, cache, given) {
   return { logits: encode("float32", [rows.length, columns, size], asked), state: tell(cache) };
 }
 
+// A graph that is run again and again is opened once.
+let opened = {};
+
 async function runNode({ onnx, inputs }) {
-  const session = await open(decode(onnx)), feeds = {};
+  if (opened.data !== onnx.data) opened = { data: onnx.data, session: await open(decode(onnx)) };
+  const { session } = opened, feeds = {};
   for (const [name, tensor] of Object.entries(inputs)) feeds[name] = new RUNTIME.ort.Tensor(tensor.dtype, decode(tensor), tensor.shape);
   const results = await session.run(feeds);
   return { outputs: session.outputNames.map((name) => encode(results[name].type, results[name].dims, results[name].data)) };

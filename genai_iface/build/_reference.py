@@ -22,26 +22,31 @@ SHORTEST_PROMPT, _LONGEST_PROMPT = 16, 160
 _STEPS = 32
 
 
-def reference_of(network: Any, context: int | None, progress: Callable[[int, int], None]) -> Reference:
+def reference_of(
+    network: Any, context: int | None, progress: Callable[[int, int], None], *, use_cache: bool = True
+) -> Reference:
     """What torch computes, with prompts and tokens for this network.
 
     Args:
         network: The Transformers network.
         context: Tokens that a sequence may have, None for what the checkpoint says.
         progress: Called with (rows done, all rows).
+        use_cache: Whether logits may come from Transformers' cache. Those of a network that keeps states never do.
 
     Raises:
         UnsupportedModelError: The network does not run by itself, or keeps something else than a cache.
     """
     try:
-        return _reference(network, context, progress)
+        return _reference(network, context, progress, use_cache=use_cache)
     except GenAIError:
         raise
     except BROKEN as error:
         raise does_not_run(network, error) from error
 
 
-def _reference(network: Any, context: int | None, progress: Callable[[int, int], None]) -> Reference:
+def _reference(
+    network: Any, context: int | None, progress: Callable[[int, int], None], *, use_cache: bool
+) -> Reference:
     """Prompts long enough to leave every window, as far as that is affordable."""
     text = network.config.get_text_config()
     windows = [getattr(text, name, None) or 0 for name in ("sliding_window", "attention_chunk_size")]
@@ -54,12 +59,12 @@ def _reference(network: Any, context: int | None, progress: Callable[[int, int],
             prompt_tokens=exact + SHORTEST_PROMPT,
             progress=progress,
         )
-    has_states = keeps_states(network)
+    without_cache = keeps_states(network) or not use_cache
     # XLNet says -1 where there is no limit.
     positions = max(getattr(text, "max_position_embeddings", None) or 0, 0)
     limit = context or positions or 2 * _STEPS + MORE_TOKENS
-    room = limit - MORE_TOKENS if has_states else limit
+    room = limit - MORE_TOKENS if without_cache else limit
     steps = min(_STEPS, room // 2)
     return torch_reference(
-        network, steps=steps, prompt_tokens=min(prompt, room - steps), use_cache=not has_states, progress=progress
+        network, steps=steps, prompt_tokens=min(prompt, room - steps), use_cache=not without_cache, progress=progress
     )

@@ -24,6 +24,7 @@ from genai_iface.cli.arguments import (
 )
 from genai_iface.cli.json_output import add_json_argument, print_json
 from genai_iface.cli.progress import Progress
+from genai_iface.cli.verify_matrix import add_matrix_arguments, run_matrix_of
 from genai_iface.errors import InvalidInputError
 from genai_iface.protocols import Model
 from genai_iface.registry import load_model
@@ -72,11 +73,12 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         "verify",
         help="compare two backends step by step",
         description="Feeds both backends the same random prompts, a ragged batch, and then the tokens that the "
-        "reference chooses. Compares the logits of every step and tells a near tie from a real difference.",
+        "reference chooses. Compares the logits of every step and tells a near tie from a real difference. With "
+        "--matrix, SOURCE is a checkpoint: every tool that makes graphs of it, times every runtime, beside torch.",
         epilog="example: genai-iface verify my-model --backend ort --against numpy --steps 32",
     )
     add_source_arguments(parser)
-    parser.add_argument("--backend", required=True, metavar="NAME", help="the backend to judge")
+    parser.add_argument("--backend", metavar="NAME", help="the backend to judge; needed but for --matrix")
     parser.add_argument("--against", default="numpy", metavar="NAME", help="the reference (default: numpy)")
     parser.add_argument("--device", metavar="D", help="device of the judged backend")
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help="an option of that backend")
@@ -86,6 +88,7 @@ def add_parser(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     parser.add_argument(
         "--tolerance", type=not_negative, metavar="T", help="largest legal difference, as a part of the largest logit"
     )
+    add_matrix_arguments(parser)
     add_json_argument(parser)
     return parser
 
@@ -97,8 +100,12 @@ def run(arguments: argparse.Namespace) -> int:
         0 if all differences are within the tolerance and tokens differ at near ties only, otherwise 1.
 
     Raises:
-        InvalidInputError: A backend is compared with itself.
+        InvalidInputError: There is no backend to judge, or it is compared with itself.
     """
+    if arguments.matrix:
+        return run_matrix_of(arguments)
+    if arguments.backend is None:
+        raise InvalidInputError("verify judges a backend, and none is named", remedy="Add --backend NAME, or --matrix.")
     if (arguments.backend, arguments.device, arguments.option) == (arguments.against, None, []):
         raise InvalidInputError(
             f"--backend and --against are both {arguments.backend!r}, which agrees with itself",

@@ -16,7 +16,7 @@ from onnx_ir.passes.common import (
 from genai_iface.errors import UnsupportedModelError
 from genai_iface.graph._edit import Editor, copy_type, replace_value
 from genai_iface.graph._inference import infer_shapes
-from genai_iface.graph._walk import attribute, describe, input_at, is_constant, is_op, rank, unsupported
+from genai_iface.graph._walk import attribute, describe, input_at, is_constant, is_op, rank, static_dim, unsupported
 from genai_iface.transform._raise_opset import raise_opset
 from genai_iface.transform.convert._primitive_attention import PrimitiveAttention
 from genai_iface.transform.rewrite import Note, Rewrite
@@ -44,6 +44,8 @@ class PrimitiveOperators(Rewrite):
             UnsupportedModelError: An operator is used in a way that cannot be spelled out, or a size is not known.
         """
         infer_shapes(model)
+        if _find_heads(model):
+            infer_shapes(model)
         count = _inline_definitions(model)
         edit = Editor(model.graph, "primitive")
         attention = PrimitiveAttention(edit)
@@ -63,6 +65,26 @@ class PrimitiveOperators(Rewrite):
                 continue
             break
         return self.said(count, f"{count} nodes spelled out, opset {model.graph.opset_imports.get('', 0)}")
+
+
+def _find_heads(model: ir.Model) -> int:
+    """Heads that a Reshape takes apart with a -1: ONNX's inference does not divide where other sizes are symbols.
+
+    Returns:
+        How many were found.
+    """
+    found = 0
+    for node in model.graph:
+        flat, apart = input_at(node, 0), node.outputs[0]
+        if not is_op(node, "Reshape") or flat is None or rank(flat) != 3 or rank(apart) != 4:
+            continue
+        before, after = list(flat.shape or ()), list(apart.shape or ())
+        # The number of elements stays, and so do the first two sizes.
+        wide, size = static_dim(flat, 2), static_dim(apart, 3)
+        if before[:2] == after[:2] and wide and size and wide % size == 0 and static_dim(apart, 2) is None:
+            apart.shape = ir.Shape([*after[:2], wide // size, size])
+            found += 1
+    return found
 
 
 def _inline_definitions(model: ir.Model) -> int:

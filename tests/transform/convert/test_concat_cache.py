@@ -68,6 +68,29 @@ def test_a_window_survives_both_ways() -> None:
     assert same_steps(one, other, ragged=False) < 1e-5
 
 
+def test_heads_that_a_shape_leaves_open_are_counted() -> None:
+    """What torch's exporter writes: heads are taken apart by a -1 behind sizes of the input."""
+    proto = scatter_model()
+    source, signature = load(proto)
+    sizes = [onnx.numpy_helper.to_array(each) for each in proto.graph.initializer if len(each.dims) == 1]
+    targets = {each.name for each in proto.graph.initializer if list(each.dims) == [4]}
+    assert any(list(each[:2]) == [0, 0] for each in sizes if each.size == 4)
+    shape = onnx.helper.make_node("Shape", ["input_ids"], ["open.batch_and_tokens"], start=0, end=2)
+    target = onnx.helper.make_node("Concat", ["open.batch_and_tokens", "open.heads"], ["open.target"], axis=0)
+    for node in proto.graph.node:
+        if node.op_type == "Reshape" and node.input[1] in targets:
+            node.input[1] = "open.target"
+    nodes = [shape, target, *proto.graph.node]
+    del proto.graph.node[:], proto.graph.value_info[:]
+    proto.graph.node.extend(nodes)
+    proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1, 8]), "open.heads"))
+    there = to_concat(ir.from_proto(proto))
+    PrimitiveOperators()(there.model)
+    assert not {"Attention", "RotaryEmbedding", "RMSNormalization"} & {*count_ops(there.model)}
+    grown = Drive(on_reference(there.model), there.signature)
+    assert same_steps(Drive(on_reference(source), signature), grown, ragged=False) < 1e-5
+
+
 def test_padding_on_the_left_changes_nothing() -> None:
     """How published models are fed with unequal prompts: attention_mask 0 on the left, positions from it."""
     there = to_concat(ir.from_proto(scatter_model()))
