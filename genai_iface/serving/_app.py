@@ -26,6 +26,7 @@ from genai_iface.serving.protocol.errors import ApiError
 __all__ = ["make_app"]
 
 _MAX_SHOWN = 300
+_NO_JSON = "The body is not JSON, or holds what no request needs. Send one JSON object in UTF-8, as application/json."
 _PATHS = frozenset(
     {"/health", "/metrics", "/ready", "/v1/chat/completions", "/v1/completions", "/v1/models", "/v1/responses"}
 )
@@ -76,7 +77,7 @@ async def _tell_validation(request: Request, error: Exception) -> Response:
     if first["type"] == "extra_forbidden":
         message = f"{name} is not supported. Leave it out."
     elif first["type"] == "json_invalid":
-        name, message = None, "The body is not JSON. Send one JSON object, as application/json."
+        name, message = None, _NO_JSON
     else:
         message = f"{name or 'The body'} is not legal: {first['msg'][:_MAX_SHOWN]}."
     return await _tell(request, ApiError(400, message, param=name))
@@ -100,6 +101,9 @@ def _field_of(fault: Any, body: Any) -> str | None:
 async def _tell_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException | AnyHTTPException)  # noqa: S101 - for the type checker
     code = _CODES.get(error.status_code)
+    if error.status_code == 400:
+        # FastAPI's own, for what Python's reader of JSON gives up on: bytes that are no UTF-8, depth, endless numbers.
+        return await _tell(request, ApiError(400, _NO_JSON))
     where = f": {request.method} {request.url.path}. GET /openapi.json lists what there is." if code is not None else ""
     told = ApiError(
         error.status_code, f"{error.detail}{where}", code="request_too_large" if error.status_code == 413 else code

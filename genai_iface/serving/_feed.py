@@ -5,7 +5,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import suppress
 
 from genai_iface.generation.scheduling.request import ScheduledRequest
@@ -14,8 +14,12 @@ from genai_iface.results import Chunk
 __all__ = ["feed"]
 
 
-async def feed(requests: Sequence[ScheduledRequest]) -> AsyncIterator[tuple[int, Chunk]]:
+async def feed(requests: Sequence[ScheduledRequest], *, at_the_end: bool = False) -> AsyncIterator[tuple[int, Chunk]]:
     """Yields (which request, its chunk) as they come, until all have ended.
+
+    Args:
+        requests: Whose chunks.
+        at_the_end: Whether nobody wants a request's chunks before it has ended: then it wakes the loop once.
 
     Raises:
         BackendError: A step failed; all requests are cancelled then.
@@ -24,13 +28,18 @@ async def feed(requests: Sequence[ScheduledRequest]) -> AsyncIterator[tuple[int,
     loop = asyncio.get_running_loop()
     has_news = asyncio.Event()
 
-    def wake() -> None:
-        # The steps may outlive the loop of a server that has ended.
-        with suppress(RuntimeError):
-            loop.call_soon_threadsafe(has_news.set)
+    def wake_for(request: ScheduledRequest) -> Callable[[], None]:
+        def wake() -> None:
+            if at_the_end and not request.is_done:
+                return
+            # The steps may outlive the loop of a server that has ended.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(has_news.set)
+
+        return wake
 
     for request in requests:
-        request.listen(wake)
+        request.listen(wake_for(request))
     positions = [0] * len(requests)
     while True:
         await has_news.wait()

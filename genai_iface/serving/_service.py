@@ -78,21 +78,23 @@ class Job:
         self._wanted = wanted
         self._is_open = True
 
-    async def chunks(self) -> AsyncIterator[tuple[int, Chunk]]:
+    async def chunks(self, *, at_the_end: bool = False) -> AsyncIterator[tuple[int, Chunk]]:
         """(Which sequence, chunk) as they come. However it is left, the sequences end and their places are free.
+
+        Args:
+            at_the_end: Whether nobody wants a sequence's chunks before it has ended.
 
         Raises:
             ApiError: The generation failed, or the server stops.
         """
         try:
-            async for at, chunk in feed(self.requests):
+            async for at, chunk in feed(self.requests, at_the_end=at_the_end):
                 if chunk.finish_reason == "cancelled":
                     message = "The server stops, and the answer is not complete. Send the request to another one."
                     raise ApiError(503, message, code="server_stopping", retry_after=_RETRY_SECONDS)
                 yield at, chunk
         except GenAIError as error:
-            has_grammar = bool({"json_schema", "regex", "lark_grammar"} & self._wanted.overrides.keys())
-            told = api_error_of(error, dict(self._wanted.names), has_grammar=has_grammar)
+            told = api_error_of(error, self._wanted.names, self._wanted.overrides)
             if told.status >= 500:
                 LOGGER.exception("generation failed")
             raise told from error
@@ -244,7 +246,7 @@ class Service:
                 request.close()
             self.give_back(count)
             if isinstance(error, GenAIError):
-                raise api_error_of(error, dict(wanted.names)) from error
+                raise api_error_of(error, wanted.names, wanted.overrides) from error
             raise
         return Job(self, requests, wanted)
 
@@ -258,7 +260,7 @@ class Service:
         collected: list[list[Chunk]] = [[] for _ in job.requests]
 
         async def collect() -> None:
-            async for at, chunk in job.chunks():
+            async for at, chunk in job.chunks(at_the_end=True):
                 collected[at].append(chunk)
 
         work, gone = asyncio.ensure_future(collect()), asyncio.ensure_future(_until_gone(request))

@@ -38,6 +38,7 @@ __all__ = ["RayArguments", "build"]
 
 _SHUTDOWN_MARGIN = 5.0
 _HEALTH_PERIOD = 5.0
+_LOOK_BACK = 30.0
 
 Positive = Annotated[int, Field(ge=1)]
 
@@ -55,6 +56,8 @@ class RayArguments(BaseModel):
         min_replicas: Fewest replicas.
         max_replicas: Most replicas; more than ``min_replicas`` lets Ray add and remove them by the length of the queue.
         target_requests: Requests for each replica, running or waiting, that Ray aims at; None for ``slots``.
+        upscale_seconds: For so long there are more before Ray adds replicas.
+        downscale_seconds: For so long there are fewer before it removes some.
         fronts: Replicas of the front.
         slots: As of ``ServerSettings``, and so are the following.
         max_queue: For each replica.
@@ -74,6 +77,8 @@ class RayArguments(BaseModel):
     min_replicas: Positive = 1
     max_replicas: Positive | None = None
     target_requests: Annotated[float, Field(gt=0)] | None = None
+    upscale_seconds: Annotated[float, Field(gt=0)] = 30.0
+    downscale_seconds: Annotated[float, Field(gt=0)] = 600.0
     fronts: Positive = 1
     slots: Positive = 8
     capacity: Positive | None = None
@@ -176,13 +181,14 @@ class _Front:
         return response
 
     async def _read(self, request: Request) -> bytes:
-        body = b""
+        parts, size = [], 0
         async for part in request.stream():
-            body += part
-            if len(body) > self._max_body_bytes:
+            parts.append(part)
+            size += len(part)
+            if size > self._max_body_bytes:
                 told = f"The request has more than {self._max_body_bytes} bytes. Send a shorter one."
                 raise ApiError(413, told, code="request_too_large")
-        return body
+        return b"".join(parts)
 
 
 def build(arguments: RayArguments) -> serve.Application:
@@ -198,7 +204,14 @@ def build(arguments: RayArguments) -> serve.Application:
         target = arguments.target_requests or float(settings.slots)
         scaling = {
             "autoscaling_config": AutoscalingConfig(
-                min_replicas=arguments.min_replicas, max_replicas=most, target_ongoing_requests=target
+                min_replicas=arguments.min_replicas,
+                max_replicas=most,
+                target_ongoing_requests=target,
+                upscale_delay_s=arguments.upscale_seconds,
+                downscale_delay_s=arguments.downscale_seconds,
+                # Ray looks at the mean of a while, which is no longer than what it waits.
+                look_back_period_s=min(arguments.upscale_seconds, _LOOK_BACK),
+                metrics_interval_s=min(arguments.upscale_seconds, _LOOK_BACK) / 3,
             )
         }
     replica = serve.deployment(

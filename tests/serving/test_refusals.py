@@ -45,7 +45,9 @@ REFUSED: list[tuple[str, Any, str | None]] = [
     (COMPLETE, completion(prompt=[]), "prompt"),
     (COMPLETE, completion(prompt=[1, "a"]), "prompt"),
     (COMPLETE, completion(prompt=[999_999]), "prompt"),
-    (COMPLETE, completion(prompt=b"\\ud800".decode("unicode_escape")), None),
+    (COMPLETE, completion(prompt=b"\\ud800".decode("unicode_escape")), "prompt"),
+    (CHAT, b'{"model": "m", "messages": [{"role": "user", "content": "\\ud800"}]}', "messages"),
+    (CHAT, b'{"model": "m", "seed": ' + b"9" * 5000 + b"}", None),
     (COMPLETE, completion(prompt="x" * 200), "prompt"),
     (COMPLETE, completion(max_tokens=-1), "max_tokens"),
     (COMPLETE, completion(max_tokens="2"), "max_tokens"),
@@ -72,6 +74,9 @@ REFUSED: list[tuple[str, Any, str | None]] = [
     (COMPLETE, completion(guided_json='{"type": "nothing"}'), "guided_json"),
     (COMPLETE, completion(guided_json="{"), "guided_json"),
     (COMPLETE, completion(structured_outputs={"grammar": "nonsense"}), "structured_outputs.grammar"),
+    # They are found while they are used: without a beginning, without an end.
+    (COMPLETE, completion(guided_grammar="start: start"), "guided_grammar"),
+    (COMPLETE, completion(structured_outputs={"grammar": 'start: "a" start'}), "structured_outputs.grammar"),
     (CHAT, chat(messages=[]), "messages"),
     (CHAT, chat(messages=[{"role": "wizard", "content": "x"}]), "messages.0.role"),
     (

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from genai_iface.errors import (
@@ -19,6 +20,7 @@ from genai_iface.errors import (
 __all__ = ["ApiError", "api_error_of", "invalid"]
 
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
+_RULES = ("json_schema", "regex", "lark_grammar")
 # A message of the generation names the field first: "top_p=2 is not legal", "regex is not legal: ...".
 _FIELD = re.compile(r"[a-z][a-z_]+")
 
@@ -65,13 +67,13 @@ def invalid(param: str, message: str, *, code: str | None = None) -> ApiError:
     return ApiError(400, message, param=param, code=code)
 
 
-def api_error_of(error: GenAIError, names: dict[str, str], *, has_grammar: bool = False) -> ApiError:
+def api_error_of(error: GenAIError, names: Mapping[str, str], fields: Iterable[str]) -> ApiError:
     """An error of the generation as a client is told it.
 
     Args:
         error: What was raised.
         names: For fields of ``GenerationConfig`` the names that the request gave them.
-        has_grammar: Whether the client sent a grammar, whose faults may show while it is used.
+        fields: Of ``GenerationConfig`` that were given; the faults of a grammar may show only while it is used.
     """
     message = str(error)
     if isinstance(error, CacheOverflowError):
@@ -85,6 +87,7 @@ def api_error_of(error: GenAIError, names: dict[str, str], *, has_grammar: bool 
         found = _FIELD.match(message)
         # Whatever names no field is about the prompt: its tokens, its characters, that it is empty.
         return ApiError(400, message, param=names.get(found[0] if found else "", names.get("prompt")))
-    if isinstance(error, BackendError) and has_grammar and "llguidance" in message:
-        return ApiError(400, message, param=names.get("json_schema"))
+    rule = next((field for field in _RULES if field in fields), None)
+    if isinstance(error, BackendError) and rule is not None and "llguidance" in message:
+        return ApiError(400, message, param=names.get(rule))
     return ApiError(500, message)

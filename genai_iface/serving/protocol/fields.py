@@ -78,13 +78,18 @@ class Request(Strict):
     @model_validator(mode="before")
     @classmethod
     def _refuse_surrogates(cls, data: Any) -> Any:
-        """Lone surrogates are no text: neither a tokenizer nor an answer can hold them."""
+        """Lone surrogates are no text: neither a tokenizer nor an answer can hold them.
+
+        Raises:
+            ApiError: There is one.
+        """
         try:
             for name, value in data.items() if isinstance(data, dict) else ():
                 json.dumps([name, value], ensure_ascii=False).encode()
         except (ValueError, RecursionError, TypeError) as error:
             shown = name.encode("ascii", "replace").decode()
-            raise ValueError(f"{shown} holds a lone surrogate, or is nested too deeply") from error
+            fault = f"{shown} holds a lone surrogate, or is nested too deeply. Send text, and flatter values."
+            raise invalid(shown, fault) from error
         return data
 
     def base_overrides(self) -> dict[str, Any]:
