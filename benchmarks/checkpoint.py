@@ -32,7 +32,7 @@ __all__ = [
     "make_checkpoint",
 ]
 
-Weights: TypeAlias = Literal["fp32", "fp16", "int4"]
+Weights: TypeAlias = Literal["fp32", "fp16", "int4", "int8"]
 
 CONTEXT = 32768
 
@@ -156,7 +156,7 @@ def _save_real(name: str, path: Path) -> None:
 
 
 def build_standard(checkpoint: Path, weights: Weights) -> Path:
-    """The folder that ``build`` makes of a checkpoint, and for int4 what ``quantize`` makes of that."""
+    """The folder that ``build`` makes of a checkpoint, and for int4 and int8 what ``quantize`` makes of that."""
     kind = "fp16" if weights == "fp16" else "fp32"
 
     def make(path: Path) -> None:
@@ -167,13 +167,13 @@ def build_standard(checkpoint: Path, weights: Weights) -> Path:
         build(checkpoint, path, options)
 
     plain = _once(checkpoint.with_name(f"{checkpoint.name}-standard-{kind}"), make)
-    if weights != "int4":
+    if weights not in ("int4", "int8"):
         return plain
 
     def quantize(path: Path) -> None:
         from genai_iface.transform.quantize import quantize_folder
 
-        quantize_folder(plain, path, bits=4, block_size=32)
+        quantize_folder(plain, path, bits=4 if weights == "int4" else 8, block_size=32)
 
     return _once(checkpoint.with_name(f"{checkpoint.name}-standard-{weights}"), quantize)
 
@@ -250,7 +250,7 @@ def build_for_genai(checkpoint: Path, weights: Weights, device: str = "cpu") -> 
 
 
 def build_gguf(checkpoint: Path, weights: Weights) -> Path:
-    """The folder with a llama.cpp file of the checkpoint, matrices as F32 or Q4_0."""
+    """The folder with a llama.cpp file of the checkpoint, matrices as F32, Q8_0 or Q4_0."""
 
     def build(path: Path) -> None:
         import gguf
@@ -273,7 +273,8 @@ def build_gguf(checkpoint: Path, weights: Weights) -> Path:
         writer.add_vocab_size(config["vocab_size"])
         _write_vocabulary(writer, checkpoint, config["vocab_size"])
         names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config["num_hidden_layers"])
-        kind = gguf.GGMLQuantizationType.F32 if weights == "fp32" else gguf.GGMLQuantizationType.Q4_0
+        kinds = gguf.GGMLQuantizationType
+        kind = {"fp32": kinds.F32, "int8": kinds.Q8_0}.get(weights, kinds.Q4_0)
         for name, tensor in load_file(checkpoint / "model.safetensors").items():
             if name.endswith(("q_proj.weight", "k_proj.weight")):
                 # llama.cpp rotates neighbouring elements, Transformers the two halves of a head.

@@ -48,9 +48,22 @@ the {model} model. {kinds}.
 | Requests per second | {requests_per_second} |
 | Share of the tokens of prompts that a held prefix saved | {cached_share_of_prompts:.0%} |
 
-An answer that is different goes on in another way from some token on: by default ONNX Runtime rounds activations to
-eight bits where weights are int8, and the batch has a part in that. `--exact` computes in float32. Greedy questions
-where two tokens were nearly equally likely are not asked. That each difference comes from rounding is not proven.
+Of the different answers {at_border} are, to the last character read, what the question alone gives on the other side
+of a border that the draw is within 1e-5 of. {in_other_steps} more are what the question gives **alone, in other
+steps**: nothing else is in the cache, only do some tokens run in a step of their own that did not before, or the other
+way round. **{unexplained} are neither.**
+"""
+_STEPS = """
+Why steps matter with int8 weights: a token that runs alone and one that runs beside others go through other kernels of
+ONNX Runtime's attention, whose results differ in their last bits (1.9e-7 for one operator). Products with int8 weights
+round activations to eight bits, each row by itself: rows beside it change nothing, not one bit, even if they are a
+thousand times as large. But a last bit may become a step of that rounding, and the logits move by hundredths instead
+of millionths. A held prefix of a whole prompt but its last token is the usual case. The {count} different answers with
+which it happened: "from the border" is the distance of the draw in probability, for a greedy question that of the two
+logits.
+
+| Seed | Token that parts first | From the border | Logits apart there | Runs until one gave the answer |
+|---|---|---|---|---|
 """
 _BORDER = """
 A draw picks the token between whose borders in the cumulative distribution it falls. Of the different answers
@@ -58,20 +71,64 @@ A draw picks the token between whose borders in the cumulative distribution it f
 1e-5 of a border, and are, to the last character read, what the question alone gives on the other side. {unexplained} do
 not.
 """
-_COMPARE = """
+_OVERHEAD = """
+## What HTTP costs
+
+<!-- not run: takes minutes, in a copy of the repository -->
+```bash
+python -m benchmarks.serving_overhead --work-dir DIR --weights int8 --threads {threads} --pin 0 --blocks {blocks} \\
+  --requests {requests} --report docs/reports/serving-overhead.json
+```
+
+The scheduler in a program beside our server, the model {model}, {clients} clients, {slots} slots, {blocks} blocks of
+{requests} requests for {tokens} tokens that take turns, the server on one processor.
+
+The last column is what the server's other threads computed over what the one did that runs the steps: a program beside
+it disturbs that less than it does times.
+
+| | Tokens a second over the scheduler's, median | of each block | Other threads |
+|---|---|---|---|
+"""
+_PEERS = """
 ## Beside others
 
 <!-- not run: takes minutes, in a copy of the repository -->
 ```bash
-python -m benchmarks.serving_load compare --model FOLDER --checkpoint FOLDER --clients {clients} \\
-  --report docs/reports/serving-compare.json
+python -m benchmarks.serving_peers --work-dir DIR --weights {weights} --threads {threads} --pin 0 --rounds {rounds} \\
+  --report docs/reports/serving-peers.json
 ```
 
-The same requests, {clients} clients, {requests} requests a block, {blocks} blocks of each that take turns,
-{threads} thread(s) each, {slots} slots, the model {model}.
+{model} in {weights}, {threads} thread(s) on one processor for each server, one server after the other, the same prompts
+and numbers of greedy tokens, prompts without common beginnings, answers streamed, {slots} slots where there are slots.
+llama.cpp's server is the one in the package xllamacpp; llama-cpp-python was not built. The other processor of
+the machine computed something else.
 
-| | Tokens per second over ours | of each block | Time to the first token over ours |
-|---|---|---|---|
+| Clients | Server | Requests a second | Tokens a second | Seconds to the first token | of an answer, medians |
+|---|---|---|---|---|---|
+"""
+_RAY = """
+## A replica that is killed, and replicas that come and go
+
+<!-- not run: takes minutes, in a copy of the repository -->
+```bash
+python -m benchmarks.ray_serving --replicas {replicas} --clients {clients} --report docs/reports/serving-ray.json
+```
+
+A local Ray on {processors} processors, {replicas} replicas of the embedded model, {clients} clients that ask all the
+time. One replica is killed.
+
+| | Requests per second |
+|---|---|
+| before | {before} |
+| in the 5 seconds around the kill | {around} |
+| in the 5 seconds after that | {next_seconds} |
+| in the last 20 seconds | {after} |
+
+Outcomes: {outcomes}. All replicas were there again after {back} seconds. Replicas share the processors, so fewer of
+them need not be slower.
+
+Then an application of one replica that may have two, with a target of one request each, and {clients} clients: replicas
+{counts}; two after {up} seconds of load, one again {down} seconds after its end. Outcomes: {scaled}.
 """
 _ROUTING = """
 ## Routing by prefix
@@ -95,7 +152,7 @@ replica busy.
 def main() -> None:
     """Writes the page, with a part for each result that is there."""
     parts = [_HEAD]
-    for name, write in (("serving", load_part), ("serving-compare", compare_part), ("routing", routing_part)):
+    for name, write in _PARTS.items():
         path = REPORTS / f"{name}.json"
         if path.exists():
             parts.append(write(json.loads(path.read_text(encoding="utf-8"))))
@@ -116,10 +173,20 @@ def load_part(result: dict[str, Any]) -> str:
         "p99": whole["p99"],
         "first50": first["p50"],
         "first99": first["p99"],
+        "at_border": result["different_from_reference"] - result["unexplained"] - result["different_in_other_steps"],
+        "in_other_steps": result["different_in_other_steps"],
     }
+    rows = [
+        f"| {one['seed'] or 'none'} | {one['token'] + 1} | {one['from_border']:.2g} | {one['logits_apart']:.2g} | "
+        f"{one['runs']} |"
+        for one in result["in_other_steps"]
+    ]
+    steps = _STEPS.format(count=len(rows)) + "\n".join(rows) + "\n" if rows else ""
     exact = REPORTS / "serving-exact.json"
-    return _LOAD.format(**fields) + (
-        exact_part(json.loads(exact.read_text(encoding="utf-8"))) if exact.exists() else ""
+    return (
+        _LOAD.format(**fields)
+        + steps
+        + (exact_part(json.loads(exact.read_text(encoding="utf-8"))) if exact.exists() else "")
     )
 
 
@@ -139,15 +206,41 @@ def exact_part(result: dict[str, Any]) -> str:
     )
 
 
-def compare_part(result: dict[str, Any]) -> str:
-    """Other servers, and the scheduler without HTTP."""
+def overhead_part(result: dict[str, Any]) -> str:
+    """The scheduler without HTTP."""
     rows = [
-        f"| {name} | {median} | {', '.join(map(str, result['tokens_per_second_over_ours'][name]))} | "
-        f"{result['first_token_over_ours'][name]} |"
+        f"| {name} answers | {median} | {', '.join(map(str, result['over_scheduler'][name]))} | "
+        f"{result['other_threads_over_steps'][name]:.1%} |"
         for name, median in result["median"].items()
     ]
+    return _OVERHEAD.format(**result) + "\n".join(rows) + "\n"
+
+
+def peers_part(result: dict[str, Any]) -> str:
+    """Other servers."""
+    keys = ("requests_per_second", "tokens_per_second", "first_token_seconds", "answer_seconds")
+    numbers = sorted({int(clients) for found in result["servers"].values() for clients in found})
+    rows = [
+        f"| {clients} | {name} | {' | '.join(str(found[str(clients)][key]) for key in keys)} |"
+        for clients in numbers
+        for name, found in result["servers"].items()
+    ]
     missing = [f"Not compared: {name} ({reason})." for name, reason in result["not_compared"].items()]
-    return _COMPARE.format(**result) + "\n".join(rows) + "\n\n" + "\n".join(missing) + ("\n" if missing else "")
+    return _PEERS.format(**result) + "\n".join(rows) + "\n" + "".join(f"\n{line}\n" for line in missing)
+
+
+def ray_part(result: dict[str, Any]) -> str:
+    """Kills, and the number of replicas."""
+    killed, scaled = result["kill"], result["scaling"]
+    fields = {**result, **{key: killed[key] for key in ("before", "around", "next_seconds", "after")}}
+    fields |= {"back": killed["seconds_until_all_replicas"], "outcomes": _counted(killed["outcomes"])}
+    fields |= {"up": scaled["seconds_to_two"], "down": scaled["seconds_to_one"]}
+    fields |= {"counts": ", ".join(map(str, scaled["replicas"])), "scaled": _counted(scaled["outcomes"])}
+    return _RAY.format(**fields)
+
+
+def _counted(outcomes: dict[str, int]) -> str:
+    return ", ".join(f"{count} {name}" for name, count in outcomes.items())
 
 
 def routing_part(result: dict[str, Any]) -> str:
@@ -159,6 +252,14 @@ def routing_part(result: dict[str, Any]) -> str:
         rows.append(f"| {name.replace('_', ' ')} | {way['prompt_tokens_not_run']:.0%} | {shown} |")
     return _ROUTING.format(**result) + "\n".join(rows) + "\n"
 
+
+_PARTS = {
+    "serving": load_part,
+    "serving-overhead": overhead_part,
+    "serving-peers": peers_part,
+    "serving-ray": ray_part,
+    "routing": routing_part,
+}
 
 if __name__ == "__main__":
     main()

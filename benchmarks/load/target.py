@@ -11,13 +11,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Target", "free_port", "own_command", "running"]
+__all__ = ["Target", "free_port", "on_processors", "own_command", "running"]
 
 _START_SECONDS = 180
 
@@ -45,10 +45,14 @@ class Target:
         return 0
 
     @property
-    def cpu_seconds(self) -> float:
-        """Time that it has computed so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+    def cpu_seconds(self) -> dict[int, float]:
+        """Time that each of its threads has computed so far."""
+        found = {}
+        for path in Path(f"/proc/{self.pid}/task").iterdir():
+            # A thread may end meanwhile.
+            with suppress(FileNotFoundError, ProcessLookupError):
+                found[int(path.name)] = int((path / "schedstat").read_text(encoding="ascii").split()[0]) / 1e9
+        return found
 
     def metric(self, name: str) -> float:
         """One of our server's metrics."""
@@ -68,13 +72,29 @@ def free_port() -> int:
 
 
 @contextmanager
-def running(command: Sequence[str], port: int, model: str, log: Path, *, ready: str = "/health") -> Iterator[Target]:
+def running(
+    command: Sequence[str],
+    port: int,
+    model: str,
+    log: Path,
+    *,
+    ready: str = "/health",
+    processors: Collection[int] | None = None,
+) -> Iterator[Target]:
     """Starts a server and ends it.
+
+    Args:
+        command: The server's.
+        port: Where it will listen.
+        model: The name of its model.
+        log: Takes what it prints.
+        ready: Answers with 200 once it can be asked.
+        processors: On which it runs; None for all.
 
     Raises:
         RuntimeError: It does not answer in time.
     """
-    with log.open("wb") as out:
+    with log.open("wb") as out, on_processors(processors):
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=out)
     try:
         end = time.monotonic() + _START_SECONDS
@@ -90,6 +110,17 @@ def running(command: Sequence[str], port: int, model: str, log: Path, *, ready: 
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+@contextmanager
+def on_processors(processors: Collection[int] | None) -> Iterator[None]:
+    """Threads and processes that begin inside run on these processors; None for all."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, processors or before)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
 
 
 def own_command(source: str | None, port: int, options: Mapping[str, Any], *, slots: int, queue: int) -> list[str]:

@@ -96,6 +96,81 @@ def test_a_draw_is_at_a_border_if_rounding_can_move_it_over(distance: float) -> 
     assert near == pytest.approx(abs(distance), abs=2e-7)
 
 
+def test_other_steps_explain_what_they_give_and_nothing_else() -> None:
+    """A model that says A in a step of one token, and B beside others."""
+    from benchmarks.load.other_steps import explain
+    from genai_iface import TextGenerationPipeline
+    from tests.fakes import ByteTokenizer, FakeModel
+
+    class Wavers(FakeModel):
+        def forward(self, input_ids: Any, *arguments: Any, **keywords: Any) -> NDArray[np.float32]:
+            logits = super().forward(input_ids, *arguments, **keywords)
+            logits[..., :] = 0
+            logits[..., 65 if np.asarray(input_ids).shape[1] == 1 else 66] = 8
+            return logits
+
+    with TextGenerationPipeline.from_parts(Wavers(258), ByteTokenizer()) as pipe:
+        question = ("ab", 3, None)
+        assert pipe.generate("ab", max_new_tokens=3).text == "BAA"
+        found = explain(pipe, question, "BBA")
+        assert found is not None
+        assert (found.token, found.from_border, found.logits_apart) == (1, 8, 8)
+        begun = explain(pipe, question, "A", is_whole=False)
+        assert begun is not None
+        assert begun.token == 0
+        assert explain(pipe, question, "BCA", most=40) is None
+        assert explain(pipe, question, "A", most=40) is None
+        # The model itself is open still.
+        assert pipe.generate("ab", max_new_tokens=3).text == "BAA"
+
+
+def test_an_answer_that_other_steps_explain_is_counted_as_that() -> None:
+    from benchmarks.load.other_steps import Explanation
+    from benchmarks.load.reference import Reference
+    from benchmarks.load.verdict import judge
+
+    question = ("one", 4, 7)
+    asked: list[Any] = []
+
+    def explain(*key: Any) -> Explanation | None:
+        asked.append(key)
+        return Explanation(3, 1, 0.1, 0.2) if key[1] == "abzz" else None
+
+    answers = [seen(text, question) for text in ("abcd", "abzz", "abzz", "abyy")]
+    result = judge(answers, {question: Reference("abcd")}, explain)
+    assert (result["different_from_reference"], result["unexplained"], result["different_in_other_steps"]) == (3, 1, 2)
+    assert asked == [(question, "abzz", True), (question, "abyy", True)]
+
+
+@needs_ort
+@pytest.mark.parametrize("bits", [4, 8])
+def test_a_product_with_integers_rounds_each_row_by_itself(bits: int) -> None:
+    """If rows had one scale, one that is a thousand times as large would leave nothing of the others."""
+    import onnx
+    import onnxruntime
+
+    columns, rows, block = 64, 128, 32
+    random = np.random.default_rng(0)
+    weights = random.integers(0, 256, (columns, rows // block, block * bits // 8), dtype=np.uint8)
+    scales = random.random(columns * rows // block, dtype=np.float32)
+    attributes = {"K": rows, "N": columns, "bits": bits, "block_size": block, "accuracy_level": 4}
+    float32 = onnx.TensorProto.FLOAT
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMulNBits", ["a", "b", "s"], ["y"], domain="com.microsoft", **attributes)],
+        "product",
+        [onnx.helper.make_tensor_value_info("a", float32, ["m", rows])],
+        [onnx.helper.make_tensor_value_info("y", float32, ["m", columns])],
+        [onnx.numpy_helper.from_array(weights, "b"), onnx.numpy_helper.from_array(scales, "s")],
+    )
+    imports = [onnx.helper.make_opsetid("", 24), onnx.helper.make_opsetid("com.microsoft", 1)]
+    model = onnx.helper.make_model(graph, opset_imports=imports, ir_version=10)
+    session = onnxruntime.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    row = random.standard_normal((1, rows), dtype=np.float32)
+    (alone,) = session.run(None, {"a": row})
+    (beside,) = session.run(None, {"a": np.concatenate([row, 1000 * random.standard_normal((7, rows), np.float32)])})
+    np.testing.assert_allclose(beside[0], alone[0], rtol=0, atol=1e-5 * np.abs(alone).max())
+
+
 @pytest.mark.slow
 @needs_ort
 def test_a_held_prefix_gives_what_its_prompt_gives_in_two_parts() -> None:

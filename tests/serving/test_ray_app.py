@@ -74,6 +74,20 @@ def asked(client: openai.OpenAI, prompt: str, *, stream: bool) -> tuple[str, str
     return "text", "".join(parts)
 
 
+def test_replicas_are_lost_and_come_and_go() -> None:
+    """The first test, for it has a Ray of its own."""
+    from benchmarks.ray_serving import main
+
+    result = main(["--replicas", "2", "--clients", "4", "--before", "12", "--after", "30"])
+    killed, scaled = result["kill"], result["scaling"]
+    # Whole answers are asked again of another replica.
+    assert set(killed["outcomes"]) == {"answered"}, killed
+    assert killed["seconds_until_all_replicas"] is not None
+    assert killed["after"] > 0.5 * killed["before"] > 0, killed
+    assert scaled["replicas"] == [1, 2, 1]
+    assert set(scaled["outcomes"]) == {"answered"}, scaled
+
+
 def test_the_surface_is_the_same(url: str, expected: dict[str, str]) -> None:
     with openai.OpenAI(base_url=f"{url}/v1", api_key="key", max_retries=0) as client:
         assert [model.id for model in client.models.list()] == ["m"]

@@ -1,0 +1,200 @@
+# SPDX-FileCopyrightText: The ONNX generative-AI interface authors
+# SPDX-License-Identifier: Apache-2.0
+"""The server on a Ray of this machine: its rate before and after a replica is killed, and replicas that come and go.
+
+    python -m benchmarks.ray_serving --replicas 3 --clients 8 --report docs/reports/serving-ray.json
+
+Clients ask one after the other all the time; after a while one replica is killed. Then an application of one replica
+gets more requests than its target until there are two, and none until there is one again. Prints one JSON object.
+"""
+
+from __future__ import annotations
+
+import argparse
+import http.client
+import json
+import os
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+from benchmarks.load.target import free_port
+
+_AROUND = 5.0
+_SCALING_SECONDS = 240.0
+
+
+def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
+    """Runs both, prints what happened, and gives it back."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--replicas", type=int, default=3)
+    parser.add_argument("--clients", type=int, default=8)
+    parser.add_argument("--tokens", type=int, default=24)
+    parser.add_argument("--before", type=float, default=20.0, help="seconds until one is killed")
+    parser.add_argument("--after", type=float, default=40.0, help="seconds from then on")
+    parser.add_argument("--report", type=Path, help="write the result there too")
+    given = parser.parse_args(arguments)
+    with _ray(given.replicas + 1) as port:
+        result = {"replicas": given.replicas, "clients": given.clients, "processors": os.cpu_count()}
+        result |= {"kill": kill(port, given), "scaling": scale(port, given)}
+    print(json.dumps(result))
+    if given.report is not None:
+        given.report.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return result
+
+
+@contextmanager
+def _ray(num_cpus: int) -> Iterator[int]:
+    """Ray, and the port of its proxy."""
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+    from ray import serve
+
+    ray.init(
+        address="local",
+        num_cpus=num_cpus,
+        include_dashboard=False,
+        object_store_memory=100 * 2**20,
+        _node_ip_address="127.0.0.1",
+        log_to_driver=False,
+    )
+    port = free_port()
+    try:
+        serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
+        yield port
+    finally:
+        serve.shutdown()
+        ray.shutdown()
+
+
+def replicas() -> list[str]:
+    """The names of the actors that hold a model."""
+    import ray
+
+    named: list[dict[str, str]] = ray.util.list_named_actors(all_namespaces=True)
+    return [one["name"] for one in named if "#Replica#" in one["name"]]
+
+
+def kill(port: int, given: argparse.Namespace) -> dict[str, Any]:
+    """Requests a second before a replica is killed, in the seconds around that, and afterwards."""
+    import ray
+    from ray import serve
+
+    from genai_iface.serving.ray_app import RayArguments, build
+
+    serve.run(build(RayArguments(name="m", min_replicas=given.replicas, slots=4)), name="genai", route_prefix="/")
+    with _clients(port, given.clients, given.tokens) as done:
+        begun = time.perf_counter()
+        time.sleep(given.before)
+        victim = replicas()[0]
+        ray.kill(ray.get_actor(victim, namespace="serve"), no_restart=False)
+        killed = time.perf_counter()
+        back = None
+        while time.perf_counter() < killed + given.after:
+            found = replicas()
+            if back is None and victim not in found and len(found) == given.replicas:
+                back = time.perf_counter() - killed
+            time.sleep(0.2)
+    serve.delete("genai")
+
+    def rate(start: float, end: float) -> float:
+        return round(sum(start <= at < end for at, _ in done) / (end - start), 2)
+
+    return {
+        # The first seconds warm up.
+        "before": rate(begun + _AROUND, killed - _AROUND / 2),
+        "around": rate(killed - _AROUND / 2, killed + _AROUND / 2),
+        "next_seconds": rate(killed + _AROUND / 2, killed + 3 * _AROUND / 2),
+        "after": rate(killed + given.after / 2, killed + given.after),
+        "each_second_from_the_kill": [rate(killed + at, killed + at + 1) for at in range(int(given.after))],
+        "seconds_until_all_replicas": None if back is None else round(back, 1),
+        "outcomes": dict(Counter(outcome for _, outcome in done)),
+    }
+
+
+def scale(port: int, given: argparse.Namespace) -> dict[str, Any]:
+    """Seconds until a second replica answers while requests wait, and until it is gone when there are none."""
+    from ray import serve
+
+    from genai_iface.serving.ray_app import RayArguments, build
+
+    wanted = RayArguments(
+        name="m", min_replicas=1, max_replicas=2, slots=4, target_requests=1, upscale_seconds=3, downscale_seconds=6
+    )
+    serve.run(build(wanted), name="genai", route_prefix="/")
+    counts = [len(replicas())]
+    started = time.perf_counter()
+    with _clients(port, given.clients, given.tokens) as done:
+        up = _until(2)
+        counts.append(len(replicas()))
+    stopped = time.perf_counter()
+    down = _until(1)
+    counts.append(len(replicas()))
+    serve.delete("genai")
+    return {
+        "replicas": counts,
+        "seconds_to_two": round(up - started, 1),
+        "seconds_to_one": round(down - stopped, 1),
+        "outcomes": dict(Counter(outcome for _, outcome in done)),
+    }
+
+
+def _until(count: int) -> float:
+    """When there are so many replicas.
+
+    Raises:
+        TimeoutError: Not in time.
+    """
+    end = time.perf_counter() + _SCALING_SECONDS
+    while len(replicas()) != count:
+        if time.perf_counter() > end:
+            raise TimeoutError(f"{len(replicas())} replicas after {_SCALING_SECONDS} s, expected {count}")
+        time.sleep(0.2)
+    return time.perf_counter()
+
+
+@contextmanager
+def _clients(port: int, count: int, tokens: int) -> Iterator[list[tuple[float, str]]]:
+    """So many clients that ask all the time; when each request ended, and how."""
+    done: list[tuple[float, str]] = []
+    is_over = threading.Event()
+
+    def work(number: int) -> None:
+        at = number
+        while not is_over.is_set():
+            outcome = _ask(port, f"{at}. The operator", tokens)
+            done.append((time.perf_counter(), outcome))
+            at += count
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield done
+    finally:
+        is_over.set()
+        for thread in threads:
+            thread.join()
+
+
+def _ask(port: int, prompt: str, tokens: int) -> str:
+    """What became of a request: that it was answered, or what went wrong."""
+    body = {"model": "m", "prompt": prompt, "max_tokens": tokens, "temperature": 0, "ignore_eos": True}
+    try:
+        with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=120)) as connection:
+            connection.request("POST", "/v1/completions", json.dumps(body), {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            read = json.loads(answer.read())
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        return type(error).__name__
+    if answer.status != 200:
+        return str(answer.status)
+    return "answered" if read["usage"]["completion_tokens"] == tokens else "short"
+
+
+if __name__ == "__main__":
+    main()
