@@ -94,7 +94,7 @@ class OtherSteps:
 
 
 def explain(
-    pipe: TextGenerationPipeline, question: Question, text: str, *, is_whole: bool = True, most: int = 400
+    pipe: TextGenerationPipeline, question: Question, text: str, *, is_whole: bool = True, most: int = 200
 ) -> Explanation | None:
     """Looks for a run of a question alone that gives an answer; None if there is none.
 
