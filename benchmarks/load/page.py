@@ -28,7 +28,7 @@ _LOAD = """
 <!-- not run: takes minutes, in a copy of the repository -->
 ```bash
 python -m benchmarks.serving_load --requests {requests} --clients {clients} \\
-  --report docs/reports/serving.json --record docs/reports/arrivals.jsonl
+  --report docs/reports/serving.json
 ```
 
 {clients} clients at once, {requests} requests of mixed lengths to {questions} questions, {slots} slots,
@@ -138,7 +138,7 @@ _ROUTING = """
 python -m benchmarks.routing --replicas {replicas} {arguments} > docs/reports/routing.json
 ```
 
-A simulation: {requests} arrivals of the load test above, {requests_per_second} a second, on {replicas} simulated
+A simulation: {requests} arrivals of a run of the load test, {requests_per_second} a second, on {replicas} simulated
 replicas. The prompts share eight beginnings, and
 each question comes about 18 times, which helps every way of routing that brings it to the same replica again. A trace
 without shared beginnings gains nothing. The 99th percentile may be worse: a prefix that many want makes its
@@ -181,6 +181,12 @@ def load_part(result: dict[str, Any]) -> str:
         f"{one['runs']} |"
         for one in result["in_other_steps"]
     ]
+    lines = [
+        f"- {'greedy' if one['seed'] is None else one['seed']}, after {one['at']} characters: {one['got']!r} for "
+        f"{one['expected']!r}"
+        for one in result["first_unexplained"]
+    ]
+    left = "\nNot explained:\n\n" + "\n".join(lines) + "\n" if lines else ""
     steps = _STEPS.format(count=len(rows)) + "\n".join(rows) + "\n" if rows else ""
     exact = REPORTS / "serving-exact.json"
     return (
