@@ -51,7 +51,7 @@ the {model} model. {kinds}.
 Of the different answers {at_border} are, to the last character read, what the question alone gives on the other side
 of a border that the draw is within 1e-5 of. {in_other_steps} more are what the question gives **alone, in other
 steps**: nothing else is in the cache, only do some tokens run in a step of their own that did not before, or the other
-way round. **{unexplained} are neither.**
+way round. Neither: **{unexplained}**.
 """
 _STEPS = """
 Why steps matter with int8 weights: a token that runs alone and one that runs beside others go through other kernels of
@@ -191,6 +191,7 @@ def load_part(result: dict[str, Any]) -> str:
     exact = REPORTS / "serving-exact.json"
     return (
         _LOAD.format(**fields)
+        + left
         + steps
         + (exact_part(json.loads(exact.read_text(encoding="utf-8"))) if exact.exists() else "")
     )
