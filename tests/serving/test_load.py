@@ -41,7 +41,8 @@ def seen(text: str, question: Any, *, is_whole: bool = True) -> Any:
     from benchmarks.load.client import Seen
     from benchmarks.load.workload import Ask
 
-    return Seen(Ask(0, *question, kind="whole"), text, is_whole)
+    prompt, max_tokens, seed = question
+    return Seen(Ask(0, prompt, max_tokens, seed, "whole"), text, is_whole)
 
 
 def test_only_the_other_side_of_a_border_excuses_an_answer() -> None:
@@ -49,7 +50,7 @@ def test_only_the_other_side_of_a_border_excuses_an_answer() -> None:
     from benchmarks.load.verdict import judge
 
     one, two = ("one", 4, 7), ("two", 4, 8)
-    expected = {one: Reference("abcd", {"abxy": 1e-7}), two: Reference("efgh")}
+    expected: dict[Any, Reference] = {one: Reference("abcd", {"abxy": 1e-7}), two: Reference("efgh")}
 
     def counted(text: str, question: Any, *, is_whole: bool = True) -> tuple[int, int, int]:
         result = judge([seen(text, question, is_whole=is_whole)], expected)
@@ -129,7 +130,7 @@ def test_an_answer_that_other_steps_explain_is_counted_as_that() -> None:
     from benchmarks.load.reference import Reference
     from benchmarks.load.verdict import judge
 
-    question = ("one", 4, 7)
+    question: Any = ("one", 4, 7)
     asked: list[Any] = []
 
     def explain(*key: Any) -> Explanation | None:
@@ -153,7 +154,7 @@ def test_a_product_with_integers_rounds_each_row_by_itself(bits: int) -> None:
     random = np.random.default_rng(0)
     weights = random.integers(0, 256, (columns, rows // block, block * bits // 8), dtype=np.uint8)
     scales = random.random(columns * rows // block, dtype=np.float32)
-    attributes = {"K": rows, "N": columns, "bits": bits, "block_size": block, "accuracy_level": 4}
+    attributes: dict[str, Any] = {"K": rows, "N": columns, "bits": bits, "block_size": block, "accuracy_level": 4}
     float32 = onnx.TensorProto.FLOAT
     graph = onnx.helper.make_graph(
         [onnx.helper.make_node("MatMulNBits", ["a", "b", "s"], ["y"], domain="com.microsoft", **attributes)],
