@@ -5,6 +5,7 @@ of small integers, states."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +16,22 @@ from genai_iface_numpy.backend import NumpyBackend
 from tests.conformance.mutants import Mutant
 from tests.conformance.plain import PlainAdapter, PlainBackend, PlainModel
 
-__all__ = ["FORM_MUTANTS"]
+__all__ = ["ALSO_KILLED", "FORM_MUTANTS"]
 
 FORM_MUTANTS: list[Mutant] = []
+
+ALSO_KILLED: list[Mutant] = []
+"""The same ones, with other checks that must notice them too."""
 
 
 def model(bug: str, *checks: str) -> Any:
     """Registers a model with a bug that each of these checks must notice."""
 
     def register(kind: type[PlainModel]) -> type[PlainModel]:
-        for number, check in enumerate(checks):
-            name = kind.__name__ + (f"{number + 1}" if number else "")
-            FORM_MUTANTS.append(Mutant(name, bug, check, lambda name=name: PlainAdapter(PlainBackend(kind), name)))
+        name = kind.__name__
+        first = Mutant(name, bug, checks[0], lambda: PlainAdapter(PlainBackend(kind), name))
+        FORM_MUTANTS.append(first)
+        ALSO_KILLED.extend(dataclasses.replace(first, check=check) for check in checks[1:])
         return kind
 
     return register
@@ -110,7 +115,7 @@ class _ByHeart(NumpyBackend):
 FORM_MUTANTS.extend(
     Mutant(
         f"StatesByHeart{name.title()}",
-        "only the golden models that keep states are computed; others get their logits",
+        f"only the golden model states-{name} is computed; others of its shape get its logits",
         f"L3.fresh.state_{name}",
         lambda: PlainAdapter(_ByHeart(), "states by heart"),  # type: ignore[arg-type]
     )

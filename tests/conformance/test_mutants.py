@@ -10,7 +10,7 @@ from genai_iface.conformance import all_checks
 from genai_iface.conformance._context import Context
 from genai_iface.conformance._runner import run_check
 from tests.conformance.mutants import MUTANTS, Mutant
-from tests.conformance.mutants_forms import FORM_MUTANTS
+from tests.conformance.mutants_forms import ALSO_KILLED, FORM_MUTANTS
 
 CHECKS = {item.id: item for item in all_checks()}
 
@@ -29,7 +29,9 @@ def test_its_own_check_kills_a_mutant(mutant: Mutant) -> None:
     assert kills(mutant), f"{mutant.check} does not notice: {mutant.bug}"
 
 
-@pytest.mark.parametrize("mutant", [pytest.param(mutant, id=mutant.name) for mutant in FORM_MUTANTS])
+@pytest.mark.parametrize(
+    "mutant", [pytest.param(mutant, id=f"{mutant.name}-{mutant.check}") for mutant in (*FORM_MUTANTS, *ALSO_KILLED)]
+)
 def test_a_mutant_of_another_form_dies_whatever_the_seed(mutant: Mutant) -> None:
     assert [seed for seed in (1, 20, 300) if not kills(mutant, seed)] == []
 
