@@ -42,6 +42,7 @@ from genai_iface.build.methods.names import name_weights
 from genai_iface.build.methods.rotary_context import longest_exact_context
 from genai_iface.build.methods.transformers_export import export_with_transformers
 from genai_iface.build.states.installed import keeps_states
+from genai_iface.build.states.other_ways import contradiction, other_way, refusal
 from genai_iface.errors import BackendNotFoundError, GenAIError, InvalidInputError, UnsupportedModelError
 from genai_iface.folder import find_inside, open_root
 from genai_iface.graph import derive_signature
@@ -272,6 +273,9 @@ class _Job:
 
     def _refusal(self, attempts: Sequence[Attempt]) -> UnsupportedModelError:
         """Why no method was good enough, and what can be done about it."""
+        way = self._way_of_its_own()
+        if way is not None:
+            return way
         reasons = "".join(f"\n  {attempt.method}: {attempt.problem}" for attempt in attempts)
         found = [attempt.comparison for attempt in attempts if attempt.comparison is not None]
         nearest = min((comparison.difference for comparison in found), default=float("inf"))
@@ -285,6 +289,15 @@ class _Job:
         return UnsupportedModelError(
             f"No method leads from {self._checkpoint.name!r} to a standard model:{reasons}", remedy=remedy
         )
+
+    def _way_of_its_own(self) -> UnsupportedModelError | None:
+        """The refusal of a network that decodes otherwise than step by step, whatever the method."""
+        options = self._options
+        if options.dtype != "float32":
+            return None  # rounding alone lets experts change places there
+        network = self._network or load_network(self._checkpoint, options.dtype, text_only=options.text_only).network
+        way = other_way(network) or contradiction(network, self._reference)
+        return None if way is None else refusal(network, way)
 
     def quantize(self, notes: list[str]) -> Comparison:
         """Quantizes the weights and measures the difference again.

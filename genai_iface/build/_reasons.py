@@ -8,6 +8,7 @@ import re
 import traceback
 from typing import Any
 
+from genai_iface.build.states.other_ways import other_way, refusal
 from genai_iface.errors import UnsupportedModelError
 
 __all__ = ["does_not_run", "in_our_words", "lacks_operator", "said_by"]
@@ -42,6 +43,12 @@ _MEANINGS: tuple[tuple[str, str], ...] = (
         r"Constraints violated|specialized|not equal to the value",
         "the network is made for one number of rows, tokens or positions of the cache",
     ),
+    (
+        r"AttributeError: '(?:StepLayer|NewTokensLayer|_BufferLayer)' object has no attribute '(\w+)'",
+        "the network keeps {0!r} in its cache, for which no cache here has room",
+    ),
+    (r"only supported for `decoder_input_ids` of length 1", "with a cache the network takes one token at a time"),
+    (r"Weight shape mismatch for '([^']*)'", "its weight {0!r} has another shape than mobius-onnx expects"),
     (r"No ONNX function found for .*?([\w.]+)'?[,>]", _NO_OPERATOR + " {0!r}"),
     (r"Failed to decompose|No decompositions", _NO_OPERATOR + " a part of the network"),
 )
@@ -85,6 +92,9 @@ def does_not_run(network: Any, error: BaseException) -> UnsupportedModelError:
             "another network, for which it makes drafts",
             remedy="Build the network that it makes drafts for; this one is no decoder by itself.",
         )
+    way = other_way(network)
+    if way is not None:
+        return refusal(network, way)
     return UnsupportedModelError(
         f"{type(network).__name__} does not decode ids with Transformers itself, so there is nothing to compare with: "
         f"{said_by(error)}",

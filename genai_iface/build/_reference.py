@@ -12,6 +12,7 @@ from genai_iface.build._verify import MORE_TOKENS, Reference, torch_reference
 from genai_iface.build.checkpoint.quiet import BROKEN
 from genai_iface.build.methods.rotary_context import longest_exact_context
 from genai_iface.build.states.installed import keeps_states
+from genai_iface.build.states.other_ways import has_cache, other_way, refusal
 from genai_iface.errors import GenAIError
 
 __all__ = ["SHORTEST_PROMPT", "reference_of"]
@@ -59,12 +60,18 @@ def _reference(
             prompt_tokens=exact + SHORTEST_PROMPT,
             progress=progress,
         )
-    without_cache = keeps_states(network) or not use_cache
+    # Where continuing from a cache gives other logits, or there is none, whole rows are run.
+    whole_rows = keeps_states(network) or not use_cache
+    if not has_cache(network):
+        way = other_way(network)
+        if way is not None:
+            raise refusal(network, way)
+        whole_rows = True
     # XLNet says -1 where there is no limit.
     positions = max(getattr(text, "max_position_embeddings", None) or 0, 0)
     limit = context or positions or 2 * _STEPS + MORE_TOKENS
-    room = limit - MORE_TOKENS if without_cache else limit
+    room = limit - MORE_TOKENS if whole_rows else limit
     steps = min(_STEPS, room // 2)
     return torch_reference(
-        network, steps=steps, prompt_tokens=min(prompt, room - steps), use_cache=not without_cache, progress=progress
+        network, steps=steps, prompt_tokens=min(prompt, room - steps), use_cache=not whole_rows, progress=progress
     )

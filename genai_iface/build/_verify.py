@@ -136,8 +136,7 @@ def torch_reference(
 def _greedy(network: Any, prompt: _Ids, steps: int, padding: int | None) -> tuple[NDArray[np.float32], _Ids]:
     """The logits (steps + 1, V) and greedy tokens (steps,) of one row, with Transformers' cache.
 
-    Raises:
-        UnsupportedModelError: The network gives no cache back.
+    Zeros from the first step on in which the network gives none back.
     """
     vocabulary = network.config.get_text_config().vocab_size
     logits, tokens = np.zeros((steps + 1, vocabulary), np.float32), np.zeros(steps, np.int64)
@@ -146,7 +145,7 @@ def _greedy(network: Any, prompt: _Ids, steps: int, padding: int | None) -> tupl
         output = network(input_ids=ids, **cache_keyword(network, cache), use_cache=True)
         cache = cache_of(output)
         if cache is None:
-            raise _without_a_cache(network, output)
+            break
         logits[step] = output.logits[0, -1].float().numpy()[:vocabulary]
         if step < steps:
             tokens[step] = (logits[step] if padding is None else np.delete(logits[step], padding)).argmax()
@@ -155,23 +154,13 @@ def _greedy(network: Any, prompt: _Ids, steps: int, padding: int | None) -> tupl
     return logits, tokens
 
 
-def _without_a_cache(network: Any, output: Any) -> UnsupportedModelError:
-    """What a network keeps from step to step instead of keys and values, by the names of its outputs."""
-    kept = [name for name in output if name not in ("logits", "loss", "hidden_states", "attentions")]
-    what = f"a state of its own ({', '.join(kept)})" if kept else "nothing, and runs the whole sequence for each token"
-    return UnsupportedModelError(
-        f"{type(network).__name__} has no cache of keys and values; it keeps {what}",
-        remedy="There is no standard form of this model yet; use an export for one runtime.",
-    )
-
-
 def _without_cache(network: Any, prompt: _Ids, tokens: _Ids, more: _Ids) -> tuple[NDArray[np.float32], _Ids]:
     """As ``_greedy``, and the logits after ``more``, from runs of the whole row.
 
     Args:
         network: The Transformers network.
         prompt: Ids of the row.
-        tokens: Greedy tokens by way of the cache, which may be wrong: a run shows the first that is.
+        tokens: Greedy tokens by way of the cache, if there is one; a run shows the first that is wrong.
         more: Ids that follow them.
 
     Raises:

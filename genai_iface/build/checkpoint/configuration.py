@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from genai_iface.build.checkpoint.quiet import BROKEN, quiet_transformers, shortened
 from genai_iface.errors import InvalidInputError, UnsupportedModelError
@@ -62,9 +63,9 @@ def network_class(config: Any, name: str, *, text_only: bool = False) -> tuple[A
     text = config.get_text_config()
     if text is not config and others and not config.is_encoder_decoder:
         return _text_class(config, text, name, text_only=text_only)
-    if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+    found = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None) or _of_family(config)
+    if found is None:
         raise _no_decoder(config, name)
-    found = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
     if isinstance(found, (list, tuple)):
         named = getattr(config, "architectures", None) or ()
         found = next((one for one in found if one.__name__ in named), found[0])
@@ -73,10 +74,7 @@ def network_class(config: Any, name: str, *, text_only: bool = False) -> tuple[A
 
 def _text_class(config: Any, text: Any, name: str, *, text_only: bool) -> tuple[Any, Any]:
     """Of a network of several, the class that decodes text."""
-    found = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(text), None)
-    if found is None:
-        whole = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
-        found = whole if getattr(whole, "config_class", None) is type(text) else None
+    found = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(text), None) or _of_family(text)
     if found is None:
         raise _no_decoder(text, name)
     if not text_only:
@@ -87,6 +85,13 @@ def _text_class(config: Any, text: Any, name: str, *, text_only: bool) -> tuple[
             remedy="--text-only builds its text decoder; images and sounds are then no input any more.",
         )
     return found, text
+
+
+def _of_family(config: Any) -> Any:
+    """The decoder that Transformers lists under the name of a whole, and that takes the configuration of its part."""
+    family = type(config).__module__.split(".")[-2]
+    found = getattr(transformers, str(MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(family)), None)
+    return found if getattr(found, "config_class", None) is type(config) else None
 
 
 def _is_network(part: Any) -> bool:

@@ -142,6 +142,8 @@ class StandardAttention:
             The keys of the whole buffer, to be multiplied with queries.
         """
         fresh = key[:, None]
+        if self._buffers:  # which have the type of all others, while an indexer may compute in single precision
+            fresh = fresh.to(self._buffers[len(self._written)][0].dtype)
         keys, values, _ = self._write(fresh, torch.zeros_like(fresh[..., :1]))
         lengths = self._write_indices + fresh.shape[2]
         return IndexKeys(keys, values, lengths, self._layout)

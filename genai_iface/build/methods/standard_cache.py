@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -40,6 +41,10 @@ class NewTokensLayer(CacheLayerMixin):
             self.update_indexer = index
         self._lengths = torch.zeros(1, dtype=torch.int64)
         self.is_initialized = True
+
+    def __deepcopy__(self, _: Any) -> NewTokensLayer:
+        """Networks that run layers several times (Dory) copy those of a cache; here there is nothing to be apart."""
+        return copy.copy(self)
 
     def lazy_initialization(self, key_states: torch.Tensor, value_states: torch.Tensor) -> None:
         """Nothing to do: there are no buffers."""

@@ -85,10 +85,46 @@ def test_more_of_each_kind(name: str, tmp_path: Path) -> None:
     built(name, tmp_path)
 
 
+def test_a_network_without_a_cache_gets_one(tmp_path: Path) -> None:
+    """The first GPT runs whole rows for each token, and is compared with that."""
+    result, _ = built("openai-gpt", tmp_path)
+    assert result.method == "export"
+    assert result.reference.more
+    assert operators(tmp_path)["TensorScatter"] == 4
+
+
+def test_layers_that_run_twice_keep_keys_twice(tmp_path: Path) -> None:
+    """Dory copies the layers of its cache for each pass of its loop."""
+    built("dory", tmp_path)
+    assert operators(tmp_path)["Attention"] == 6
+
+
+def test_a_window_of_the_cache_alone_is_a_contradiction(tmp_path: Path) -> None:
+    """Moshi's mask knows of no window, its cache does; torch decodes otherwise with it than without."""
+    from genai_iface.build._build import BuildOptions, build
+    from genai_iface.build._families import Family, make_checkpoint
+    from tools.sweep_decoders.tiny import cases, tiny_settings
+
+    settings = tiny_settings(cases()["moshi"]) | {"sliding_window": 8}
+    make_checkpoint(Family("moshi", "moshi", settings), tmp_path / "checkpoint")
+    with pytest.raises(UnsupportedModelError, match="computes other logits with its cache than without it"):
+        build(tmp_path / "checkpoint", tmp_path / "model", BuildOptions(via="export"))
+
+
 @pytest.mark.parametrize(
-    ("name", "reason"), [("rwkv", r"a state of its own \(.*state"), ("openai-gpt", "keeps nothing")]
+    ("name", "reason"),
+    [
+        ("rwkv", r"a state of its own \(.*state"),
+        ("xlstm", r"a state of its own \(xLSTMCache\)"),
+        ("recurrent_gemma", r"in its layers \(conv1d_state, recurrent_states\)"),
+        ("cpmant", "is not causal"),
+        ("xlm", "a token that it puts behind the others"),
+        ("xlnet", "a token that it puts behind the others"),
+        ("blt", "groups bytes into patches"),
+        ("prophetnet", "takes one token at a time"),
+    ],
 )
-def test_what_keeps_no_keys_and_values_is_refused_by_name(name: str, reason: str, tmp_path: Path) -> None:
+def test_what_decodes_in_a_way_of_its_own_is_refused_for_it(name: str, reason: str, tmp_path: Path) -> None:
     from genai_iface.build._build import build
 
     checkpoint_of(name, tmp_path / "checkpoint")

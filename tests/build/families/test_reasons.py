@@ -28,6 +28,10 @@ from genai_iface.build._reasons import does_not_run, in_our_words, lacks_operato
             "expand(torch.LongTensor{[1, 1, 1, 1, 2]}, size=[1, 4, -1, -1]): the number of sizes provided (4) must be",
             "the network counts positions once for all rows",
         ),
+        (
+            "AttributeError: 'StepLayer' object has no attribute 'indexer_position_ids'",
+            "the network keeps 'indexer_position_ids' in its cache",
+        ),
         ("Cannot call `update_indexer` on layer 0 which is a DynamicLayer", "sparse attention with an index"),
     ],
 )

@@ -2,8 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Networks that compute attention in their own layers, with the attention of the step in its place.
 
-What they compute is the standard operator's: causal (XGLM, GPT-NeoX Japanese), with a window (the local layers of
-GPT-Neo), or with a bias that grows with the distance (Bloom, Falcon, MPT), which is a mask of floats.
+What they compute is the standard operator's: causal (XGLM, GPT-NeoX Japanese, the first GPT, which keeps nothing by
+itself), with a window (the local layers of GPT-Neo), or with a bias that grows with the distance (Bloom, Falcon, MPT),
+which is a mask of floats.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ def own_attention(step: Any, network: Any) -> Iterator[None]:
     """
     changed: list[tuple[torch.nn.Module, str]] = []
     for part in network.modules():
-        for name, replacement in _REPLACEMENTS.get(type(part).__name__, {}).items():
+        for name, replacement in _REPLACEMENTS.get(_key(part), {}).items():
             setattr(part, name, partial(replacement, step, part, getattr(part, name)))
             changed.append((part, name))
     # MPT converts its mask, though its layers take none here.
@@ -47,6 +48,12 @@ def own_attention(step: Any, network: Any) -> Iterator[None]:
             vars(sys.modules[type(network).__module__])[_FALCONS] = bias
         for part, name in changed:
             delattr(part, name)
+
+
+def _key(part: torch.nn.Module) -> str:
+    """The name of a layer's class; of one that many networks have, with its file's."""
+    kind = type(part)
+    return kind.__name__ if kind.__name__ != "Attention" else f"{kind.__module__.rpartition('.')[2]}.Attention"
 
 
 def _bloom(
@@ -139,6 +146,15 @@ def _gpt_neox_japanese(
     return output.transpose(1, 2), None
 
 
+def _openai(
+    step: Any, layer: Any, _: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, *__: Any
+) -> list[torch.Tensor]:
+    """The first GPT, which has no cache: keys come as columns."""
+    scaling = value.shape[-1] ** -0.5 if layer.scale else 1.0
+    output, _weights = step.attend(layer, query, key.transpose(2, 3), value, scaling=scaling)
+    return [output.transpose(1, 2)]
+
+
 def _xglm(
     step: Any,
     layer: Any,
@@ -168,6 +184,7 @@ _REPLACEMENTS: Mapping[str, Mapping[str, Callable[..., Any]]] = MappingProxyType
         "MptAttention": {"forward": _mpt},
         "GPTNeoSelfAttention": {"_attn": _gpt_neo},
         "GPTNeoXJapaneseAttention": {"_attn": _gpt_neox_japanese},
+        "modeling_openai.Attention": {"_attn": _openai},
         "XGLMAttention": {"forward": _xglm},
     }
 )
