@@ -20,13 +20,14 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_MASKED_LM_MAPPING_N
 
 from genai_iface import load_model
 from genai_iface.build._build import BuildOptions, BuildResult, build
-from genai_iface.build._families import Family, make_checkpoint
+from genai_iface.build._families import Family
 from genai_iface.build._verify import Reference, compare
 from genai_iface.build.checkpoint import Checkpoint, load_network
 from genai_iface.build.states.installed import keeps_states
 from genai_iface.errors import GenAIError
 from genai_iface.transform.quantize import quantize_folder
 from genai_iface.types import DType
+from tools.sweep_decoders.checkpoints import NotMadeError, made
 from tools.sweep_decoders.greedy import BACKENDS, against_generate
 from tools.sweep_decoders.tiny import tiny_settings
 
@@ -183,15 +184,15 @@ def sweep_case(
     try:
         kind = kind_of(family)
         checkpoint = work / "checkpoint"
-        made = _made(Family(name, family.model_type, tiny_settings(family)), checkpoint)
-        network, kind = type(made).__name__, kind_of(family, made)
+        tiny = made(Family(name, family.model_type, tiny_settings(family)), checkpoint)
+        network, kind = type(tiny).__name__, kind_of(family, tiny)
         text_only = kind == "composite"
-        single, reference = _half(checkpoint, work / "float32", "float32", made, text_only=text_only)
+        single, reference = _half(checkpoint, work / "float32", "float32", tiny, text_only=text_only)
         if reference is not None:
             integers = _integers(work / "float32", work / "int8", reference)
         if single.verified and half_precision:
             half, _ = _half(checkpoint, work / "float16", "float16", None, method=single.method, text_only=text_only)
-    except _NotMadeError as error:
+    except NotMadeError as error:
         single = Half(problem=str(error))
     except Exception as error:  # noqa: BLE001 - a traceback of any kind is what a sweep looks for: it is a row
         single = Half(problem=_in_short(error), crashed=True)
@@ -199,23 +200,6 @@ def sweep_case(
         shutil.rmtree(work, ignore_errors=True)
     seconds = round(time.process_time() - begin, 1)
     return Outcome(name, family.model_type, kind, network, single, half, integers, seconds, code, versions)
-
-
-class _NotMadeError(Exception):
-    """Transformers itself makes no network of a type, whatever its sizes are."""
-
-
-def _made(family: Family, checkpoint: Path) -> Any:
-    """The network, saved.
-
-    Raises:
-        _NotMadeError: Its class reads what its configuration never has, or asks for a package that is not there.
-    """
-    try:
-        return make_checkpoint(family, checkpoint)
-    except (AttributeError, ImportError) as error:
-        said = _in_short(error).partition(" You can install")[0]
-        raise _NotMadeError(f"Transformers itself makes no network of this type here: {said}") from error
 
 
 def _half(

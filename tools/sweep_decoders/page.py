@@ -98,11 +98,22 @@ def _versions(rows: Sequence[_Row]) -> list[str]:
 
 
 def _time(rows: Sequence[_Row]) -> list[str]:
-    """How long a sweep takes, where all rows are of one."""
-    if len({row["code"] for row in rows}) > 1:
-        return []
-    minutes = sum(row["seconds"] for row in rows) / _MINUTE
-    return ["", f"{len(rows)} types took {minutes:.0f} minutes of processor time."]
+    """How long a sweep takes: the sum of what the rows took, each when it was made."""
+    timed = [row["seconds"] for row in rows if row["seconds"]]
+    minutes = sum(timed) / _MINUTE
+    complete = [row["seconds"] for row in rows if row["seconds"] and row["float16"] and row["int8"]]
+    lines = [f"{len(timed)} rows took {minutes:.0f} minutes of processor time in sum, most of them {_middle(timed)} s."]
+    if complete:
+        lines.append(f"{len(complete)} of them have all three columns of types; those took {_middle(complete)} s.")
+    if len(timed) < len(rows):
+        lines.append(f"{len(rows) - len(timed)} do not say what they took.")
+    return ["", " ".join(lines)]
+
+
+def _middle(seconds: Sequence[float]) -> str:
+    """The middle half of some times."""
+    ordered = sorted(seconds)
+    return f"{ordered[len(ordered) // 4]:.0f} to {ordered[-1 - len(ordered) // 4]:.0f}"
 
 
 def _section(meaning: str, rows: Sequence[_Row]) -> list[str]:

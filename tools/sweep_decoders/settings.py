@@ -40,12 +40,19 @@ _HASHED: Mapping[str, Any] = {
     "indexer_compress_ratio": 4,
 }
 
+_BYTES: Mapping[str, Any] = {
+    "hidden_size": 64,
+    "hidden_size_global": 128,
+    "num_hidden_layers": 2,
+    "intermediate_size": 96,
+    "head_dim": 16,
+}
+
 BY_HAND: Mapping[str, Mapping[str, Any]] = {
     "blt": {
-        **{
-            part: {"hidden_size": 64, "num_hidden_layers": 2, "intermediate_size": 96, "head_dim": 16}
-            for part in ("patcher_config", "encoder_config", "decoder_config", "global_config")
-        },
+        **{part: dict(_BYTES) for part in ("patcher_config", "encoder_config", "decoder_config")},
+        # As wide as the heads that read the bytes of a patch are together.
+        "global_config": {**_BYTES, "hidden_size": 128, "head_dim": 32},
         "encoder_hash_byte_group_vocab": 64,
         "encoder_hash_byte_group_size": [3, 4],
     },
@@ -65,7 +72,16 @@ BY_HAND: Mapping[str, Mapping[str, Any]] = {
         "compress_rates": {"compressed_sparse_attention": 4, "heavily_compressed_attention": 8},
         "num_key_value_heads": 1,
     },
+    # A layer before the loop, two in it, one behind it, and layers of both kinds.
+    "dory": {
+        "num_hidden_layers": 4,
+        "layer_types": ["sliding_attention", "full_attention"] * 2,
+        "n_input_layers": 1,
+        "n_recurrent_layers": 2,
+        "n_output_layers": 1,
+    },
     "dots1": _EXPERTS,
+    "dots3_note": {part: {"adapter_out_dim": 64} for part in ("vision_config", "audio_config")},
     "dots3_note_text": {
         "num_hidden_layers": 2,
         "layer_types": ["indexed_attention", "sliding_attention"],
@@ -103,7 +119,11 @@ BY_HAND: Mapping[str, Mapping[str, Any]] = {
         "log_scaling_n_floor": 8,
         "unpadded_vocab_size": 131,
     },
+    # Its checkpoints have both kinds of layers, the class by default one.
+    "minimax_m3_vl_text": {"layer_types": ["full_attention", "minimax_m3_sparse"]},
     "ministral": {"head_dim": 16},
+    # As in the checkpoints, the window is as long as a sequence may be: its mask knows of none, its cache does.
+    "moshi": {"sliding_window": 128},
     "moss_transcribe_diarize": {"text_config": {"tie_word_embeddings": True}},
     "musicgen": {"decoder": {"num_codebooks": 1}},
     "qwen4_exp_text": _HASHED,
@@ -128,6 +148,8 @@ BY_HAND: Mapping[str, Mapping[str, Any]] = {
         "pronunciation_embed_dim": 16,
         "shape_embed_dim": 16,
     },
+    # Sizes of queries and keys are rounded up to 64.
+    "xlstm": {"hidden_size": 128, "embedding_dim": 128},
     "xlnet": {"d_head": 16, "mem_len": None, "attn_type": "uni"},
     "xmod": {"default_language": "en_XX"},
     "zamba": {

@@ -57,6 +57,14 @@ def test_the_page_counts_and_gives_reasons() -> None:
     assert "- 3 by the code of abc: torch 2." in text
 
 
+def test_the_page_says_what_the_rows_took() -> None:
+    timed, old = [row(name) | {"seconds": seconds} for name, seconds in (("a", 100.0), ("b", 260.0))], row("c")
+    old["seconds"] = None
+    text = page([*timed, old])
+    assert "2 rows took 6 minutes of processor time in sum" in text
+    assert "1 do not say what they took." in text
+
+
 @pytest.mark.parity
 def test_a_crash_is_a_row_and_no_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tools.sweep_decoders import case
@@ -82,3 +90,20 @@ def test_every_model_type_gets_a_configuration() -> None:
         lengths = ("sliding_window", "attention_chunk_size", "floor_scale", "window_size")
         assert all((getattr(text, length, None) or 0) < 16 for length in lengths), name
         assert text.vocab_size < 1000
+
+
+@pytest.mark.parity
+def test_a_class_that_takes_a_part_only_is_no_crash(tmp_path: Path) -> None:
+    """Transformers gives MusicGen's decoder the configuration of the whole; any other AttributeError is a fault."""
+    from tools.sweep_decoders import checkpoints
+    from tools.sweep_decoders.tiny import cases
+
+    with pytest.raises(checkpoints.NotMadeError, match=r"MusicgenForCausalLM, which .* takes MusicgenDecoderConfig"):
+        checkpoints.made(cases()["musicgen"], tmp_path / "checkpoint")
+
+    def broken(*_: object) -> None:
+        raise AttributeError("no sizes")
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(AttributeError, match="no sizes"):
+        patch.setattr(checkpoints, "make_checkpoint", broken)
+        checkpoints.made(cases()["llama"], tmp_path / "other")
