@@ -13,7 +13,7 @@ from weakref import WeakSet
 
 from genai_iface.capabilities import Capability
 from genai_iface.config import GenerationConfig, GenerationOverrides
-from genai_iface.display import Displayed, ShownStream, model_facts
+from genai_iface.display import Displayed, ShownStream, count_tokens, model_facts, notebook_prefill
 from genai_iface.generation._collect import collect
 from genai_iface.generation._driver import Driver
 from genai_iface.generation._engines import Engines, ModelEngines, StepSettings
@@ -68,7 +68,8 @@ class TextGenerationPipeline(Displayed):
         revision: A branch, tag or commit of the repository.
         prefill_chunk_size: Most prompt tokens per sequence in one step. ``cancel`` and ``max_time``
             are noticed between steps.
-        on_prefill: Told after each step of a prompt how many tokens are done, and of how many.
+        on_prefill: Told after each step of a prompt how many tokens are done, and of how many. None for a bar in
+            the cell where this runs in a notebook, and for nothing elsewhere.
         memory_limit: Most bytes that the cache of a call, a conversation or a scheduler may take; one that would need
             more is refused before it is made. None for what the system has available, where that is known.
 
@@ -97,7 +98,11 @@ class TextGenerationPipeline(Displayed):
         from genai_iface.models import default_folder  # noqa: PLC0415
 
         path = default_folder() if folder is None else as_path(folder, variant=variant, revision=revision)
-        settings = StepSettings(prefill_chunk_size=prefill_chunk_size, on_prefill=on_prefill, memory_limit=memory_limit)
+        settings = StepSettings(
+            prefill_chunk_size=prefill_chunk_size,
+            on_prefill=on_prefill or notebook_prefill(),
+            memory_limit=memory_limit,
+        )
         chosen = load_backend(backend) if isinstance(backend, str) else backend
         if Capability.GENERATOR in chosen.info().capabilities:
             tokenizer, config = open_texts(path)
@@ -122,7 +127,11 @@ class TextGenerationPipeline(Displayed):
 
         Closing the pipeline closes the model.
         """
-        settings = StepSettings(prefill_chunk_size=prefill_chunk_size, on_prefill=on_prefill, memory_limit=memory_limit)
+        settings = StepSettings(
+            prefill_chunk_size=prefill_chunk_size,
+            on_prefill=on_prefill or notebook_prefill(),
+            memory_limit=memory_limit,
+        )
         pipeline = cls.__new__(cls)
         engines = ModelEngines(model, tokenizer, settings)
         pipeline._set_up(engines, tokenizer, generation_config or GenerationConfig(), settings)
@@ -161,7 +170,11 @@ class TextGenerationPipeline(Displayed):
         """
         from genai_iface.integrations.transformers import open_export  # noqa: PLC0415 - reads graphs
 
-        settings = StepSettings(prefill_chunk_size=prefill_chunk_size, on_prefill=on_prefill, memory_limit=memory_limit)
+        settings = StepSettings(
+            prefill_chunk_size=prefill_chunk_size,
+            on_prefill=on_prefill or notebook_prefill(),
+            memory_limit=memory_limit,
+        )
         chosen = load_backend(backend) if isinstance(backend, str) else backend
         with ExitStack() as stack:
             opened = stack.enter_context(open_export(exported, tokenizer=tokenizer))
@@ -284,7 +297,9 @@ class TextGenerationPipeline(Displayed):
         request = self._ask(prompt, config, hooks, overrides, chat_template)
         engine = self._engines.open_engine(request)
         with closing(self._driver.run(engine)) as chunks:
-            return collect(request, engine, chunks)
+            is_shown = streamer is not None or on_chunk is not None
+            counted = chunks if is_shown else count_tokens(chunks, request.most_new_tokens)
+            return collect(request, engine, counted)
 
     __call__ = generate
 

@@ -43,6 +43,7 @@ from genai_iface.build.methods.rotary_context import longest_exact_context
 from genai_iface.build.methods.transformers_export import export_with_transformers
 from genai_iface.build.states.installed import keeps_states
 from genai_iface.build.states.other_ways import contradiction, other_way, refusal
+from genai_iface.display import notebook_bar
 from genai_iface.errors import BackendNotFoundError, GenAIError, InvalidInputError, UnsupportedModelError
 from genai_iface.folder import find_inside, open_root
 from genai_iface.graph import derive_signature
@@ -156,7 +157,7 @@ def build(
     out: str | PathLike[str],
     options: BuildOptions | None = None,
     *,
-    progress: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] | None = None,
 ) -> BuildResult:
     """Builds a model folder from a checkpoint.
 
@@ -166,7 +167,7 @@ def build(
         out: The folder to make; it must not exist, or be empty. It appears whole or not at all.
         options: Method, type, layout, context length and quantization; the defaults if None.
         progress: Called with a line that says which stage this is, what is being done, and about how long the rest
-            takes.
+            takes. None for a line in the cell where this runs in a notebook, and for nothing elsewhere.
 
     Raises:
         InvalidInputError: The source is broken, or the target exists.
@@ -177,7 +178,8 @@ def build(
         # Refuses a block size before anything is built.
         QuantizeWeights(_BITS[options.quantize], block_size=options.block_size)
     target = Path(os.path.realpath(out))
-    stages = Stages(progress, _plan(options))
+    bar = notebook_bar(patience=0.0) if progress is None else None
+    stages = Stages(progress or (bar.working if bar is not None else lambda _: None), _plan(options))
     with (
         new_folder(target) as work,
         quiet_transformers(),
@@ -209,6 +211,8 @@ def build(
         own_integers = job.own_integers(notes) if has_integers else None
         quantized = job.quantize(notes) if options.quantize is not None else None
         mark_model(work, chosen.method, chosen.comparison, verified=verified, quantized=quantized)
+    if bar is not None:
+        bar.finish(f"built {target.name}")
     if "tokenizer.json" not in files:
         notes.append("the checkpoint has no tokenizer.json; the model takes ids only")
     return BuildResult(target, attempts, verified, tuple(files), reference, quantized, own_integers, tuple(notes))

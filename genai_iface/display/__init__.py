@@ -10,13 +10,32 @@ from __future__ import annotations
 
 from genai_iface.display._displayed import (
     Displayed,
+    NotebookBar,
     ShownStream,
     as_html,
     as_text,
     cache_facts,
+    count_tokens,
     in_bytes,
     model_facts,
+    notebook_bar,
+    notebook_part,
+    notebook_prefill,
     spec_facts,
 )
 
-__all__ = ["Displayed", "ShownStream", "as_html", "as_text", "cache_facts", "in_bytes", "model_facts", "spec_facts"]
+__all__ = [
+    "Displayed",
+    "NotebookBar",
+    "ShownStream",
+    "as_html",
+    "as_text",
+    "cache_facts",
+    "count_tokens",
+    "in_bytes",
+    "model_facts",
+    "notebook_bar",
+    "notebook_part",
+    "notebook_prefill",
+    "spec_facts",
+]

@@ -61,6 +61,12 @@ class GenerationRequest:
         """How many sequences the result has."""
         return sum(config.num_return_sequences for config in self.configs)
 
+    @property
+    def most_new_tokens(self) -> int | None:
+        """The most tokens that all sequences can get together; None where one has no ``max_new_tokens``."""
+        bounds = [(config.max_new_tokens, config.num_return_sequences) for config in self.configs]
+        return sum((most or 0) * count for most, count in bounds) if all(most for most, _ in bounds) else None
+
 
 def make_request(
     prompt: Prompt,

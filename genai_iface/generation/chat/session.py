@@ -4,11 +4,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from typing import Any, Protocol, Self, Unpack
 
 from genai_iface.config import GenerationOverrides
+from genai_iface.display import ShownStream
 from genai_iface.errors import InvalidInputError, UnsupportedCapabilityError
 from genai_iface.generation._own_process import OwnProcess
 from genai_iface.generation.engine import Engine
@@ -134,8 +135,11 @@ class ChatSession:
         *,
         hooks: GenerationHooks | None = None,
         **overrides: Unpack[GenerationOverrides],
-    ) -> Iterator[Chunk]:
-        """As ``send``, piece by piece. Closing the iterator ends the answer and keeps what there is of it."""
+    ) -> ShownStream:
+        """As ``send``, piece by piece. Closing the iterator ends the answer and keeps what there is of it.
+
+        As the last line of a notebook's cell it prints the answer while it comes.
+        """
         added: Message = {"role": "user", "content": message} if isinstance(message, str) else dict(message)
         return self._answer([*self._messages, added], hooks, overrides)
 
@@ -145,7 +149,7 @@ class ChatSession:
 
     def stream_again(
         self, *, hooks: GenerationHooks | None = None, **overrides: Unpack[GenerationOverrides]
-    ) -> Iterator[Chunk]:
+    ) -> ShownStream:
         """As ``regenerate``, piece by piece.
 
         Raises:
@@ -206,7 +210,7 @@ class ChatSession:
 
     def _answer(
         self, messages: list[Message], hooks: GenerationHooks | None, overrides: Mapping[str, Any]
-    ) -> Iterator[Chunk]:
+    ) -> ShownStream:
         self._process.check()
         if self._is_closed:
             raise InvalidInputError("The conversation is closed", remedy="Start a new one.")
@@ -216,9 +220,9 @@ class ChatSession:
         token_ids = self._tokenizer.encode(text, add_special_tokens=False)
         engine = self._kept.open_answer(token_ids, self._hooks if hooks is None else hooks, overrides)
         self._num_turns += 1
-        return self._run(engine, messages, self._num_turns)
+        return ShownStream(self._run(engine, messages, self._num_turns))
 
-    def _run(self, engine: Engine, messages: list[Message], number: int) -> Iterator[Chunk]:
+    def _run(self, engine: Engine, messages: list[Message], number: int) -> Generator[Chunk, None, None]:
         if number != self._num_turns:
             # The cache is the later answer's by now.
             raise InvalidInputError(

@@ -10,6 +10,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
 
+from genai_iface.display import notebook_bar
 from genai_iface.errors import GenAIError, InvalidInputError
 from genai_iface.folder import ModelFolder, open_folder
 from genai_iface.graph._walk import attribute, is_op
@@ -57,7 +58,8 @@ def convert_folder(
         capacity: Positions of the cache for "scatter" and "standard", None to leave them to the runtime.
         primitive: Spell out Attention, RotaryEmbedding and RMSNormalization in operators of opset 18.
         verify: Compare the result's logits with the source's before the folder appears.
-        progress: Called with (what is done, how much of it, all of it).
+        progress: Called with (what is done, how much of it, all of it). None for a bar in the cell where this runs in
+            a notebook, and for nothing elsewhere.
 
     Returns:
         What was found and done.
@@ -67,7 +69,8 @@ def convert_folder(
         UnsupportedModelError: The graph cannot be converted; the message says which node is in the way.
         BackendError: The result computes something else than the source.
     """
-    say = progress or (lambda what, done, total: None)
+    bar = notebook_bar()
+    say = progress or (bar.show if bar is not None else lambda what, done, total: None)
     if capacity is not None and to not in _SCATTERS:
         raise InvalidInputError(f"capacity={capacity} does not go with to={to!r}", remedy='Leave it, or use "scatter".')
     if primitive and to in _SCATTERS:

@@ -18,6 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx_ir.serde import SerdeError
 
+from genai_iface.display import notebook_part
 from genai_iface.errors import GenAIError, InvalidInputError, OutputError
 from genai_iface.folder import ModelFolder, open_folder
 from genai_iface.folder._files import find_inside
@@ -104,7 +105,8 @@ def quantize_folder(
         shared_head: A token table that is the LM head too gets 8 bits, and both share them.
         cache_ranges: From ``calibrate``: the cache becomes int8. None leaves it.
         kv_scales: The scales of an int8 cache, as ``QuantizeCache`` takes them.
-        progress: Called with (tensors written, all tensors).
+        progress: Called with (tensors written, all tensors). None for a bar in the cell where this runs in a
+            notebook, and for nothing elsewhere.
 
     Raises:
         InvalidInputError: An argument or the folder is not legal, there is nothing to quantize, or the
@@ -148,7 +150,12 @@ def quantize_folder(
     model.metadata_props["genai_iface.quantize"] = "; ".join(note.reason for note in notes)
     try:
         with new_folder(place) as temporary:
-            _write(model, temporary, is_external=len(folder.files) > 1, progress=progress)
+            _write(
+                model,
+                temporary,
+                is_external=len(folder.files) > 1,
+                progress=progress or notebook_part("writing tensors"),
+            )
             _copy_others(folder, temporary)
             onnx.checker.check_model(str(temporary / MODEL_FILE))
             made = open_folder(temporary)
