@@ -37,7 +37,7 @@ from genai_iface.models import default_folder
 from genai_iface.transform.quantize import CacheRange, english_text, measure_moments
 from genai_iface.transform.quantize._folder import quantize_folder
 from genai_iface.transform.quantize.calibration import calibrate, default_text, windows_of
-from tools.train_embedded import onnx_docs
+from tools.train_embedded.text import onnx_docs
 
 _WINDOW = 512
 _EXACT = {"session_options": {"session.qdq_matmulnbits_accuracy_level": "1"}}

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -73,11 +75,16 @@ def test_parameters_and_backends() -> None:
 
 
 def test_a_model_without_a_template_says_so_at_once(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
+    shutil.copytree(default_folder(), tmp_path / "plain")
+    settings = tmp_path / "plain" / "tokenizer_config.json"
+    kept = {key: value for key, value in json.loads(settings.read_text()).items() if key != "chat_template"}
+    settings.write_text(json.dumps(kept))
     monkeypatch.setattr("sys.stdin", io.StringIO("never read\n"))
-    assert "has no chat template" in refused(["chat"], capsys)
-    with TextGenerationPipeline() as pipe:
+    assert "has no chat template" in refused(["chat", "--model", str(tmp_path / "plain")], capsys)
+    assert sys.stdin.read() == "never read\n"
+    with TextGenerationPipeline(tmp_path / "plain") as pipe:
         with pytest.raises(UnsupportedCapabilityError, match="has no chat template: it continues texts"):
             pipe.chat()
         with pipe.chat(chat_template="{{ messages[0].content }}") as session:

@@ -25,9 +25,6 @@ from tests.docs.doc_pages import LANGUAGES, ROOT, RUN, Page, read_page, run_page
 TEXTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))]
 PAGES = [read_page(path) for path in TEXTS if path.is_file()]
 
-# The embedded model has no chat template; pages that chat with "my-model" need one.
-CHAT_TEMPLATE = "{% for message in messages %}{{ message['role'] }}: {{ message['content'] }}\n{% endfor %}assistant:"
-
 
 # What a newcomer reads first runs with the quick suite; .ci/run runs all other pages with --slow.
 FIRST_PAGES = {"README.md", "docs/index.md"}
@@ -52,7 +49,6 @@ def test_the_blocks_of_a_page_run(
     if missing:
         pytest.skip(f"{', '.join(missing)} not installed")
     shutil.copytree(default_folder(), tmp_path / "my-model")
-    (tmp_path / "my-model" / "chat_template.jinja").write_text(CHAT_TEMPLATE, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     run_page(page, tmp_path, capfd.readouterr)
 

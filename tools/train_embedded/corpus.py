@@ -26,10 +26,13 @@ from pathlib import Path
 from pydoc_data import topics
 from typing import Any
 
-from tools.train_embedded import onnx_docs
-from tools.train_embedded.cleaning import paragraphs, with_subject
+from tools.train_embedded.text import onnx_docs
+from tools.train_embedded.text.cleaning import paragraphs, with_subject
+from tools.train_embedded.text.conversations import conversations
 
-OWN_TEXT = Path(__file__).with_name("own_text.md")
+#: The source that is made of conversations; the tokenizer and the held-out perplexity leave it out.
+QUESTIONS = "questions and answers"
+OWN_TEXT = Path(__file__).parent / "text" / "own_text.md"
 STDLIB_PACKAGES = (
     "asyncio", "collections", "concurrent", "email", "http", "importlib", "json", "logging",
     "multiprocessing", "unittest", "urllib", "xml",
@@ -213,6 +216,9 @@ def gather() -> list[Source]:
     sources.append(Source("torch docstrings", version("torch").split("+")[0], "BSD-3-Clause", 1.0, list(tensors)))
     templates = _source_documents(_package_files("jinja2"), seen)
     sources.append(Source("jinja docstrings", version("jinja2"), "BSD-3-Clause", 1.0, list(templates)))
+    unseen = [schema for schema in schemas if onnx_docs.is_held_out(schema.name)]
+    talks = conversations(kept, own.documents)
+    sources.append(Source(QUESTIONS, version("onnx"), "Apache-2.0", 0.85, talks, conversations(unseen, ())))
     return sources
 
 

@@ -28,14 +28,23 @@ from onnx.reference import ReferenceEvaluator
 from tokenizers import Tokenizer
 
 from genai_iface.backend_kit import switch_off_telemetry
+from tools.train_embedded.answers import score_answers
+from tools.train_embedded.batches import held_out_texts, question_share, read_rows
 from tools.train_embedded.graph import POSITIONS, build
 from tools.train_embedded.model import Config, Decoder
 from tools.train_embedded.quantize import quantize_decoder
-from tools.train_embedded.train import END_OF_TEXT, PROMPTS, held_out_loss, read_rows
+from tools.train_embedded.start import start_from
+from tools.train_embedded.text.conversations import ASSISTANT, END_OF_TEXT, TEMPLATE, USER
+from tools.train_embedded.train import PROMPTS, held_out_loss
 
 TOLERANCE = 1e-4
 #: A prompt about an operator that training never saw.
 UNSEEN = "The CumSum operator"
+#: What the samples of conversations ask; the last two are about an operator that training never saw, and off subject.
+ASKED = (
+    "What does Softmax do?", "What is a KV cache?", "Which inputs does Gather take?", "When was TensorScatter added?",
+    "Is there an operator that computes the cosine?", "What does CumSum do?", "What is the capital of Sweden?",
+)  # fmt: skip
 EXACT = "float32 accumulation"
 RunGraph = Callable[[dict[str, Any]], list[npt.NDArray[Any]]]
 
@@ -45,7 +54,7 @@ def load(checkpoint: Path) -> tuple[Decoder, dict[str, Any]]:
     state = torch.load(checkpoint, weights_only=True, map_location="cpu")
     model = Decoder(Config(**state["config"]))
     model.load_state_dict(state["model"])
-    return model.eval(), {key: state[key] for key in ("steps", "visits", "seconds")}
+    return model.eval(), {key: state[key] for key in ("steps", "visits", "earlier", "seconds")}
 
 
 def _run_session(session: Any, feeds: dict[str, Any]) -> list[npt.NDArray[Any]]:
@@ -150,7 +159,7 @@ def write_config(folder: Path, config: Config) -> None:
     generation = {"bos_token_id": 0, "eos_token_id": 0, "do_sample": False}
     tokenizer = {
         "tokenizer_class": "PreTrainedTokenizerFast", "bos_token": END_OF_TEXT, "eos_token": END_OF_TEXT,
-        "clean_up_tokenization_spaces": False, "model_max_length": POSITIONS,
+        "clean_up_tokenization_spaces": False, "model_max_length": POSITIONS, "chat_template": TEMPLATE,
     }  # fmt: skip
     for name, value in (("config", llama), ("generation_config", generation), ("tokenizer_config", tokenizer)):
         (folder / f"{name}.json").write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
@@ -163,6 +172,7 @@ def main() -> None:
     parser.add_argument("--corpus", type=Path, required=True, help="folder that the corpus script wrote")
     parser.add_argument("--out", type=Path, required=True, help="model folder to write")
     parser.add_argument("--tokens", type=int, default=60, help="tokens of each sample")
+    parser.add_argument("--before", type=Path, help="folder of an earlier model, to score on the same held-out text")
     parser.add_argument("--skip-held-out", action="store_true", help="do not compute the held-out perplexity")
     args = parser.parse_args()
     out: Path = args.out
@@ -183,16 +193,22 @@ def main() -> None:
     report["differences"] = {name: largest_difference(run, rounded) for name, run in runtimes(path).items()}
     rows = read_rows(args.corpus)
     if not args.skip_held_out:
-        texts = [row["text"] for row in rows if row["split"] == "held_out"]
-        held_out = [[*encoding.ids, 0] for encoding in tokenizer.encode_batch(texts)]
+        held_out = [[*encoding.ids, 0] for encoding in tokenizer.encode_batch(held_out_texts(rows))]
         report["held_out_perplexity_float"] = math.exp(held_out_loss(model, held_out, 512))
         report["held_out_perplexity_int8"] = math.exp(held_out_loss(rounded, held_out, 512))
+        if args.before is not None:
+            report["held_out_perplexity_before"] = math.exp(held_out_loss(start_from(args.before).model, held_out, 512))
+        report["answers"] = score_answers(out)
+    report["question_shares"] = [question_share(rows, tokenizer, focused=focused) for focused in (False, True)]
     report["samples"] = {}
     corpus = "\n".join(row["text"] for row in rows if row["split"] == "train")
     for name, run in runtimes(path).items():
         started = time.monotonic()
         samples = {p: continue_text(run, model.config, tokenizer, p, args.tokens) for p in (*PROMPTS, UNSEEN)}
-        report["samples"][name] = {"seconds": round(time.monotonic() - started, 2), "texts": samples}
+        asked = {q: continue_text(run, model.config, tokenizer, f"{USER}{q}{ASSISTANT}", args.tokens) for q in ASKED}
+        answers = {question: text.removeprefix(question) for question, text in asked.items()}
+        taken = round(time.monotonic() - started, 2)
+        report["samples"][name] = {"seconds": taken, "texts": samples, "answers": answers}
         report.setdefault("recited", {p: round(recited(tokenizer, t, corpus), 2) for p, t in samples.items()})
     report["bytes"] = {p.name: p.stat().st_size for p in sorted(out.iterdir())}
     print(json.dumps(report, indent=1))

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+#: Tokens of the text's own vocabulary; the markers of turns in a conversation follow them.
+TEXT_TOKENS = 4096
+
 
 @dataclass(frozen=True)
 class Config:
     """The sizes of the network."""
 
-    vocab_size: int = 4096
+    vocab_size: int = TEXT_TOKENS + 3
     hidden_size: int = 256
     layers: int = 6
     heads: int = 4

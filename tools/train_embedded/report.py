@@ -14,7 +14,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+from tools.train_embedded.corpus import QUESTIONS
 from tools.train_embedded.export import UNSEEN
+from tools.train_embedded.model import TEXT_TOKENS
+from tools.train_embedded.text.conversations import CHAT_TOKENS
 
 HEADER = """<!--
 SPDX-FileCopyrightText: The ONNX generative-AI interface authors
@@ -23,9 +26,17 @@ SPDX-License-Identifier: Apache-2.0
 """
 #: Documents that the corpus has for each operator.
 PHRASINGS = 5
-COMMANDS = """```console
+#: How the weights came about that the run of today begins with; the numbers are those of its own report.
+FIRST_PART = """- First part, from random weights, on the text without questions: 1816 steps, 7438336 token visits, 60
+  minutes, 3 interruptions. AdamW (betas 0.9 and 0.95, weight decay 0.1, clipping at 1), peak learning rate 0.0015,
+  100 steps of warm-up, cosine by the clock to a twentieth; 4096 tokens per step in windows of 256, in the last 15 % of
+  the time 512. In the steps 1341 to 1539 the operators of ONNX and our own text counted 1.5 times, all other text half,
+  and documents that name the operators of the cache interface 4 times as much. Bfloat16 autocast, seed 24. The weights
+  were then rounded to int8; the float ones were not kept."""
+COMMANDS = """<!-- not run: it trains for hours, in a copy of the repository -->
+```bash
 python -m tools.train_embedded.corpus --out work
-python -m tools.train_embedded.train --corpus work --out work/run
+python -m tools.train_embedded.train --corpus work --out work/run --visits 12200000 --float32
 python -m tools.train_embedded.export --corpus work --run work/run --out genai_iface/models/onnx-prose
 python -m tools.train_embedded.report --corpus work --run work/run --model genai_iface/models/onnx-prose \\
     --docs docs/embedded-model.md
@@ -54,6 +65,7 @@ class Facts:
         self.model = model
         self.samples: dict[str, str] = self.export["samples"]["onnx.reference"]["texts"]
         self.prompts = [prompt for prompt in self.samples if prompt != UNSEEN]
+        self.answers: dict[str, str] = self.export["samples"]["onnx.reference"]["answers"]
 
     def source_table(self) -> str:
         """Return one row for each source of text."""
@@ -73,7 +85,8 @@ class Facts:
 
     def same_samples(self) -> str:
         """Say on which runtimes the sample texts are the same."""
-        same = [n for n, got in self.export["samples"].items() if got["texts"] == self.samples]
+        shown = (self.samples, self.answers)
+        same = [n for n, got in self.export["samples"].items() if (got["texts"], got["answers"]) == shown]
         other = [n for n in self.export["samples"] if n not in same]
         text = f"The texts are the same on {'; '.join(same)}."
         return text + (f" They differ in places on {'; '.join(other)}." if other else "")
@@ -86,9 +99,24 @@ class Facts:
 of eight tokens in these texts, {100 * mean:.0f} % stand verbatim in the training text. After a prompt about an
 operator that training never saw, it is {100 * shares[UNSEEN]:.0f} %:
 
-{quoted({UNSEEN: self.samples[UNSEEN]})}
+{quoted({UNSEEN: self.samples[UNSEEN]})}"""
 
-Prompts that have nothing to do with its text (such as "Hello") give nonsense that repeats itself."""
+    def conversation(self) -> str:
+        """Return sample questions with the model's answers."""
+        rows = "\n".join(f"> {question}\n{answer}\n" for question, answer in self.answers.items())
+        return f"```text\n{rows.rstrip()}\n```"
+
+    def answer_table(self) -> str:
+        """Return how many answers are about the operator that was asked about."""
+        rows = ["| Question | Operators | Asked | About it | Ended by itself | As in training |",
+                "|---|---|---:|---:|---:|---:|"]  # fmt: skip
+        for row in self.export["answers"]:
+            kind = "held out" if row["held_out"] else "seen"
+            question = row["question"].format(name="X")
+            rows.append(
+                f"| {question} | {kind} | {row['operators']} | {row['about']} | {row['ended']} | {row['verbatim']} |"
+            )
+        return "\n".join(rows)
 
     def shown(self) -> str:
         """Return the sample texts of the prompts about known subjects."""
@@ -102,7 +130,16 @@ Prompts that have nothing to do with its text (such as "Hello") give nonsense th
 def provenance(facts: Facts, note: str) -> str:
     """Return the text of ``PROVENANCE.md``."""
     end, export, config = facts.end, facts.export, facts.starts[0]["config"]
-    held_out = sum(s["held_out_documents"] for s in facts.sources)
+    held_out = sum(s["held_out_documents"] for s in facts.sources if s["source"] != QUESTIONS)
+    options = facts.starts[-1]["options"]
+    share, focused_share = (100 * value for value in export["question_shares"])
+    narrowed = (
+        f"From {100 * options['focus_from']:.0f} % to {100 * options['focus_until']:.0f} % of the visits the text was"
+        "\n  narrowed: questions, operators of ONNX and our own text count 1.5 times, all other text half, and"
+        "\n  documents that name Softmax or an operator of the cache interface 4 times as much; questions and answers"
+        f"\n  are then {focused_share:.0f} %."
+    )
+    kinds = "float32" if options["float32"] else "bfloat16 autocast"
     resumed = len(facts.starts) - 1
     pause = f" Interruptions, each resumed from the last checkpoint: {resumed}." if resumed else ""
     remark = f"\n- {note}" if note else ""
@@ -114,9 +151,12 @@ tokenizer and this folder: Apache-2.0. It writes sentences in the style of docum
 
 ## Text
 
-All text is read from installed packages, offline, plus a text of our own (`tools/train_embedded/own_text.md`).
+All text is read from installed packages, offline, plus a text of our own (`tools/train_embedded/text/own_text.md`).
 Code, tables, doctests and drawings are dropped. Each operator of ONNX is rendered in five phrasings. *Weight* says
-how often one pass over the corpus visits a document.
+how often one pass over the corpus visits a document. The questions and answers are made by rule from the operator
+schemas and from our own text (`questions.py` and `conversations.py` in `text`): many phrasings of a question, and as
+answer one to three sentences of the source that name the operator; some follow-up questions, some with a system
+message, and some off the subject, which get an answer that says so.
 
 {facts.source_table()}
 
@@ -124,25 +164,30 @@ Copyright of the texts: the ONNX Project Contributors (ONNX, ONNX IR), the NumPy
 Foundation, the PyTorch contributors, the Pallets project (Jinja).
 
 Held out for evaluation: every operator whose name hashes to a multiple of ten (never TensorScatter, Attention,
-RMSNormalization, RotaryEmbedding): {held_out // PHRASINGS} operators, {held_out} documents,
-{facts.starts[0]["held_out"]} tokens. No rendering of these operators was used in training.
+RMSNormalization, RotaryEmbedding, Softmax): {held_out // PHRASINGS} operators, {held_out} documents,
+{facts.starts[0]["held_out"]} tokens. No rendering of these operators and no question on them was used in training.
+Softmax was held out of the first part as well; it is what first questions are about, so the second part learned it, and
+below it does not count as held out.
 
 ## Recipe
 
-- Byte-level BPE, {config["vocab_size"]} tokens, digits apart, `<|endoftext|>` (id 0) between documents;
+- Byte-level BPE, {TEXT_TOKENS} tokens, digits apart, `<|endoftext|>` (id 0) between documents, and behind them
+  {config["vocab_size"] - TEXT_TOKENS} markers of turns: {", ".join(f"`{token}`" for token in CHAT_TOKENS)}.
   {facts.starts[0]["tokens"]} tokens of training text, {facts.starts[0]["weighted"]} with the weights.
 - Llama-style decoder: {config["layers"]} layers, width {config["hidden_size"]}, {config["heads"]} query heads and
   {config["kv_heads"]} key and value heads of {config["head_dim"]}, SwiGLU of {config["ffn_size"]}, tied embedding,
   RoPE with theta {config["rope_theta"]:g}, no biases: {export["parameters"]} parameters.
-- AdamW (betas 0.9 and 0.95, weight decay 0.1, clipping at 1), peak learning rate {facts.starts[0].get("peak", 1.5e-3)},
-  100 steps of warm-up, cosine by the clock to a twentieth; 4096 tokens per step in windows of 256, in the last 15 %
-  of the time 512. From 50 % to 70 % of the time the operators of ONNX and our own text count 1.5 times, all other
-  text half, and documents that name the operators of the cache interface 4 times as much.
-  Bfloat16 autocast, seed 24, PyTorch on two CPU cores that were shared with other work.
-- {end["steps"]} steps, {end["visits"]} token visits, {end["seconds"] / 60:.0f} minutes.{pause}{remark}
+{FIRST_PART}
+- Second part, from those int8 weights (the rows of the markers begin near the mean of the table), on all of the text:
+  {end["steps"]} steps, {end["visits"]} token visits, {end["seconds"] / 60:.0f} minutes.{pause} Of the text,
+  {share:.0f} % by weight are questions and answers. AdamW as before with new moments, peak learning rate
+  {options["peak"]:g}, 100 steps of warm-up, cosine by the visits to a twentieth, windows as before, {kinds}, seed
+  {options["seed"]}; the loss counts every token, those of questions too. {narrowed}
+- {end["earlier"] + end["visits"]} token visits in all, with PyTorch on two CPU cores that were shared with other
+  work.{remark}
 - Weights rounded to int8, symmetric, one float32 scale for each block of 32 rows and each column.
 
-The schedule follows the clock, so a second run gives a model of the same kind and not the same bits.
+A second run gives a model of the same kind and not the same bits: the first part followed the clock.
 
 ## Results
 
@@ -152,6 +197,7 @@ The schedule follows the clock, so a second run gives a model of the same kind a
 | held-out loss, float32 weights | {math.log(export["held_out_perplexity_float"]):.3f} |
 | held-out perplexity per token, float32 weights | {export["held_out_perplexity_float"]:.2f} |
 | held-out perplexity per token, int8 weights | {export["held_out_perplexity_int8"]:.2f} |
+| the same of the model after the first part, int8 weights | {export["held_out_perplexity_before"]:.2f} |
 | held-out perplexity per token, interpolated 3-gram baseline | {end["trigram_perplexity"]:.2f} |
 
 Largest difference of a logit from PyTorch with the same rounded weights, over a ragged prefill, a chunk with an idle
@@ -168,6 +214,18 @@ Greedy, 60 tokens, the int8 model on the `onnx.reference` evaluator. {facts.same
 {facts.shown()}
 
 {facts.recital()}
+
+### Conversations
+
+Questions by the chat template, greedy, at most 60 tokens. CumSum is held out.
+
+{facts.conversation()}
+
+One question for each operator that has a description. An answer is *about it* when it names the operator and shares a
+content word with the schema's description; that does not make it true. The second phrasing occurs nowhere in training.
+*As in training* counts the answers that are, word for word, what the rules make of the schema.
+
+{facts.answer_table()}
 
 ## Checksums
 
@@ -189,6 +247,7 @@ from genai_iface import TextGenerationPipeline
 
 with TextGenerationPipeline() as pipe:
     print(pipe.generate("The TensorScatter operator", max_new_tokens=60).text)
+    print(pipe.generate([{{"role": "user", "content": "What does Softmax do?"}}]).text)
 ```
 
 It is meant for first steps, examples and tests. It has {export["parameters"] / 1e6:.1f} million parameters and has
@@ -202,6 +261,8 @@ read a few megabytes of documentation, so it writes sentences that look like doc
 - {size:.1f} MB in all, weights inside `model.onnx`. The position table has 2048 rows; training used windows of up to
   512 tokens, so long texts wander.
 - Beginning and end token are both `<|endoftext|>`, id 0. The tokenizer adds nothing to a prompt.
+- A chat template, in `tokenizer_config.json`: each turn begins with `<|system|>`, `<|user|>` or `<|assistant|>`, and an
+  answer ends with `<|endoftext|>`.
 
 ## What it writes
 
@@ -213,19 +274,35 @@ Greedy, 60 tokens, verbatim:
 
 {facts.recital()}
 
+## What it answers
+
+It was trained on questions about the operators of ONNX, made by rule from their schemas, so `genai-iface chat` works.
+It knows little else: questions on its own text (a KV cache) and off its subject were among them too, and the samples
+show how far that goes. Greedy, verbatim; CumSum is an operator that training never saw:
+
+{facts.conversation()}
+
+Asked about each operator that has a description, this many answers are about it: they name it and share a content word
+with its description, which does not make them true. The second phrasing occurs nowhere in training.
+
+{facts.answer_table()}
+
 ## How good it is
 
 Perplexity per token on operators that it never saw: {export["held_out_perplexity_int8"]:.2f}. An interpolated
 3-gram model of the same training tokens has {facts.end["trigram_perplexity"]:.2f}. Before rounding to int8 the
-network had {export["held_out_perplexity_float"]:.2f}.
+network had {export["held_out_perplexity_float"]:.2f}; the model before it, which had read
+{facts.end["earlier"] / 1e6:.1f} million tokens and no questions, has {export["held_out_perplexity_before"]:.2f} on the
+same text. This one has read {(facts.end["earlier"] + facts.end["visits"]) / 1e6:.1f} million.
 
 ## How to make it again
 
-The text is taken from installed packages, so no network is needed. Training takes an hour on two CPU cores.
+The text is taken from installed packages, so no network is needed. Training takes two to three hours on two CPU cores.
 
 {COMMANDS}
 
-An interrupted run goes on with `--resume`. The export compares the logits of the file with those of PyTorch and fails
+An interrupted run goes on with `--resume`, and `--start-from genai_iface/models/onnx-prose` trains the present model
+further. The export compares the logits of the file with those of PyTorch and fails
 when they differ by more than 1e-4.
 
 ## Licence

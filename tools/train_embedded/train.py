@@ -2,9 +2,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Train the tokenizer and the network of the embedded model on the CPU.
 
-A run stops when its time budget is used up; the learning rate follows the clock, so that a slower
-machine gets fewer steps and not a cut-off schedule. A checkpoint is written every few minutes (to a temporary
-name, then renamed), and ``--resume`` continues from it.
+A run stops when its budget of token visits (``--visits``) or of time (``--minutes``) is used up, and the learning
+rate follows that budget. A checkpoint is written every few minutes (to a temporary name, then renamed), and
+``--resume`` continues from it. ``--start-from`` begins with the weights of a model folder that was exported before.
 """
 
 from __future__ import annotations
@@ -13,23 +13,23 @@ import argparse
 import json
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Tokenizer
 from torch.nn import functional
 
-from tools.train_embedded.model import Config, Decoder, greedy
+from tools.train_embedded.batches import Batches, held_out_texts, read_rows, train_tokenizer
+from tools.train_embedded.model import TEXT_TOKENS, Config, Decoder, greedy
 from tools.train_embedded.ngram import trigram_perplexity
+from tools.train_embedded.start import start_from
+from tools.train_embedded.text.conversations import ASSISTANT, USER
 
-END_OF_TEXT = "<|endoftext|>"
 SAVE_SECONDS = 150
 SAMPLE_SECONDS = 400
-#: Sources and terms that count more while the text is narrowed: what the first prompts are about.
-FOCUS_SOURCES = ("onnx operator schemas", "own text")
-FOCUS_TERMS = ("TensorScatter", "RMSNormalization", "RotaryEmbedding", "nonpad_kv_seqlen")
 PROMPTS = (
     "The TensorScatter operator",
     "The Attention operator",
@@ -37,78 +37,7 @@ PROMPTS = (
     "The RMSNormalization operator",
     "A KV cache",
 )
-
-
-def read_rows(corpus: Path) -> list[dict[str, Any]]:
-    """Read the documents of ``corpus.jsonl``."""
-    return [json.loads(line) for line in (corpus / "corpus.jsonl").read_text(encoding="utf-8").splitlines()]
-
-
-def train_tokenizer(rows: list[dict[str, Any]], vocab_size: int) -> Tokenizer:
-    """Train a byte-level BPE tokenizer on the training documents; id 0 separates documents."""
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
-    )
-    tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=vocab_size, special_tokens=[END_OF_TEXT], show_progress=False,
-        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
-    )  # fmt: skip
-    tokenizer.train_from_iterator((row["text"] for row in rows if row["split"] == "train"), trainer)
-    return tokenizer
-
-
-def focus_weight(row: dict[str, Any]) -> float:
-    """Return the weight of a document while the text is narrowed."""
-    weight = float(row["weight"]) * (1.5 if row["source"] in FOCUS_SOURCES else 0.5)
-    return weight * (4 if any(term in row["text"] for term in FOCUS_TERMS) else 1)
-
-
-class Batches:
-    """Draw training windows: half start at a document's first token, half anywhere."""
-
-    def __init__(self, rows: list[dict[str, Any]], tokenizer: Tokenizer, length: int, seed: int) -> None:
-        rows = [row for row in rows if row["split"] == "train"]
-        self.documents = [np.array(e.ids, np.int64) for e in tokenizer.encode_batch([row["text"] for row in rows])]
-        self.weights = [float(row["weight"]) for row in rows]
-        self.focused = [focus_weight(row) for row in rows]
-        self.focus = False
-        self.length = length
-        self.generator = np.random.default_rng(seed)
-        self.stream = np.zeros(0, np.int64)
-        self.starts = np.zeros(0, np.int64)
-        self.order: list[tuple[int, bool]] = []
-        self.tokens = int(sum(len(d) + 1 for d in self.documents))
-        self.weighted = int(sum((len(d) + 1) * w for d, w in zip(self.documents, self.weights, strict=True)))
-
-    def _new_pass(self) -> None:
-        """Shuffle the documents (repeated by weight) into one stream and cut it into windows."""
-        weights = self.focused if self.focus else self.weights
-        copies = [i for i, w in enumerate(weights) for _ in range(int(w) + (self.generator.random() < w % 1))]
-        self.generator.shuffle(copies)
-        parts = [np.append(self.documents[i], 0) for i in copies]
-        self.stream = np.concatenate(parts)
-        first = np.cumsum([0] + [len(p) for p in parts[:-1]])
-        windows: list[int] = []
-        at = 0
-        # a window starts where the last one ended; every second one moves on to the next document start
-        while at + self.length + 1 < len(self.stream):
-            windows.append(at)
-            at += self.length
-            if len(windows) % 2:
-                nearest = int(np.searchsorted(first, at))
-                if nearest < len(first) and first[nearest] - at < self.length // 2:
-                    at = int(first[nearest])
-        self.starts = np.array(windows)
-        self.generator.shuffle(self.starts)
-
-    def next(self, count: int) -> torch.Tensor:
-        """Return (count, length + 1) token ids."""
-        if len(self.starts) < count:
-            self._new_pass()
-        chosen, self.starts = self.starts[:count], self.starts[count:]
-        return torch.from_numpy(np.stack([self.stream[s : s + self.length + 1] for s in chosen]))
+QUESTIONS = ("What does Softmax do?", "What is a KV cache?", "Which inputs does Gather take?", "Hello")
 
 
 @torch.no_grad()
@@ -135,7 +64,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--corpus", type=Path, required=True, help="folder that the corpus script wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder for tokenizer.json, checkpoints and the log")
     parser.add_argument("--minutes", type=float, default=60.0, help="time budget of the whole run")
-    parser.add_argument("--steps", type=int, default=0, help="stop after this many steps (0: by time alone)")
+    parser.add_argument("--visits", type=int, default=0, help="token visits of this run; then time does not count")
+    parser.add_argument("--start-from", type=Path, help="model folder of an earlier export to go on from")
+    parser.add_argument("--steps", type=int, default=0, help="stop after this many steps (0: by the budget alone)")
     parser.add_argument("--tokens", type=int, default=4096, help="tokens per step")
     parser.add_argument("--length", type=int, default=512, help="tokens per window in the last part of the run")
     parser.add_argument("--short", type=int, default=256, help="tokens per window before that (attention is cheaper)")
@@ -145,7 +76,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--layers", type=int, default=Config.layers)
     parser.add_argument("--peak", type=float, default=1.5e-3, help="highest learning rate")
     parser.add_argument("--seed", type=int, default=24)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=2, help="parts of a batch that are computed side by side")
     parser.add_argument("--float32", action="store_true", help="no bfloat16 autocast")
     parser.add_argument("--resume", action="store_true", help="continue from checkpoint.pt")
     return parser.parse_args()
@@ -158,18 +89,21 @@ class Training:
         self.args = args
         rows = read_rows(args.corpus)
         path = args.out / "tokenizer.json"
+        earlier = start_from(args.start_from) if args.start_from else None
         if not (args.resume and path.exists()):
-            train_tokenizer(rows, Config.vocab_size).save(str(path))
+            (earlier.tokenizer if earlier else train_tokenizer(rows, TEXT_TOKENS)).save(str(path))
         self.tokenizer = Tokenizer.from_file(str(path))
         self.batches = Batches(rows, self.tokenizer, args.short, args.seed)
-        held_out = [row["text"] for row in rows if row["split"] == "held_out"]
-        self.held_out = [[*encoding.ids, 0] for encoding in self.tokenizer.encode_batch(held_out)]
-        self.config = Config(layers=args.layers)
-        self.model = Decoder(self.config)
+        self.held_out = [[*encoding.ids, 0] for encoding in self.tokenizer.encode_batch(held_out_texts(rows))]
+        self.model = earlier.model if earlier else Decoder(Config(layers=args.layers))
+        self.config = self.model.config
+        self.parameters = list(self.model.parameters())
+        self.pool = ThreadPoolExecutor(args.threads)
         decay = [p for p in self.model.parameters() if p.dim() > 1]
         plain = [p for p in self.model.parameters() if p.dim() == 1]
         groups = [{"params": decay, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}]
         self.optimizer = torch.optim.AdamW(groups, lr=args.peak, betas=(0.9, 0.95), fused=True)
+        self.earlier = earlier.visits if earlier else 0
         self.steps, self.visits, self.loss = 0, 0, 0.0
         self.started = time.monotonic()
         self.log = (args.out / "log.jsonl").open("a", encoding="utf-8")
@@ -179,6 +113,12 @@ class Training:
     def seconds(self) -> float:
         """Return the seconds of training so far, those before a resume included."""
         return time.monotonic() - self.started
+
+    def progress(self) -> float:
+        """Return the share of the budget that is used up."""
+        args = self.args
+        share: float = self.visits / args.visits if args.visits else self.seconds() / (60 * args.minutes)
+        return share
 
     def restore(self) -> None:
         """Continue from the checkpoint."""
@@ -199,6 +139,7 @@ class Training:
                 "config": self.config.to_dict(),
                 "steps": self.steps,
                 "visits": self.visits,
+                "earlier": self.earlier,
                 "seconds": self.seconds(),
             },
             temporary,
@@ -217,6 +158,17 @@ class Training:
         for prompt in PROMPTS:
             ids = greedy(self.model, self.tokenizer.encode(prompt).ids, 60)
             self.write(prompt=prompt, text=self.tokenizer.decode(ids))
+        for question in QUESTIONS:
+            asked = self.tokenizer.encode(f"{USER}{question}{ASSISTANT}").ids
+            ids = greedy(self.model, asked, 60)[len(asked) :]
+            self.write(question=question, text=self.tokenizer.decode(ids), ended=ids[-1] == 0)
+
+    def gradients(self, ids: torch.Tensor) -> tuple[float, tuple[torch.Tensor, ...]]:
+        """Return the loss of some windows and its gradients, apart from what other threads compute."""
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not self.args.float32):
+            logits = functional.linear(self.model.hidden(ids[:, :-1]), self.model.embedding.weight)
+        loss = functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
+        return loss.item(), torch.autograd.grad(loss, self.parameters)
 
     def step(self, progress: float) -> None:
         """Take one optimizer step."""
@@ -229,15 +181,18 @@ class Training:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(progress, self.steps, args.peak)
         ids = batches.next(args.tokens // batches.length)
-        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=not args.float32):
-            logits = functional.linear(self.model.hidden(ids[:, :-1]), self.model.embedding.weight)
-        loss = functional.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
-        self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(loss)
+        # each thread reads its part of the batch by itself: threads inside one product would wait for each other
+        # at every operator, which on a machine with other work takes most of the time
+        parts = ids.chunk(min(args.threads, len(ids)))
+        results = list(self.pool.map(self.gradients, parts))
+        shares = [len(part) / len(ids) for part in parts]
+        for at, parameter in enumerate(self.parameters):
+            parameter.grad = sum((gradients[at] * w for (_, gradients), w in zip(results, shares, strict=True)), 0.0)
+        loss = sum(value * w for (value, _), w in zip(results, shares, strict=True))
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.steps, self.visits = self.steps + 1, self.visits + ids[:, 1:].numel()
-        self.loss = loss.item() if self.loss == 0 else 0.98 * self.loss + 0.02 * loss.item()
+        self.loss = loss if self.loss == 0 else 0.98 * self.loss + 0.02 * loss
 
     def train(self) -> None:
         """Train until the time or the number of steps is used up, then score the held-out operators."""
@@ -249,15 +204,16 @@ class Training:
             tokens=self.batches.tokens,
             weighted=self.batches.weighted,
             held_out=sum(map(len, self.held_out)),
+            earlier=self.earlier,
             config=self.config.to_dict(),
             options={key: value for key, value in vars(args).items() if not isinstance(value, Path)},
         )
         sample = self.held_out[:: max(1, len(self.held_out) // 12)]
         saved = sampled = self.seconds()
-        while (progress := self.seconds() / (60 * args.minutes)) < 1 and (not args.steps or self.steps < args.steps):
+        while (progress := self.progress()) < 1 and (not args.steps or self.steps < args.steps):
             self.step(progress)
             now = self.seconds()
-            if self.steps % 50 == 0:
+            if self.steps % 20 == 0:
                 rate = self.optimizer.param_groups[0]["lr"]
                 self.write(step=self.steps, visits=self.visits, seconds=round(now), loss=round(self.loss, 4), lr=rate)
             if now - saved > SAVE_SECONDS:
@@ -275,6 +231,7 @@ class Training:
             event="end",
             steps=self.steps,
             visits=self.visits,
+            earlier=self.earlier,
             seconds=round(self.seconds()),
             train_loss=round(self.loss, 4),
             held_out_loss=round(final, 4),
@@ -288,7 +245,7 @@ def main() -> None:
     """Train, log, save."""
     args = parse()
     args.out.mkdir(parents=True, exist_ok=True)
-    torch.set_num_threads(args.threads)
+    torch.set_num_threads(1)
     torch.manual_seed(args.seed)
     Training(args).train()
 

@@ -12,10 +12,10 @@ from typing import Any
 import onnx
 import onnx.defs
 
-from tools.train_embedded.cleaning import inline, lower_first, paragraphs, with_subject
+from tools.train_embedded.text.cleaning import inline, lower_first, paragraphs, with_subject
 
-#: Operators that the corpus always keeps: the interface is about them.
-NEVER_HELD_OUT = frozenset({"TensorScatter", "Attention", "RMSNormalization", "RotaryEmbedding"})
+#: Operators that the corpus always keeps: the interface is about them, and first questions too.
+NEVER_HELD_OUT = frozenset({"TensorScatter", "Attention", "RMSNormalization", "RotaryEmbedding", "Softmax"})
 HELD_OUT_ONE_IN = 10
 
 _NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
@@ -35,12 +35,14 @@ def is_held_out(name: str) -> bool:
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % HELD_OUT_ONE_IN == 0
 
 
-def _number(count: int, noun: str) -> str:
+def number(count: int, noun: str) -> str:
+    """Return a count in words with its noun, as in "two inputs"."""
     word = _NUMBERS[count] if count < len(_NUMBERS) else str(count)
     return f"{word} {noun}" if count == 1 else f"{word} {noun}s"
 
 
-def _join(words: Sequence[str], last: str = "and") -> str:
+def join(words: Sequence[str], last: str = "and") -> str:
+    """Join words with commas and a last "and"."""
     if len(words) <= 1:
         return "".join(words)
     return ", ".join(words[:-1]) + f" {last} " + words[-1]
@@ -58,7 +60,7 @@ def _types(names: Sequence[str]) -> str:
     plain = sorted({re.sub(r"^tensor\((.*)\)$", r"\1", name) for name in names})
     if any("(" in name for name in plain):
         return ""
-    return _join(plain)
+    return join(plain)
 
 
 def _default(attribute: Any) -> str:
@@ -124,16 +126,16 @@ class _Operator:
         """Return one sentence on the inputs, the outputs and the attributes."""
         optional = [i.name for i in self.schema.inputs if i.option == onnx.defs.OpSchema.FormalParameterOption.Optional]
         required = [i.name for i in self.schema.inputs if i.name not in optional]
-        parts = f"{subject} takes {_number(len(required), 'required input')}"
+        parts = f"{subject} takes {number(len(required), 'required input')}"
         if required:
-            parts += f", {_join([f'`{name}`' for name in required])},"
+            parts += f", {join([f'`{name}`' for name in required])},"
         if optional:
-            parts += f" and {_number(len(optional), 'optional input')}, {_join([f'`{name}`' for name in optional])},"
+            parts += f" and {number(len(optional), 'optional input')}, {join([f'`{name}`' for name in optional])},"
         outputs = [f"`{o.name}`" for o in self.schema.outputs]
-        parts += f" and produces {_number(len(outputs), 'output')}, {_join(outputs)}."
+        parts += f" and produces {number(len(outputs), 'output')}, {join(outputs)}."
         if self.attributes:
             names = [f"`{a.name}`" for a in self.attributes]
-            parts += f" Its behavior is controlled by {_number(len(names), 'attribute')}: {_join(names)}."
+            parts += f" Its behavior is controlled by {number(len(names), 'attribute')}: {join(names)}."
         else:
             parts += " It has no attributes."
         return parts
@@ -186,6 +188,16 @@ class _Operator:
         return text
 
 
+def domain(name: str) -> str:
+    """Return the name of an operator domain in words."""
+    return _DOMAINS[name]
+
+
+def described(schema: Any) -> list[str]:
+    """Return the clean paragraphs of an operator's description."""
+    return _Operator(schema).body
+
+
 def render(schema: Any) -> list[str]:
     """Return the documents of one operator: the same facts in several phrasings and orders."""
     op = _Operator(schema)
@@ -226,7 +238,7 @@ def opset_documents(schemas: Sequence[Any]) -> list[str]:
     for (domain, version), names in sorted(groups.items()):
         many = len(names) > 1
         out.append(
-            f"Version {version} of {_DOMAINS[domain].split(',')[0]} holds the current definition of {_join(names)}."
+            f"Version {version} of {_DOMAINS[domain].split(',')[0]} holds the current definition of {join(names)}."
             f" {'These operators have' if many else 'This operator has'} not changed since then."
         )
     return out

@@ -68,7 +68,7 @@ def third_person(verb: str) -> str:
     return verb + "s"
 
 
-_THIRD_PERSON_FORMS = {third_person(verb) for verb in _VERBS}
+THIRD_PERSON_FORMS = {third_person(verb) for verb in _VERBS}
 
 
 def ascii_text(text: str) -> str:
@@ -278,6 +278,6 @@ def with_subject(subject: str, name: str, text: str) -> str | None:
     first = word.group().lower()
     if first in _VERBS:
         return f"{subject} {third_person(first)}{text[word.end() :]}"
-    if first in _THIRD_PERSON_FORMS or first in {"is", "takes", "produces", "has", "can"}:
+    if first in THIRD_PERSON_FORMS or first in {"is", "takes", "produces", "has", "can"}:
         return f"{subject} {first}{text[word.end() :]}"
     return None
