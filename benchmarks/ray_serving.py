@@ -22,6 +22,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from benchmarks.load.local_ray import local_ray
 from benchmarks.load.target import free_port
 
 _AROUND = 5.0
@@ -50,25 +51,15 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
 @contextmanager
 def _ray(num_cpus: int) -> Iterator[int]:
     """Ray, and the port of its proxy."""
-    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
-    import ray
-    from ray import serve
+    with local_ray(num_cpus):
+        from ray import serve
 
-    ray.init(
-        address="local",
-        num_cpus=num_cpus,
-        include_dashboard=False,
-        object_store_memory=100 * 2**20,
-        _node_ip_address="127.0.0.1",
-        log_to_driver=False,
-    )
-    port = free_port()
-    try:
-        serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
-        yield port
-    finally:
-        serve.shutdown()
-        ray.shutdown()
+        port = free_port()
+        try:
+            serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
+            yield port
+        finally:
+            serve.shutdown()
 
 
 def replicas() -> list[str]:

@@ -2,11 +2,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Whether a question alone gives another answer when only its steps are cut in another way.
 
-A token that runs in a step of its own and one that runs beside others go through other kernels, whose results differ
-in their last bits. Which tokens do depends on the prompts and prefixes in a scheduler, and nothing else of them
-reaches a row. Where activations are rounded to eight bits, a last bit may become a step of that rounding, and move
-the border that a draw is near. So an answer under load is explained by a run of its question with nothing else in
-the cache that gives the same answer; that needs no tolerance.
+A token in a step that is one token wide and one in a wider step, because its row or one beside it has more to run, go
+through other kernels, whose results differ in their last bits. Which tokens do depends on the prompts and prefixes in
+a scheduler, and nothing else of them reaches a row. Where activations are rounded to eight bits, a last bit may become
+a step of that rounding, and move the border that a draw is near. So an answer under load is explained by a run of its
+question with nothing else in the cache that gives the same answer; that needs no tolerance.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ class OtherSteps:
     def forward(
         self, input_ids: ArrayLike, cache: Any, /, *, counts: ArrayLike | None = None, logits: LogitsMode = "last"
     ) -> NDArray[np.float32]:
-        """One row's tokens, in several steps or with a column of padding."""
+        """One row's tokens, in several steps or with one more behind them."""
         ids = np.asarray(input_ids)
         if len(ids) != 1 or counts is not None or logits == "all":
             return self._model.forward(ids, cache, counts=counts, logits=logits)
@@ -80,17 +80,26 @@ class OtherSteps:
 
     def _cut(self, ids: NDArray[Any]) -> list[NDArray[Any]]:
         length = ids.shape[1]
-        at = {int(self._random.integers(1, length))} if length > 1 and self._random.random() < 0.5 else set()
+        at = set()
+        if length > 1 and self._random.random() < 0.5:
+            at.add(int(self._random.integers(1, length)))
+            if self._random.random() < 0.25:
+                # One token by itself, as where a step has room for no more.
+                at |= {min(next(iter(at)) + 1, length - 1)}
         if length > 1 and self._random.random() < 0.5:
             # As when all of a prompt but its last token is held.
             at.add(length - 1)
         return np.split(ids, sorted(at), axis=1)
 
     def _step(self, ids: NDArray[Any], cache: Any, logits: LogitsMode) -> NDArray[np.float32]:
-        if ids.shape[1] == 1 and self._random.random() < self._share:
-            # As beside a row that runs a prompt.
-            return self._model.forward(np.repeat(ids, 2, axis=1), cache, counts=np.array([1]), logits=logits)
-        return self._model.forward(ids, cache, logits=logits)
+        end = int(cache.lengths[0]) + 1
+        if ids.shape[1] > 1 or end >= cache.capacity or self._random.random() >= self._share:
+            return self._model.forward(ids, cache, logits=logits)
+        # As beside a row that runs a prompt, which is padding behind this one's token. Padding that is named as such is
+        # left out where no row needs it, so it is a token here, and forgotten again.
+        given = self._model.forward(np.repeat(ids, 2, axis=1), cache, logits="none" if logits == "none" else "all")
+        cache.rewind_to(np.array([end]))
+        return given[:, :1]
 
 
 def explain(

@@ -50,17 +50,19 @@ the {model} model. {kinds}.
 
 Of the different answers {at_border} are, to the last character read, what the question alone gives on the other side
 of a border that the draw is within 1e-5 of. {in_other_steps} more are what the question gives **alone, in other
-steps**: nothing else is in the cache, only do some tokens run in a step of their own that did not before, or the other
-way round. Neither: **{unexplained}**.
+steps**: nothing else is in the cache, only do some tokens run in a step that is one token wide that did not before, or
+the other way round. Neither: **{unexplained}**.
 """
 _STEPS = """
-Why steps matter with int8 weights: a token that runs alone and one that runs beside others go through other kernels of
-ONNX Runtime's attention, whose results differ in their last bits (1.9e-7 for one operator). Products with int8 weights
-round activations to eight bits, each row by itself: rows beside it change nothing, not one bit, even if they are a
-thousand times as large. But a last bit may become a step of that rounding, and the logits move by hundredths instead
-of millionths. A held prefix of a whole prompt but its last token is the usual case. The {count} different answers with
-which it happened: "from the border" is the distance of the draw in probability, for a greedy question that of the two
-logits.
+Why steps matter with int8 weights: ONNX Runtime's attention computes a token in a step that is one token wide by
+another kernel than in a wider one, and their results differ in their last bits (1.9e-7 for one operator). A step is
+wider for an answer's token where a short part of a prompt runs beside it: a scheduler pads the one to the other where
+that costs less than a run of its own. What runs there, how long it is and how many rows there are changes nothing,
+not one bit: neither attention nor products with int8 weights, which round activations to eight bits, each row by
+itself. But a last bit may become a step of that rounding, and the logits move by hundredths instead of millionths.
+Steps of other widths are all that was found to reach a row under load; the runs alone have these. The {count}
+different answers with which it happened: "from the border" is the distance of the draw in probability, for a greedy
+question that of the two logits.
 
 | Seed | Token that parts first | From the border | Logits apart there | Runs until one gave the answer |
 |---|---|---|---|---|

@@ -14,7 +14,7 @@ import pytest
 
 from genai_iface import InvalidInputError, TextGenerationPipeline
 from tests.marks import needs_ort
-from tests.serving.ray_cluster import cluster, kill_one, needs_ray
+from tests.serving.ray_cluster import kill_one, local_ray, needs_ray
 
 pytestmark = [pytest.mark.slow, needs_ray, needs_ort, pytest.mark.filterwarnings("ignore")]  # warnings of Ray's own
 WORKER = "ray::MapWorker"
@@ -24,7 +24,7 @@ SETTINGS: dict[str, Any] = {"max_new_tokens": 2, "temperature": 0}
 
 @pytest.fixture(scope="module", autouse=True)
 def ray_here() -> Iterator[None]:
-    with cluster(3):
+    with local_ray(3):
         yield
 
 

@@ -104,11 +104,13 @@ def test_other_steps_explain_what_they_give_and_nothing_else() -> None:
     from tests.fakes import ByteTokenizer, FakeModel
 
     class Wavers(FakeModel):
-        def forward(self, input_ids: Any, *arguments: Any, **keywords: Any) -> NDArray[np.float32]:
-            logits = super().forward(input_ids, *arguments, **keywords)
-            logits[..., :] = 0
-            logits[..., 65 if np.asarray(input_ids).shape[1] == 1 else 66] = 8
-            return logits
+        def forward(self, input_ids: Any, cache: Any, /, *, counts: Any = None, logits: Any = "last") -> Any:
+            given = super().forward(input_ids, cache, counts=counts, logits=logits)
+            # As backends do, it leaves out padding that no row needs.
+            width = np.asarray(input_ids).shape[1] if counts is None else int(np.max(counts))
+            given[..., :] = 0
+            given[..., 65 if width == 1 else 66] = 8
+            return given
 
     with TextGenerationPipeline.from_parts(Wavers(258), ByteTokenizer()) as pipe:
         question = ("ab", 3, None)
@@ -123,6 +125,51 @@ def test_other_steps_explain_what_they_give_and_nothing_else() -> None:
         assert explain(pipe, question, "A", most=40) is None
         # The model itself is open still.
         assert pipe.generate("ab", max_new_tokens=3).text == "BAA"
+
+
+@needs_ort
+def test_a_token_beside_a_prompt_is_what_it_is_with_one_more_behind_it() -> None:
+    """What runs beside a row changes nothing but the width of its step, which other steps of it alone give too."""
+    from benchmarks.load.other_steps import OtherSteps
+    from genai_iface import TextGenerationPipeline
+
+    with TextGenerationPipeline(backend="ort", options={"num_threads": 1}) as pipe:
+        model: Any = pipe.model
+        ids = pipe.tokenizer.encode("The operator takes a tensor and returns its output along the axis")
+        others = np.random.default_rng(0).integers(0, model.spec.vocab_size, (3, 12))
+
+        def beside(row: int | None, width: int) -> NDArray[np.float32]:
+            """The logits of the last token; the rows beside it run a part of their prompts in the same step."""
+            with closing(model.create_cache(batch_size=1 if row is None else 3, capacity=64)) as cache:
+                counts = np.zeros(cache.batch_size, dtype=np.int64)
+                own = row or 0
+                counts[own] = len(ids) - 1
+                before = np.zeros((len(counts), len(ids) - 1), dtype=np.int64)
+                before[own] = ids[:-1]
+                model.forward(before, cache, counts=counts, logits="none")
+                step = others[: len(counts), :width].copy()
+                step[own, 0] = ids[-1]
+                counts[:] = width
+                counts[own] = 1
+                given: NDArray[np.float32] = model.forward(step, cache, counts=counts)[own, 0]
+                return given
+
+        narrow, wide = beside(None, 1), beside(0, 2)
+        # The same bits, whatever it is that runs there.
+        np.testing.assert_array_equal(beside(1, 1), narrow)
+        np.testing.assert_array_equal(beside(2, 12), wide)
+        # Seeds 0 to 7: runs of one token, some with one more behind it.
+        found = []
+        for seed in range(8):
+            with closing(model.create_cache(batch_size=1, capacity=64)) as cache:
+                model.forward(np.array([ids[:-1]]), cache, logits="none")
+                found.append(OtherSteps(model, seed).forward(np.array([ids[-1:]]), cache)[0, 0])
+                assert cache.lengths.tolist() == [len(ids)]
+        # Rounding to eight bits would make far more of a difference that is not there.
+        is_wide = [bool(np.abs(one - wide).max() < 2e-5) for one in found]
+        is_narrow = [bool(np.abs(one - narrow).max() < 2e-5) for one in found]
+        assert any(is_wide)
+        assert all(one or other for one, other in zip(is_wide, is_narrow, strict=True))
 
 
 def test_an_answer_that_other_steps_explain_is_counted_as_that() -> None:

@@ -20,7 +20,7 @@ from benchmarks.load.reference import references
 from benchmarks.load.workload import Question
 from genai_iface import TextGenerationPipeline
 from tests.marks import needs_ort
-from tests.serving.ray_cluster import cluster, needs_ray, processes
+from tests.serving.ray_cluster import local_ray, needs_ray, processes
 
 pytestmark = [
     pytest.mark.slow,
@@ -38,7 +38,7 @@ def url() -> Iterator[str]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    with cluster(4):
+    with local_ray(4):
         from ray import serve
 
         from genai_iface.serving.ray_app import RayArguments, build
