@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 __all__ = ["Topic", "charts", "read_ratios", "topics"]
@@ -28,6 +29,9 @@ _WIDTH = 360
 _RIGHT = 44
 _ROW = 40
 _BAR = 14
+# As many letters as a line of a chart surely has room for.
+_LETTERS = 54
+_LINE = 15
 
 
 @dataclass(frozen=True)
@@ -129,30 +133,41 @@ def _figure(topic: Topic, limit: float) -> str:
 
 def _svg(topic: Topic, limit: float, summary: str) -> str:
     scale = (_WIDTH - _RIGHT) / limit
-    height = _ROW * len(topic.lines) + 20
+    labels = [_label(topic, line) for line in topic.lines]
+    height = sum(_ROW + _LINE * (len(label) - 1) for label in labels) + 20
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" role="img" '
         f'aria-label="{escape(topic.title)}: {escape(summary)}" font-size="12" fill="currentColor">'
     ]
-    for index, line in enumerate(topic.lines):
-        top = index * _ROW
-        kind, end = ("met", "") if line["met"] else ("missed", " (missed)")
+    top = 0
+    for line, label in zip(topic.lines, labels, strict=True):
+        kind = "met" if line["met"] else "missed"
         color = f"var(--chart-{kind}, {'#2a7f62' if line['met'] else '#b5651d'})"
         width = line["value"] * scale
         mark = line["target"] * scale
+        for words in label:
+            parts.append(f'<text x="0" y="{top + 13}">{escape(words)}</text>')
+            top += _LINE
+        top -= _LINE
         parts += [
-            f'<text x="0" y="{top + 13}">{escape(line["title"])}{end}</text>',
             f'<rect x="0" y="{top + 18}" width="{width:.1f}" height="{_BAR}" rx="2" style="fill:{color}"/>',
             f'<path d="M{scale:.1f} {top + 16}v18" stroke="currentColor" stroke-dasharray="2 2" stroke-opacity="0.6"/>',
             f'<rect x="{mark - 1:.1f}" y="{top + 15}" width="2" height="{_BAR + 6}"/>',
             f'<text x="{max(width, mark) + 5:.1f}" y="{top + 30}" font-weight="bold">{line["value"]:.2f}</text>',
         ]
-    base = len(topic.lines) * _ROW
+        top += _ROW
     parts += [
-        f'<text x="{scale:.1f}" y="{base + 14}" text-anchor="middle">dotted: equal; line: the target</text>',
+        f'<text x="{scale:.1f}" y="{top + 14}" text-anchor="middle">dotted: equal; line: the target</text>',
         "</svg>",
     ]
     return "".join(parts)
+
+
+def _label(topic: Topic, line: dict[str, Any]) -> list[str]:
+    """The words above a bar, line by line; what the chart's title says already is not said again."""
+    words, comma, other = line["title"].rpartition(", ")
+    short = words if comma and topic.title.lower().endswith(other.lower()) else line["title"]
+    return wrap(short + ("" if line["met"] else " (missed)"), _LETTERS) or [""]
 
 
 if __name__ == "__main__":

@@ -46,6 +46,20 @@ _CLIPPED = """() => [...document.querySelectorAll(
         if (['auto', 'scroll'].includes(getComputedStyle(up).overflowX)) return false;
     return box.right > document.documentElement.clientWidth + 1;
 }).map(e => e.tagName.toLowerCase() + ': ' + e.textContent.trim().slice(0, 40))"""
+# Words of a drawing that its own edge cuts off.
+_CUT_WORDS = """() => [...document.querySelectorAll('.md-content figure svg[viewBox] text')].filter(e => {
+    if (!e.getClientRects().length) return false;
+    const words = e.getBoundingClientRect(), drawing = e.ownerSVGElement.getBoundingClientRect();
+    return words.right > drawing.right + 1 || words.left < drawing.left - 1;
+}).map(e => e.textContent.trim().slice(0, 60))"""
+# A table that scrolls, of which the names of its rows do not stay.
+_ADRIFT = """() => [...document.querySelectorAll('.md-content table')].filter(e => {
+    const cell = e.querySelector('tbody td:first-child');
+    for (let box = e; cell && box && box.tagName !== 'ARTICLE'; box = box.parentElement)
+        if (box.clientWidth && box.scrollWidth > box.clientWidth + 1 && getComputedStyle(box).overflowX === 'auto')
+            return getComputedStyle(cell).position !== 'sticky' || cell.clientWidth > 0.6 * box.clientWidth;
+    return false;
+}).map(e => e.textContent.trim().slice(0, 40))"""
 _IMAGES = """() => [...document.querySelectorAll('.md-content img')].map(e => e.getAttribute('src'))"""
 _PLAIN = """() => [...document.querySelectorAll('.md-content figure svg')].filter(
     e => !/currentcolor|var\\(--/i.test(e.outerHTML)).map(e => e.outerHTML.slice(0, 60))"""
@@ -169,6 +183,8 @@ def _layout(tab: Any, is_first: bool) -> list[str]:
         if beyond > 0:
             faults.append(f"scrolls sideways by {beyond} px at {width}")
         faults += [f"cut off at {width}: {what}" for what in tab.evaluate(_CLIPPED)]
+        faults += [f"words of a drawing cut off at {width}: {what}" for what in tab.evaluate(_CUT_WORDS)]
+        faults += [f"scrolls away from its rows' names at {width}: {what}" for what in tab.evaluate(_ADRIFT)]
     return faults
 
 

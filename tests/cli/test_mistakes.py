@@ -8,6 +8,7 @@ import io
 import json
 import shutil
 import sys
+from argparse import Namespace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from genai_iface import (
     load_backend,
     load_model,
 )
+from genai_iface.cli.commands.conformance import _find_adapter
 from genai_iface.cli.main import main
 from genai_iface.folder import open_folder
 from genai_iface.models import EMBEDDED, default_folder
@@ -128,3 +130,22 @@ def test_speculation_changes_no_text(more: list[str], capsys: pytest.CaptureFixt
         assert main(["generate", "The Add operator", "--max-new-tokens", "12", *extra]) == 0
         texts.append(capsys.readouterr().out)
     assert texts[0] == texts[1]
+
+
+def test_a_copy_of_the_example_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    # As an installed command starts: without an entry for the current folder.
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", ".")])
+    monkeypatch.chdir(tmp_path)
+    wanted = Namespace(adapter="my_own_runtime:OrtAdapter", harness=None, url=None)
+    with pytest.raises(InvalidInputError, match="start the command in the folder of the module"):
+        _find_adapter(wanted)
+    shutil.copy(
+        Path(__file__).parents[2] / "examples/new_runtime/onnxruntime_runtime.py", tmp_path / "my_own_runtime.py"
+    )
+    try:
+        assert _find_adapter(wanted).backend().info().name == "plain-ort"
+        # What is installed comes first: a folder cannot take its place.
+        assert sys.path.index(str(tmp_path)) == len(sys.path) - 1
+    finally:
+        sys.modules.pop("my_own_runtime", None)

@@ -23,12 +23,20 @@ def test_every_ratio_is_drawn_and_written(name: str) -> None:
     assert all(measure.startswith(("step-", "python-", "memory-")) for measure in left_out)
     assert sum(len(topic.lines) for topic in topics(drawn)) == len(drawn) >= 5
     page = ElementTree.fromstring(f"<div>{charts(REPORTS / name)}</div>")
-    texts = ["".join(element.itertext()) for element in page.iter() if element.tag.endswith("text")]
     cells = [[cell.text for cell in row] for row in page.iter("tr")]
     for line in drawn:
-        assert line["title"] + ("" if line["met"] else " (missed)") in texts
         verdict = "met" if line["met"] else "missed"
         assert [line["title"], f"{line['value']:.2f}", f"{line['target']:g}", verdict] in cells
+    # Every bar has its words, none longer than the chart is wide, and none that the title above has said already.
+    for figure, topic in zip(page.iter("figure"), topics(drawn), strict=True):
+        words = ["".join(element.itertext()) for element in figure.iter() if element.tag.endswith("text")]
+        shown = " ".join(words)
+        for line in topic.lines:
+            measure, _, other = line["title"].rpartition(", ")
+            assert (measure if topic.title.endswith(other) else line["title"]) in shown
+            assert not topic.title.endswith(other) or other not in shown
+        assert shown.count("(missed)") == sum(not line["met"] for line in topic.lines)
+        assert max(map(len, words)) <= 54
     # Bars are as long as their figures say, within a chart.
     for figure, topic in zip(page.iter("figure"), topics(drawn), strict=True):
         bars = [float(element.attrib["width"]) for element in figure.iter() if element.attrib.get("rx") == "2"]

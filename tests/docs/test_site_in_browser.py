@@ -57,12 +57,17 @@ def test_the_check_itself_finds_faults(tmp_path: Path, site: Path) -> None:
     </head><body><div class="md-content"><h1>Top</h1><h4>Too deep</h4><p style="color:#ccc;background:#fff">pale</p>
     <img src="plot.png" alt="a plot">
     <figure><svg width="10" height="10"><path fill="#123456" d="M0 0h9v9z"/></svg></figure>
+    <figure><svg width="90" height="20" viewBox="0 0 90 20" fill="currentColor"><text y="9">words beyond its edge</text>
+    </svg></figure><div style="overflow-x:auto;width:300px"><table style="width:900px">
+    <tbody><tr><td>row</td><td>cell</td></tr></tbody></table></div>
     <div style="width:2000px">wide</div></div></body></html>"""
     (tmp_path / "index.html").write_text(broken, encoding="utf-8")
     (tmp_path / "plot.png").write_bytes(b"")
     faults = "\n".join(check_browser.check(tmp_path))
     for word in (
         "scrolls sideways by",
+        "words of a drawing cut off",
+        "scrolls away from its rows' names",
         "without a dark form: plot.png",
         "page's colors",
         "color-contrast",

@@ -226,7 +226,8 @@ def scoreboard_page() -> str:
     """Every submission under docs/reports/conformance/."""
     folders = sorted(path.parent for path in REPORTS.glob("*/report.json"))
     lines = [
-        _HEAD + "# Scoreboard",
+        # The table needs the room of the list of headings, of which there are none.
+        "---\nhide:\n  - toc\n---\n\n" + _HEAD + "# Scoreboard",
         "",
         "Every submission in `docs/reports/conformance/`: a runtime, what it lets one see (its profile), an element "
         "type, and what it reaches. ✓ conforms, △ with known deviations, ✗ does not reach, ○ not shown. Where "
@@ -243,7 +244,7 @@ def _level_cell(level: dict[str, Any]) -> str:
     applicable = sum(counts.values()) - counts["not_applicable"]
     if not applicable:
         return "not shown"
-    text = f"{counts['passed']} of {applicable}"
+    text = f"{counts['passed']}/{applicable}"
     if counts["deviation"]:
         text += f", {counts['deviation']} known"
     # Known deviations are counted already.

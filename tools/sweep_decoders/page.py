@@ -67,9 +67,6 @@ def page(rows: Sequence[_Row], *, missing: Sequence[str] = ()) -> str:
     """The page's text."""
     lines = [
         _HEAD,
-        *_versions(rows),
-        *_time(rows),
-        "",
         "| Kind | verified | refused for a reason | crashed |",
         "|---|---|---|---|",
     ]
@@ -85,7 +82,7 @@ def page(rows: Sequence[_Row], *, missing: Sequence[str] = ()) -> str:
     for kind, meaning in KINDS.items():
         of_kind = [row for row in rows if row["kind"] == kind]
         lines += _section(meaning, of_kind) if of_kind else []
-    return "\n".join([*lines, *_lowered(rows)]) + "\n"
+    return "\n".join([*lines, *_lowered(rows), *_versions(rows), *_time(rows)]) + "\n"
 
 
 def _versions(rows: Sequence[_Row]) -> list[str]:
@@ -93,7 +90,7 @@ def _versions(rows: Sequence[_Row]) -> list[str]:
     made = Counter(
         (row["code"], ", ".join(f"{name} {number}" for name, number in row["versions"].items())) for row in rows
     )
-    lines = ["Rows were made with:", ""]
+    lines = ["", "## With what the rows were made", ""]
     return lines + [f"- {count} by the code of {code}: {versions}." for (code, versions), count in made.most_common()]
 
 

@@ -232,6 +232,10 @@ def _find_adapter(arguments: argparse.Namespace) -> Adapter:
         return WireAdapter(arguments.harness, time_limit=arguments.time_limit)
     from genai_iface.conformance import load_adapter  # noqa: PLC0415
 
+    # An installed command does not look where it is started, which is where a runtime is while it is being written.
+    here = str(Path.cwd())
+    if ":" in arguments.adapter and here not in sys.path:
+        sys.path.append(here)
     return load_adapter(arguments.adapter)
 
 
