@@ -120,7 +120,12 @@ BY_HAND: Mapping[str, Mapping[str, Any]] = {
         "unpadded_vocab_size": 131,
     },
     # Its checkpoints have both kinds of layers, the class by default one.
-    "minimax_m3_vl_text": {"layer_types": ["full_attention", "minimax_m3_sparse"]},
+    # Its index has a head for each head of keys, and takes fewer blocks than a prompt has.
+    "minimax_m3_vl_text": {
+        "layer_types": ["full_attention", "minimax_m3_sparse"],
+        "index_n_heads": 2,
+        "index_topk_blocks": 2,
+    },
     "ministral": {"head_dim": 16},
     # As in the checkpoints, the window is as long as a sequence may be: its mask knows of none, its cache does.
     "moshi": {"sliding_window": 128},
