@@ -103,7 +103,7 @@ WRITING: dict[str, Callable[[Path, Path], list[str]]] = {
 
 
 # Of each kind one command runs with the quick suite; .ci/run runs all of them with --slow.
-QUICK = {"help", "generate", "inspect", "convert"}
+QUICK = {"generate", "convert"}
 printing = pytest.mark.parametrize("command", slow_but(QUICK, PRINTING))
 writing = pytest.mark.parametrize("command", slow_but(QUICK, WRITING))
 

@@ -49,6 +49,7 @@ def test_the_list_names_every_check(capsys: pytest.CaptureFixture[str]) -> None:
     assert [line.split()[0] for line in lines] == [item.id for item in all_checks()]
 
 
+@pytest.mark.slow
 def test_reports(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     from genai_iface.conformance._report import SCHEMA

@@ -38,7 +38,7 @@ def tokens_of(source: Path, backend: str, *, ragged: bool = False) -> list[int]:
 
 # Every fourth runs with the quick suite; .ci/run runs them all.
 CASES = [
-    pytest.param(layout, id=layout.name, marks=[pytest.mark.slow] if index % 4 else [])
+    pytest.param(layout, id=layout.name, marks=[pytest.mark.slow] if index % 12 else [])
     for index, layout in enumerate(LAYOUTS)
 ]
 

@@ -127,6 +127,7 @@ def test_what_it_may_use(monkeypatch: pytest.MonkeyPatch) -> None:
         assert os.getsid(pid) != os.getsid(0)
 
 
+@pytest.mark.slow
 def test_many_threads() -> None:
     with only_new() as started:
         template = ChatTemplate("{% for i in range(2000) %}{{ n }},{% endfor %}", "t")
@@ -173,6 +174,7 @@ def run(program: str, **options: Any) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.slow
 def test_a_forked_child_has_processes_of_its_own() -> None:
     program = """
 import os
@@ -202,6 +204,7 @@ print("ready", flush=True)
 """
 
 
+@pytest.mark.slow
 def test_nothing_is_left_when_the_program_ends() -> None:
     for how in ("", "os._exit(0)", "os.kill(os.getpid(), 9)"):
         own = "print(open(f'/proc/{os.getpid()}/task/{os.getpid()}/children').read(), flush=True)\n"
@@ -210,6 +213,7 @@ def test_nothing_is_left_when_the_program_ends() -> None:
         wait_for(lambda pid=pid: not Path(f"/proc/{pid}").exists())
 
 
+@pytest.mark.slow
 def test_one_that_works_ends_too_when_its_program_is_killed() -> None:
     program = f"""
 from genai_iface.folder.template.chat_template import ChatTemplate
@@ -224,6 +228,7 @@ ChatTemplate({FOREVER!r}, "t", seconds=1).render({{}})
     wait_for(lambda: not Path(f"/proc/{pid}").exists())
 
 
+@pytest.mark.slow
 def test_an_interrupted_rendering_leaves_nothing() -> None:
     program = f"""
 import os, signal, threading
