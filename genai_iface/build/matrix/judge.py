@@ -140,16 +140,15 @@ def cell_of(runtime: str, engine: str, steps: Iterable[StepSeen]) -> Cell:
     if first is not None:
         verdict = "differs"
     else:
-        first = next((each for each in seen if each.difference is not None and each.difference > _TOLERANCE), None)
+        # NaN is within nothing.
+        first = next((each for each in seen if each.difference is not None and not each.difference <= _TOLERANCE), None)
         verdict = "equal" if first is None else "inexact"
         if first is None and other:
             verdict, first = "near tie", other[0]
     last = first.step if verdict == "differs" and first is not None else math.inf
     known = [each.difference for each in seen if each.difference is not None and each.step <= last]
-    difference = max(known) if known else None
-    reason = ""
-    if difference is not None and not math.isfinite(difference):
-        difference, reason = None, "logits that are no numbers"
+    reason = "" if all(map(math.isfinite, known)) else "logits that are no numbers"
+    difference = max(known) if known and not reason else None
     cell = Cell(runtime, engine, verdict, reason, compared=len(seen), difference=difference)
     if first is None:
         return cell

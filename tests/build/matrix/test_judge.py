@@ -33,6 +33,8 @@ def broken(cell: Cell) -> Cell:
     ("steps", "verdict", "place"),
     [
         ([RIGHT, replace(RIGHT, row=1)], "equal", (None, None)),
+        # Logits that are no numbers are not right because argmax happens to give the token.
+        ([RIGHT, replace(RIGHT, step=1, difference=float("nan"))], "inexact", (0, 1)),
         # Another token, and rounding cannot explain it.
         ([RIGHT, replace(RIGHT, step=2, token=3)], "differs", (0, 2)),
         ([RIGHT, replace(RIGHT, step=2, token=3, difference=0.3)], "differs", (0, 2)),
