@@ -97,7 +97,8 @@ def test_the_embedded_model_survives_four_bits(tmp_path: Path, capsys: pytest.Ca
     assert printed["perplexity_after"] < 1.15 * printed["perplexity_before"]
     assert printed["nbytes_after"] < 0.75 * printed["nbytes_before"]
     with TextGenerationPipeline(out, backend="ort") as pipe:
-        assert "update" in pipe.generate("The TensorScatter operator", max_new_tokens=30).text
+        # Two beginnings are nearly equally likely; both speak of the cache.
+        assert "cache" in pipe.generate("The TensorScatter operator", max_new_tokens=30).text
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
