@@ -98,11 +98,7 @@ class TextGenerationPipeline(Displayed):
         from genai_iface.models import default_folder  # noqa: PLC0415
 
         path = default_folder() if folder is None else as_path(folder, variant=variant, revision=revision)
-        settings = StepSettings(
-            prefill_chunk_size=prefill_chunk_size,
-            on_prefill=on_prefill or notebook_prefill(),
-            memory_limit=memory_limit,
-        )
+        settings = _step_settings(prefill_chunk_size, on_prefill, memory_limit)
         chosen = load_backend(backend) if isinstance(backend, str) else backend
         if Capability.GENERATOR in chosen.info().capabilities:
             tokenizer, config = open_texts(path)
@@ -127,11 +123,7 @@ class TextGenerationPipeline(Displayed):
 
         Closing the pipeline closes the model.
         """
-        settings = StepSettings(
-            prefill_chunk_size=prefill_chunk_size,
-            on_prefill=on_prefill or notebook_prefill(),
-            memory_limit=memory_limit,
-        )
+        settings = _step_settings(prefill_chunk_size, on_prefill, memory_limit)
         pipeline = cls.__new__(cls)
         engines = ModelEngines(model, tokenizer, settings)
         pipeline._set_up(engines, tokenizer, generation_config or GenerationConfig(), settings)
@@ -170,11 +162,7 @@ class TextGenerationPipeline(Displayed):
         """
         from genai_iface.integrations.transformers import open_export  # noqa: PLC0415 - reads graphs
 
-        settings = StepSettings(
-            prefill_chunk_size=prefill_chunk_size,
-            on_prefill=on_prefill or notebook_prefill(),
-            memory_limit=memory_limit,
-        )
+        settings = _step_settings(prefill_chunk_size, on_prefill, memory_limit)
         chosen = load_backend(backend) if isinstance(backend, str) else backend
         with ExitStack() as stack:
             opened = stack.enter_context(open_export(exported, tokenizer=tokenizer))
@@ -561,3 +549,12 @@ class TextGenerationPipeline(Displayed):
             spec=self._engines.spec,
             chat_template=chat_template,
         )
+
+
+def _step_settings(prefill_chunk_size: int, on_prefill: PrefillHook | None, memory_limit: int | None) -> StepSettings:
+    """What a pipeline is made with; in a notebook somebody always hears of a long prompt."""
+    return StepSettings(
+        prefill_chunk_size=prefill_chunk_size,
+        on_prefill=on_prefill or notebook_prefill(),
+        memory_limit=memory_limit,
+    )

@@ -11,7 +11,21 @@ from typing import Any
 from genai_iface.build.states.other_ways import other_way, refusal
 from genai_iface.errors import UnsupportedModelError
 
-__all__ = ["does_not_run", "in_our_words", "lacks_operator", "said_by"]
+__all__ = ["FAILED", "does_not_run", "in_our_words", "lacks_operator", "said_by"]
+
+FAILED: tuple[type[Exception], ...] = (
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What other projects' tools raise for what they cannot do."""
 
 _NO_OPERATOR = "ONNX has no operator for"
 _LONGEST = 200

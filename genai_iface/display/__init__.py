@@ -10,18 +10,20 @@ from __future__ import annotations
 
 from genai_iface.display._displayed import (
     Displayed,
-    NotebookBar,
-    ShownStream,
     as_html,
     as_text,
     cache_facts,
-    count_tokens,
     in_bytes,
     model_facts,
+    spec_facts,
+)
+from genai_iface.display._notebook import (
+    NotebookBar,
+    ShownStream,
+    count_tokens,
     notebook_bar,
     notebook_part,
     notebook_prefill,
-    spec_facts,
 )
 
 __all__ = [

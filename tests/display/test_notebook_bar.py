@@ -41,9 +41,9 @@ def shell(monkeypatch: pytest.MonkeyPatch) -> _Shell:
     module: Any = types.ModuleType("IPython")
     module.get_ipython = lambda: made
     monkeypatch.setitem(sys.modules, "IPython", module)
-    monkeypatch.setattr("genai_iface.display._displayed._PATIENCE_SECONDS", 0.0)
-    monkeypatch.setattr("genai_iface.display._displayed._PAUSE_SECONDS", 0.0)
-    monkeypatch.setattr("genai_iface.display._displayed.notebook_bar.__kwdefaults__", {"patience": 0.0})
+    monkeypatch.setattr("genai_iface.display._notebook._PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr("genai_iface.display._notebook._PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr("genai_iface.display._notebook.notebook_bar.__kwdefaults__", {"patience": 0.0})
     return made
 
 

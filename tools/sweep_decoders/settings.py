@@ -119,8 +119,7 @@ BY_HAND: Mapping[str, Mapping[str, Any]] = {
         "log_scaling_n_floor": 8,
         "unpadded_vocab_size": 131,
     },
-    # Its checkpoints have both kinds of layers, the class by default one.
-    # Its index has a head for each head of keys, and takes fewer blocks than a prompt has.
+    # Both kinds of layers, as its checkpoints have; the index has as many heads as the keys, and takes few blocks.
     "minimax_m3_vl_text": {
         "layer_types": ["full_attention", "minimax_m3_sparse"],
         "index_n_heads": 2,

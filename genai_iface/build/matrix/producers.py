@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from genai_iface.build._reasons import said_by
+from genai_iface.build._reasons import FAILED, said_by
 from genai_iface.errors import GenAIError, InvalidInputError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -28,19 +28,6 @@ __all__ = ["CONTROL", "PRODUCERS", "Producer", "check_producers", "installed_pro
 CONTROL = "checkpoint"
 """No graph at all: what Transformers itself gives with its cache, where the oracle has none."""
 
-# What other projects' tools raise for what they cannot do.
-_FAILED = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    NotImplementedError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
 _BUILDER = "onnxruntime_genai.models.builder"
 
 
@@ -175,7 +162,7 @@ def _in_words(tool: str) -> Iterator[None]:
         yield
     except GenAIError:
         raise
-    except _FAILED as error:
+    except FAILED as error:
         raise UnsupportedModelError(f"{tool}: {said_by(error)}", remedy="Leave it out with --producers.") from error
     finally:
         logging.disable(before)

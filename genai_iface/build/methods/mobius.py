@@ -15,7 +15,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from genai_iface.build._reasons import said_by
+from genai_iface.build._reasons import FAILED, said_by
 from genai_iface.build.checkpoint import Checkpoint, quiet_transformers
 from genai_iface.errors import UnsupportedModelError
 from genai_iface.graph import derive_signature
@@ -47,18 +47,7 @@ def build_with_mobius(
     try:
         with _quiet():
             package = _package(checkpoint, dtype, context)
-    except (
-        ArithmeticError,
-        AssertionError,
-        AttributeError,
-        ImportError,
-        LookupError,
-        NotImplementedError,
-        OSError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-    ) as error:
+    except FAILED as error:
         # A failed pass says only at which step; what caused it says why.
         raise UnsupportedModelError(
             f"mobius-onnx cannot build {checkpoint.name!r}: {said_by(error)}",
