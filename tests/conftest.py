@@ -9,12 +9,19 @@ import ctypes
 import gc
 import os
 import signal
+from collections.abc import Iterator
 from importlib.util import find_spec
 
 import pytest
 
 # No test asks a hub by accident; those that do have one of their own, on the loopback address.
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+# Workers share the cores. The threads that each would start for every core wait for one another by counting, on each
+# other's time: OpenBLAS reads this when it is loaded, and processes that tests start inherit it.
+IS_WORKER = "PYTEST_XDIST_WORKER" in os.environ
+if IS_WORKER:
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 # A shell starts what runs in the background with Ctrl-C ignored, and every process started here would inherit that.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -37,6 +44,24 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         for marker, reason in reasons.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def waiting_threads_sleep() -> Iterator[None]:
+    """In a worker, the threads of ONNX Runtime do not count either while they wait; it has no variable for that."""
+    if not IS_WORKER or find_spec("onnxruntime") is None:
+        yield
+        return
+    import onnxruntime  # a run of a few tests does without
+
+    class Settings(onnxruntime.SessionOptions):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.add_session_config_entry("session.intra_op.allow_spinning", "0")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(onnxruntime, "SessionOptions", Settings)
+        yield
 
 
 def pytest_collection_finish() -> None:
