@@ -3,14 +3,17 @@
 """Looks at a built site in headless Chromium: what scrolls sideways, what is not made for the dark, what axe finds.
 
     npm install --ignore-scripts --no-save axe-core@4.10.3
-    python -m tools.check_browser SITE [PAGE ...] [--screenshots DIR]
+    python -m tools.check_browser SITE [PAGE ...] [--record FILE] [--screenshots DIR]
 
-Needs playwright and a Chromium, its own or the system's. Pages are served on this machine only.
+Needs playwright and a Chromium, its own or the system's. Pages are served on this machine only. A whole site takes a
+while: with ``--record`` each page's result is kept, and a later run looks at what is new or has changed.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import shutil
 import sys
 import threading
@@ -21,7 +24,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-__all__ = ["AXE", "WIDTHS", "check", "chromium", "first_hits", "served"]
+__all__ = ["AXE", "WIDTHS", "check", "chromium", "first_hits", "page_names", "served"]
 
 AXE = Path(__file__).parents[1] / "node_modules" / "axe-core" / "axe.min.js"
 WIDTHS = (390, 1024, 1440)
@@ -71,42 +74,76 @@ def main() -> int:
     parser.add_argument("site", type=Path)
     parser.add_argument("pages", nargs="*", help="relative to the site; every page by default")
     parser.add_argument("--screenshots", type=Path, metavar="DIR", help="write one PNG for each width and scheme")
+    parser.add_argument("--record", type=Path, metavar="FILE", help="keep each page's result; do not look twice")
     arguments = parser.parse_args()
     count = 0
-    for fault in check(arguments.site, arguments.pages, screenshots=arguments.screenshots):
+    names = arguments.pages or page_names(arguments.site)
+    for fault in check(arguments.site, names, screenshots=arguments.screenshots, record=arguments.record):
         # A site takes minutes; what is known is said.
         print(fault, flush=True)
         count += 1
-    print(f"{count} faults", file=sys.stderr)
+    print(f"{len(names)} pages, {count} faults", file=sys.stderr)
     return 1 if count else 0
 
 
-def check(site: Path, pages: Sequence[str] = (), *, screenshots: Path | None = None) -> Iterator[str]:
-    """The faults of a site's pages, as they are found.
-
-    Args:
-        site: The folder that holds index.html.
-        pages: Those to look at; all that the search index or the navigation knows by default.
-        screenshots: A folder for pictures of the first screens.
-    """
-    names = list(pages) or [
+def page_names(site: Path) -> list[str]:
+    """The pages of a site, relative to it."""
+    return [
         path.relative_to(site).as_posix()
         for path in sorted(site.rglob("*.html"))
         # Written for a vendor's own eyes, not with the site's theme.
         if path.name != "report.html"
     ]
+
+
+def check(
+    site: Path, pages: Sequence[str] = (), *, screenshots: Path | None = None, record: Path | None = None
+) -> Iterator[str]:
+    """The faults of a site's pages, as they are found.
+
+    Args:
+        site: The folder that holds index.html.
+        pages: Those to look at; all of them by default.
+        screenshots: A folder for pictures of the first screens.
+        record: A file that keeps the result of each page, a line each; a page that it has, with the same content, is
+            not looked at again.
+    """
+    around = _around(site)
+    known = _recorded(record)
     with served(site) as root, chromium() as browser:
-        for scheme in SCHEMES:
-            context = browser.new_context(color_scheme=scheme, service_workers="block")
-            tab = context.new_page()
-            for name in names:
-                tab.goto(f"{root}/{name}")
-                where = f"{name}, {scheme}"
-                for fault in (*_layout(tab, scheme == SCHEMES[0]), *_looks(tab, site / name)):
-                    yield f"{where}: {fault}"
-                if screenshots is not None:
-                    _picture(tab, screenshots, f"{name.removesuffix('.html').replace('/', '_')}-{scheme}")
-            context.close()
+        tabs = {
+            scheme: browser.new_context(color_scheme=scheme, service_workers="block").new_page() for scheme in SCHEMES
+        }
+        for name in pages or page_names(site):
+            content = hashlib.sha256(around + (site / name).read_bytes()).hexdigest()
+            if screenshots is not None or (name, content) not in known:
+                faults = []
+                for scheme, tab in tabs.items():
+                    tab.goto(f"{root}/{name}")
+                    found = (*_layout(tab, scheme == SCHEMES[0]), *_looks(tab, site / name))
+                    faults += [f"{name}, {scheme}: {fault}" for fault in found]
+                    if screenshots is not None:
+                        _picture(tab, screenshots, f"{name.removesuffix('.html').replace('/', '_')}-{scheme}")
+                known[name, content] = faults
+                if record is not None:
+                    with record.open("a", encoding="utf-8") as lines:
+                        lines.write(json.dumps({"page": name, "content": content, "faults": faults}) + "\n")
+            yield from known[name, content]
+
+
+def _around(site: Path) -> bytes:
+    """A digest of what shapes every page beside its own text: styles, scripts, drawings, axe and this check."""
+    digest = hashlib.sha256(Path(__file__).read_bytes() + AXE.read_bytes())
+    for path in sorted(path for path in site.rglob("*") if path.suffix in (".css", ".js", ".svg")):
+        digest.update(path.read_bytes())
+    return digest.digest()
+
+
+def _recorded(record: Path | None) -> dict[tuple[str, str], list[str]]:
+    if record is None or not record.exists():
+        return {}
+    lines = [json.loads(line) for line in record.read_text(encoding="utf-8").splitlines()]
+    return {(line["page"], line["content"]): line["faults"] for line in lines}
 
 
 def first_hits(site: Path, queries: Sequence[str]) -> dict[str, str]:
