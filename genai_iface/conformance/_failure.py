@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["ConformanceFailure", "NotApplicable", "close", "equal", "expect", "raises", "same_bits"]
+__all__ = ["ConformanceFailure", "NotApplicable", "close", "equal", "expect", "on_one_line", "raises", "same_bits"]
 
 ErrorT = TypeVar("ErrorT", bound=Exception)
 
@@ -22,19 +22,27 @@ class ConformanceFailure(Exception):  # noqa: N818 - a verdict on the runtime, n
     """A runtime does not keep a contract.
 
     Args:
-        message: What was wrong, in one sentence.
+        message: What was wrong, in one sentence and on one line.
+        program: Python that shows it, of any number of lines.
         numbers: What was measured, by name.
     """
 
-    def __init__(self, message: str, **numbers: Any) -> None:
-        self.message = message.rstrip(". ")
+    def __init__(self, message: str, *, program: str = "", **numbers: Any) -> None:
+        self.message = on_one_line(message).rstrip(". ")
+        self.program = program
         self.numbers = numbers
         shown = ", ".join(f"{name} {_short(value)}" for name, value in numbers.items())
-        super().__init__(f"{self.message} ({shown})" if shown else self.message)
+        told = f"{self.message} ({shown})" if shown else self.message
+        super().__init__(f"{told}\n{program}" if program else told)
 
 
 class NotApplicable(Exception):  # noqa: N818 - no error at all
     """A check has no subject here: an optional ability that is not declared, or a form that is not taken."""
+
+
+def on_one_line(text: str, /) -> str:
+    """A message as reports have it: what follows on more lines is the program that shows the failure."""
+    return " ".join(line.strip() for line in text.splitlines())
 
 
 def expect(condition: object, message: str, /, **numbers: Any) -> None:
@@ -112,5 +120,5 @@ def raises(kind: type[ErrorT], action: Callable[[], object], what: str, /) -> Er
 
 
 def _short(value: object) -> str:
-    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = f"{value:.4g}" if isinstance(value, float) else on_one_line(str(value))
     return text if len(text) <= 200 else text[:197] + "..."

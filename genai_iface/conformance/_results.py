@@ -27,7 +27,7 @@ class Outcome:
     Attributes:
         check: The check that was run.
         status: How it ended.
-        message: What was wrong, or why there was nothing to check.
+        message: What was wrong, or why there was nothing to check, on one line; a program that shows it may follow.
         numbers: What was measured, as JSON values.
         seconds: How long it took.
         link: Of a deviation.

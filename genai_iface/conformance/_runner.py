@@ -12,8 +12,8 @@ from typing import Any, get_args
 
 from genai_iface.capabilities import LEVEL_PROFILES
 from genai_iface.conformance._context import Context
-from genai_iface.conformance._failure import ConformanceFailure, NotApplicable
-from genai_iface.conformance._results import ConformanceResult, Outcome, judge
+from genai_iface.conformance._failure import ConformanceFailure, NotApplicable, on_one_line
+from genai_iface.conformance._results import ConformanceResult, Outcome, Status, judge
 from genai_iface.conformance.adapter import Adapter, profile_of
 from genai_iface.conformance.deviations import Deviation
 from genai_iface.conformance.registry import LEVELS, Check, all_checks
@@ -106,41 +106,49 @@ def run_checks(
 def run_check(item: Check, context: Context, deviation: Deviation | None = None, /) -> Outcome:
     """Runs one check; whatever goes wrong in it is its outcome."""
     started = time.perf_counter()
-    message, numbers, is_failed, applies = "", {}, False, True
+    told, program, numbers, is_failed, applies = "", "", {}, False, True
     declared = {str(name) for name in context.info.capabilities}
     missing = sorted(name for name in item.requires if name not in declared and context.profile == "step")
     if missing:
         # A level's own profile must be declared: leaving it out is no way around a check.
         is_failed = any(name in LEVEL_PROFILES[item.level] for name in missing)
         applies = is_failed
-        message = f"not declared: {', '.join(missing)}"
+        told = f"not declared: {', '.join(missing)}"
     else:
         try:
             _run(item, context)
         except NotApplicable as reason:
-            message, applies = str(reason), False
+            told, applies = str(reason), False
         except ConformanceFailure as failure:
-            message, numbers, is_failed = failure.message, failure.numbers, True
+            told, program, numbers, is_failed = failure.message, failure.program, failure.numbers, True
         except Exception as error:  # noqa: BLE001 - any error of the runtime is this check's finding, not the run's end
-            message, is_failed = f"{type(error).__name__}: {error}", True
+            told, is_failed = f"{type(error).__name__}: {error}", True
         finally:
             context.end_check()
     seconds = time.perf_counter() - started
+    status, told, link = _judged(item, told, deviation, is_failed=is_failed, applies=applies)
+    told = on_one_line(told)
     plain = {name: _plain(value) for name, value in numbers.items()}
+    return Outcome(item, status, f"{told}\n{program}" if program else told, plain, seconds, link)
+
+
+def _judged(
+    item: Check, told: str, deviation: Deviation | None, *, is_failed: bool, applies: bool
+) -> tuple[Status, str, str]:
+    """How a check ended, what is said of it, and the link of its deviation."""
     if not applies:
-        return Outcome(item, "not_applicable", message, plain, seconds)
+        return "not_applicable", told, ""
     if deviation is None:
-        return Outcome(item, "failed" if is_failed else "passed", message, plain, seconds)
-    if item.core and is_failed:
-        message = f"{message}; it is a core check, which cannot be listed as a deviation: {item.core}"
-        return Outcome(item, "failed", message, plain, seconds, deviation.link)
-    if is_failed and deviation.has_expired():
-        message = f"{message}; its deviation expired on {deviation.expires}: {deviation.reason}"
-        return Outcome(item, "failed", message, plain, seconds, deviation.link)
-    if is_failed:
-        return Outcome(item, "deviation", f"{deviation.reason} [{message}]", plain, seconds, deviation.link)
-    message = f"passes, but is listed as a deviation ({deviation.reason}): remove the entry"
-    return Outcome(item, "failed", message, plain, seconds, deviation.link)
+        return "failed" if is_failed else "passed", told, ""
+    if not is_failed:
+        said = f"passes, but is listed as a deviation ({deviation.reason}): remove the entry"
+        return "failed", said, deviation.link
+    if item.core:
+        said = f"{told}; it is a core check, which cannot be listed as a deviation: {item.core}"
+        return "failed", said, deviation.link
+    if deviation.has_expired():
+        return "failed", f"{told}; its deviation expired on {deviation.expires}: {deviation.reason}", deviation.link
+    return "deviation", f"{deviation.reason} [{told}]", deviation.link
 
 
 def _run(item: Check, context: Context) -> None:

@@ -160,7 +160,8 @@ def load_adapter(name: str, /) -> Adapter:
         found: Any = getattr(importlib.import_module(module), attribute)
     except (ImportError, AttributeError) as error:
         raise InvalidInputError(
-            f"The adapter {name!r} cannot be imported: {error}", remedy="Give module:attribute of something importable."
+            f"The adapter {name!r} cannot be imported: {error}",
+            remedy="Give module:attribute; start the command in the folder that holds the module.",
         ) from error
     adapter: Adapter = found() if isinstance(found, type) else found
     if not isinstance(getattr(adapter, "name", None), str) or not callable(getattr(adapter, "backend", None)):

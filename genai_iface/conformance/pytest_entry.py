@@ -71,7 +71,8 @@ def parametrize_checks(
 
 def _report(outcome: Outcome, ways: Mapping[str, Callable[..., Any]]) -> None:
     if outcome.status == "failed":
-        raise ConformanceFailure(f"{outcome.check.id}: {outcome.message}", **outcome.numbers)
+        told, _, program = outcome.message.partition("\n")
+        raise ConformanceFailure(f"{outcome.check.id}: {told}", program=program, **outcome.numbers)
     if outcome.status == "not_applicable":
         ways["skip"](outcome.message)
     if outcome.status == "deviation":

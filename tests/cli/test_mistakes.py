@@ -138,7 +138,7 @@ def test_a_copy_of_the_example_is_found(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", ".")])
     monkeypatch.chdir(tmp_path)
     wanted = Namespace(adapter="my_own_runtime:OrtAdapter", harness=None, url=None)
-    with pytest.raises(InvalidInputError, match="something importable"):
+    with pytest.raises(InvalidInputError, match="in the folder that holds the module"):
         _find_adapter(wanted)
     shutil.copy(
         Path(__file__).parents[2] / "examples/new_runtime/onnxruntime_runtime.py", tmp_path / "my_own_runtime.py"

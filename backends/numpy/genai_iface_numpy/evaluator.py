@@ -18,6 +18,7 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 from onnx.reference import ReferenceEvaluator
 from onnx.reference.op_run import OpRun
+from onnx.reference.ops._op import OpRunBinary, OpRunBinaryNum, OpRunUnary, OpRunUnaryNum
 
 from genai_iface.transform import GatherElements
 from genai_iface_numpy.attention import Attention
@@ -25,6 +26,8 @@ from genai_iface_numpy.causal_convolution import CausalConvWithState
 from genai_iface_numpy.half_precision import WIDENED_OPERATORS, narrowed, widened
 from genai_iface_numpy.linear_attention import LinearAttention
 from genai_iface_numpy.normalization import LayerNormalization, RMSNormalization
+from genai_iface_numpy.reshape import Reshape
+from genai_iface_numpy.rotary import RotaryEmbedding
 from genai_iface_numpy.tensor_scatter import TensorScatter
 
 __all__ = ["Evaluator"]
@@ -35,9 +38,13 @@ _OWN_OPERATORS = [
     GatherElements,
     LayerNormalization,
     LinearAttention,
+    Reshape,
     RMSNormalization,
+    RotaryEmbedding,
     TensorScatter,
 ]
+# What they add to _run is a check of types, and those of a graph never change.
+_TYPE_CHECKS = frozenset({OpRunBinary.run, OpRunBinaryNum.run, OpRunUnary.run, OpRunUnaryNum.run})
 _RANDOM = frozenset(
     {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 )
@@ -85,7 +92,11 @@ class _Instruction:
             # An output that is left out has the name of an input that is.
             if name:
                 # NumPy reductions give scalars where ONNX has tensors of rank 0.
-                values[name] = np.asarray(result) if np.isscalar(result) else result
+                values[name] = result if type(result) is np.ndarray else _as_tensor(result)
+
+
+def _as_tensor(result: Any) -> Any:
+    return np.asarray(result) if np.isscalar(result) else result
 
 
 class Evaluator:
@@ -108,6 +119,7 @@ class Evaluator:
             else:
                 program.append(instruction)
         self._program = _with_last_uses(program, keep)
+        self._has_run = False
         used = {""} | {name for instruction in program for name in _reads(instruction)}
         self._constants = {name: constants[name] for name in constants if name in used or name in keep}
 
@@ -128,6 +140,9 @@ class Evaluator:
         with np.errstate(all="ignore"):
             for instruction in self._program:
                 instruction.run(values)
+        if not self._has_run:
+            self._program = [_type_checked(instruction) for instruction in self._program]
+            self._has_run = True
         return [values[name] for name in outputs]
 
     def trace(self, feeds: Mapping[str, NDArray[Any]], output: str, is_bad: Callable[[NDArray[Any]], bool], /) -> str:
@@ -183,6 +198,12 @@ def _instruction(operator: OpRun) -> _Instruction:
     attributes = {name: getattr(operator, name) for name in operator.attributes_names_} if is_plain else None
     is_widened = operator.onnx_node.domain in ("", "ai.onnx") and operator.op_type in WIDENED_OPERATORS
     return _Instruction(operator, tuple(operator.input), tuple(operator.output), attributes, is_widened)
+
+
+def _type_checked(instruction: _Instruction) -> _Instruction:
+    """The node without the check of types that it has passed."""
+    is_checked = type(instruction.operator).run in _TYPE_CHECKS and instruction.attributes is None
+    return replace(instruction, attributes={}) if is_checked else instruction
 
 
 def _reads(instruction: _Instruction) -> list[str]:

@@ -36,7 +36,8 @@ def make_fresh_states(golden: Golden, seed: int, folder: Path, *, factor: float 
         factor: Tightens the tolerance.
 
     Raises:
-        NotApplicable: It is not float32: half types may magnify the rounding of weights that nobody chose.
+        NotApplicable: It is not float32, as half types may magnify the rounding of weights that nobody chose; or no
+            draw of many bears rounding, which no seed is known for.
     """
     if golden.dtype != "float32":
         raise NotApplicable(f"weights that are drawn may magnify the rounding of {golden.dtype}; float32 judges them")
@@ -57,6 +58,8 @@ def make_fresh_states(golden: Golden, seed: int, folder: Path, *, factor: float 
         # Where a head's key is all but nothing, its direction is noise.
         if np.abs(_decoder(facts, shaken).logits(tokens[0]) - logits[0]).max() <= _STEADY * tolerance:
             break
+    else:
+        raise NotApplicable(f"none of {_TRIES} models drawn from seed {seed} bears rounding; another --seed may")
     for name, place in facts["weights"].items():
         stored = new[name].astype("<f4").tobytes()
         data[place["offset"] : place["offset"] + len(stored)] = stored

@@ -79,7 +79,10 @@ def _run(context: Context, name: str, programs: Iterable[list[Operation]], max_r
         if found is not None:
             message, lines = _shortest(program, found, attempt)
             raise ConformanceFailure(
-                f"a random walk fails: {message}\n{_as_python(context, name, lines)}", seed=context.seed, program=number
+                f"a random walk fails: {message}",
+                program=_as_python(context, name, lines),
+                seed=context.seed,
+                walk=number,
             )
 
 

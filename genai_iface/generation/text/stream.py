@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 from genai_iface.generation.text.special import Marks, SpecialTexts
 from genai_iface.generation.text.stopping import StopStrings
@@ -17,6 +18,7 @@ _BROKEN = "\ufffd"
 _CONTEXT = 32
 # Byte tokens have low ids in all vocabularies in use.
 _PROBE_LIMIT = 1024
+_PROBES: WeakKeyDictionary[Tokenizer, int | None] = WeakKeyDictionary()
 # A character has four bytes at most; after this many broken tokens in a row something else is going on.
 _PATIENCE = 8
 
@@ -160,7 +162,18 @@ def context_tail(tokenizer: Tokenizer, context: Sequence[int]) -> list[int]:
 
 
 def _byte_token(tokenizer: Tokenizer) -> int | None:
-    """A token that stands for a byte which is not a character of its own, or None."""
+    """A token that stands for a byte which is not a character of its own, or None; looked for once."""
+    try:
+        return _PROBES[tokenizer]
+    except KeyError:
+        _PROBES[tokenizer] = found = _find_byte_token(tokenizer)
+        return found
+    except TypeError:
+        # Neither every class has hashes nor every object weak references.
+        return _find_byte_token(tokenizer)
+
+
+def _find_byte_token(tokenizer: Tokenizer) -> int | None:
     for token in range(min(tokenizer.vocab_size, _PROBE_LIMIT)):
         if tokenizer.decode([token]) == _BROKEN:
             return token

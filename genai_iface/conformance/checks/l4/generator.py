@@ -12,7 +12,7 @@ import numpy as np
 from genai_iface.capabilities import Capability
 from genai_iface.config import GenerationConfig
 from genai_iface.conformance._context import Context, Subject
-from genai_iface.conformance._failure import close, equal, expect, raises
+from genai_iface.conformance._failure import NotApplicable, close, equal, expect, raises
 from genai_iface.conformance.registry import PROFILES, CheckFunction, check
 from genai_iface.errors import CacheOverflowError, InvalidInputError
 
@@ -75,8 +75,13 @@ for _name in GREEDY:
 )
 def fresh(context: Context) -> None:
     """Greedy tokens of models that were made for this run."""
+    context.fresh("base")  # what leaves this one out leaves the check out
     for name in ("base", "group8", "partial"):
-        subject = context.fresh(name)
+        try:
+            subject = context.fresh(name)
+        except NotApplicable:
+            # A form that is made for some runtime need not hold every model.
+            continue
         golden = subject.golden
         # Maybe none: the runner-up was too near everywhere.
         got = greedy_tokens(context, subject, [golden.greedy_prompt], max(1, len(golden.greedy)))
