@@ -11,107 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import llama_cpp
-import numpy as np
+from loop import Loop
 
-from genai_iface import GenerationConfig, InvalidInputError, UnsupportedCapabilityError
-from genai_iface.backend_kit import check_honored, check_new_tokens, check_rewind, stop_ids
+from genai_iface import GenerationConfig, InvalidInputError
 from genai_iface.conformance.wire import decode_tensor, encode_tensor, serve
 
-# What its samplers have a word for, and the ends of a sequence, which are watched here.
-KNOWN = {"do_sample", "temperature", "top_k", "top_p", "min_p", "typical_p", "repetition_penalty", "seed", "logit_bias"}
-KNOWN |= {"stop_token_ids", "eos_token_id", "ignore_eos"}
-MOST_SEEDS = 2**32 - 1
-FLOAT32 = 0  # of keys and values, as the interface has them; its default is float16
 MODELS: list[tuple[Path, dict[str, Any]]] = []
-LOOPS: dict[int, Any] = {}
-
-
-class Loop:
-    """One sequence: a context of its own, and a chain of samplers."""
-
-    def __init__(self, folder: Path, facts: dict[str, Any], config: GenerationConfig, capacity: int | None) -> None:
-        check_honored(config, KNOWN, "llama.cpp")
-        if config.seed is not None and config.seed >= MOST_SEEDS:
-            raise UnsupportedCapabilityError("llama.cpp has no seed above 32 bits", remedy="Give a smaller one.")
-        room = facts["max_position_embeddings"]
-        self.capacity = room if capacity is None else min(capacity, room)
-        # One place more, for the step that shows what comes after a full sequence.
-        self.network = llama_cpp.Llama(
-            str(folder / "model.gguf"), n_ctx=room + 1, type_k=FLOAT32, type_v=FLOAT32, n_threads=1, verbose=False
-        )
-        ends = facts.get("eos_token_id") or []
-        self.stops = stop_ids(config, [ends] if isinstance(ends, int) else ends)
-        self.size, self.config = facts["vocab_size"], config
-        self.tokens: list[int] = []
-        self.num_run, self.reason, self.chain = 0, None, None
-        self.chain = self.samplers()
-
-    def samplers(self) -> Any:
-        asked, vocabulary = self.config, self.size
-        chain = llama_cpp.llama_sampler_chain_init(llama_cpp.llama_sampler_chain_default_params())
-        biases = [llama_cpp.llama_logit_bias(int(token), bias) for token, bias in asked.logit_bias.items()]
-        array = (llama_cpp.llama_logit_bias * len(biases))(*biases)
-        links = [llama_cpp.llama_sampler_init_logit_bias(vocabulary, len(biases), array)]
-        penalties = (vocabulary, self.capacity, asked.repetition_penalty, 0.0, 0.0)
-        links.append(llama_cpp.llama_sampler_init_penalties(*penalties))
-        if asked.samples:
-            links.append(llama_cpp.llama_sampler_init_temp(asked.temperature))
-            links.append(llama_cpp.llama_sampler_init_top_k(asked.top_k or 0))
-            links.append(llama_cpp.llama_sampler_init_top_p(asked.top_p, 1))
-            links.append(llama_cpp.llama_sampler_init_min_p(asked.min_p or 0.0, 1))
-            links.append(llama_cpp.llama_sampler_init_typical(asked.typical_p or 1.0, 1))
-            links.append(llama_cpp.llama_sampler_init_dist(MOST_SEEDS if asked.seed is None else asked.seed))
-        else:
-            links.append(llama_cpp.llama_sampler_init_greedy())
-        for link in links:
-            llama_cpp.llama_sampler_chain_add(chain, link)
-        return chain
-
-    def append(self, token_ids: Any) -> None:
-        given = check_new_tokens(token_ids, held=len(self.tokens), vocab_size=self.size, capacity=self.capacity)
-        self.reason = None
-        self.hold(given)
-        self.end_if_full()
-
-    def hold(self, tokens: list[int]) -> None:
-        self.tokens += tokens
-        for token in tokens:
-            llama_cpp.llama_sampler_accept(self.chain, token)
-
-    def logits(self) -> Any:
-        """The logits (V,) after all tokens, where the samplers read them."""
-        if not self.tokens:
-            raise InvalidInputError("there is nothing to go on from", remedy="Append tokens first.")
-        if self.num_run < len(self.tokens):
-            self.network.eval(self.tokens[self.num_run :])
-            self.num_run = len(self.tokens)
-        pointer = llama_cpp.llama_get_logits_ith(self.network.ctx, -1)
-        return np.ctypeslib.as_array(pointer, shape=(self.size,))
-
-    def step(self) -> int:
-        if self.reason is not None:
-            raise InvalidInputError("the sequence is done", remedy="Append tokens first.")
-        self.logits()
-        token = int(llama_cpp.llama_sampler_sample(self.chain, self.network.ctx, -1))  # the chain accepts it too
-        self.tokens.append(token)
-        if token in self.stops:
-            self.reason = "stop"
-        else:
-            self.end_if_full()
-        return token
-
-    def rewind(self, length: int) -> None:
-        kept = self.tokens[: check_rewind(length, held=len(self.tokens))]
-        self.reason, self.tokens = None, []
-        llama_cpp.llama_sampler_free(self.chain)
-        self.chain = self.samplers()
-        self.hold(kept)
-        # The last token runs once more, for its logits.
-        self.num_run = self.network.n_tokens = min(self.num_run, max(0, length - 1))
-
-    def end_if_full(self) -> None:
-        if len(self.tokens) >= self.capacity:
-            self.reason = "length"
+LOOPS: list[Any] = []
 
 
 def hello() -> dict[str, Any]:
@@ -123,26 +29,23 @@ def hello() -> dict[str, Any]:
 
 
 def of_loop(call: str, handle: int, given: dict[str, Any]) -> dict[str, Any]:
-    loop = LOOPS.pop(handle, None) if call == "close_generator" else LOOPS.get(handle)
-    if call == "close_generator":
-        return {}
+    loop = LOOPS[handle] if 0 <= handle < len(LOOPS) else None
     if loop is None:
         raise InvalidInputError(f"there is no generator {handle}", remedy="Make one.")
+    if call == "close_generator":
+        LOOPS[handle] = None
+        return {}
     if call == "get_logits":
         return {"logits": encode_tensor(loop.logits()[None].copy())}
     if call == "get_sequence":
-        return {"token_ids": loop.tokens}
-    said: dict[str, Any] = {}
+        return {"token_ids": loop.sequence(given["index"])}
+    said = {"token": loop.step()} if call == "generate_next_token" else {}
     if call == "append_tokens":
         loop.append(decode_tensor(given["token_ids"]).tolist())
-    elif call == "generate_next_token":
-        said = {"token": loop.step()}
-    elif call == "rewind_generator":
-        loop.rewind(given["length"])
     elif call == "set_logits":
         loop.logits()[:] = decode_tensor(given["logits"]).reshape(-1)
-    elif call == "cancel":
-        loop.reason = "cancelled"
+    elif call in ("rewind_generator", "cancel"):
+        {"rewind_generator": loop.rewind, "cancel": loop.cancel}[call](**given)
     return said | {"state": {"length": len(loop.tokens), "finish_reason": loop.reason}}
 
 
@@ -157,8 +60,8 @@ def answer(call: str, given: dict[str, Any]) -> dict[str, Any]:
         return {"model": len(MODELS) - 1}
     if call == "create_generator":
         folder, facts = MODELS[given["model"]]
-        LOOPS[len(LOOPS)] = loop = Loop(folder, facts, GenerationConfig(**given["config"]), given["capacity"])
-        return {"generator": max(LOOPS), "state": {"length": 0, "finish_reason": loop.reason}}
+        LOOPS.append(Loop(folder, facts, GenerationConfig(**given["config"]), given["capacity"]))
+        return {"generator": len(LOOPS) - 1, "state": {"length": 0, "finish_reason": None}}
     if call == "close_model":
         return {}
     return of_loop(call, given.pop("generator"), given)

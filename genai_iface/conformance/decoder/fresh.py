@@ -68,7 +68,7 @@ def make_fresh(golden: Golden, seed: int, folder: Path, *, factor: float = 1.0) 
     random = np.random.default_rng([seed, *golden.name.encode()])
     old, new = weights_of(plan), _drawn_weights(plan, random)
     target = folder / golden.name / golden.folder.name
-    shutil.copytree(golden.folder, target)
+    shutil.copytree(golden.folder, target, dirs_exist_ok=True)
     (changed,) = [target / name for name in _FILES if (target / name).is_file() and _is_read(name, golden.form)]
     changed.write_bytes(
         _patched(changed.read_bytes(), plan, old, new, "bfloat16" if changed.suffix == ".safetensors" else golden.dtype)

@@ -44,7 +44,7 @@ def make_fresh_states(golden: Golden, seed: int, folder: Path, *, factor: float 
     facts = manifest()["states"][golden.name]
     random = np.random.default_rng([seed, *golden.name.encode()])
     target = folder / golden.name / golden.folder.name
-    shutil.copytree(golden.folder, target)
+    shutil.copytree(golden.folder, target, dirs_exist_ok=True)
     data = bytearray((target / "model.onnx").read_bytes())
     old = {name: _read(data, place) for name, place in facts["weights"].items()}
     relative = relative_tolerance("float32", facts["reduction_length"], facts["num_stores"], factor=factor)
