@@ -33,7 +33,8 @@ class Loop:
         self.stops = stop_ids(config, [ends] if isinstance(ends, int) else ends)
         self.size, self.config = facts["vocab_size"], config
         self.tokens: list[int] = []
-        self.num_run, self.reason, self.chain = 0, None, None
+        self.num_run = 0
+        self.reason: str | None = None
         self.chain = self.samplers()
 
     def samplers(self) -> Any:

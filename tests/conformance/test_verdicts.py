@@ -18,7 +18,8 @@ from genai_iface import Capability, InvalidInputError
 from genai_iface.cli.main import main
 from genai_iface.conformance import BackendAdapter, all_checks, as_json, read_deviations, run_checks, write_report
 from genai_iface.conformance._context import Context
-from genai_iface.conformance._report import claim_in_words, verdict_in_words
+from genai_iface.conformance._failure import ConformanceFailure
+from genai_iface.conformance._report import _as_item, claim_in_words, verdict_in_words
 from genai_iface.conformance._runner import run_check
 from genai_iface.conformance.deviations import Deviation
 from genai_iface.conformance.registry import Check, check
@@ -73,6 +74,30 @@ def test_deviations(context: Context) -> None:
     assert outcome.status == "failed"
     assert "remove the entry" in outcome.message
     assert run_check(made(has_no_subject), context, known).status == "not_applicable"
+
+
+def raises_lines(context: Context) -> None:
+    raise RuntimeError("shapes differ:\n  (1, 2)\n  (2, 1)")
+
+
+def shows_a_program(context: Context) -> None:
+    raise ConformanceFailure("a walk fails", program="import numpy as np\nassert 1 == 2", seed=3)
+
+
+def test_a_message_is_one_line_and_a_program_follows_it(context: Context) -> None:
+    known = Deviation("L2.made.up", "a bug", "https://example.org/1", date.max)
+    said = "RuntimeError: shapes differ: (1, 2) (2, 1)"
+    assert run_check(made(raises_lines), context).message == said
+    assert run_check(made(raises_lines), context, known).message == f"a bug [{said}]"
+    program = "import numpy as np\nassert 1 == 2"
+    assert run_check(made(shows_a_program), context).message == f"a walk fails\n{program}"
+    assert run_check(made(shows_a_program), context, known).message == f"a bug [a walk fails]\n{program}"
+
+
+def test_only_programs_are_shown_as_python() -> None:
+    item = {"id": "L2.made.up", "numbers": {}, "link": "", "message": "RuntimeError: shapes differ: (1, 2)"}
+    assert "```" not in _as_item(item)
+    assert "```python\n    assert 1 == 2\n" in _as_item({**item, "message": "a walk fails\nassert 1 == 2"})
 
 
 def test_an_expired_deviation_fails(context: Context) -> None:

@@ -9,10 +9,12 @@ from importlib import import_module
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 import pytest
 from onnx.backend.test.case import node
 from onnx.backend.test.case.test_case import TestCase
+from onnx.reference.op_run import RuntimeTypeError
 
 from genai_iface_numpy.evaluator import Evaluator
 
@@ -22,6 +24,7 @@ OPERATORS = {
     "causal_conv_with_state": "causal_conv_with_state",
     "linear_attention": "linear_attention",
     "rms_normalization": "rmsnormalization",
+    "reshape": "reshape",
     "rotary_embedding": "rotaryembedding",
     "tensorscatter": "tensorscatter",
 }
@@ -65,6 +68,7 @@ def test_the_cases_are_found(operator: str) -> None:
         "causal_conv_with_state": 13,
         "linear_attention": 14,
         "rms_normalization": 19,
+        "reshape": 10,
         "rotary_embedding": 8,
         "tensorscatter": 3,
     }[operator]
@@ -95,3 +99,27 @@ def test_node_case(case: TestCase) -> None:
 def _plain(array: np.ndarray[Any, Any], dtype: type[np.floating[Any]] = np.float64) -> np.ndarray[Any, Any]:
     # NumPy cannot compare bfloat16 with a tolerance.
     return array.astype(dtype) if array.dtype.kind in "fV" else array
+
+
+def adds(left: int, right: int) -> ir.Model:
+    types = {"l": left, "r": right}
+    inputs = [onnx.helper.make_tensor_value_info(name, kind, [1]) for name, kind in types.items()]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Add", ["l", "r"], ["sum"])],
+        "adds",
+        inputs,
+        [onnx.helper.make_tensor_value_info("sum", left, [1])],
+    )
+    return ir.from_proto(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 24)]))
+
+
+def test_types_that_do_not_fit_are_an_error_and_those_that_do_are_checked_once() -> None:
+    one, two = np.ones(1, np.float32), np.ones(1, np.float64)
+    wrong = Evaluator(adds(onnx.TensorProto.FLOAT, onnx.TensorProto.DOUBLE), keep=["sum"])
+    for _ in range(2):
+        with pytest.raises(RuntimeTypeError, match="type mismatch"):
+            wrong.run({"l": one, "r": two}, ["sum"])
+    right = Evaluator(adds(onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT), keep=["sum"])
+    for _ in range(2):
+        (got,) = right.run({"l": one, "r": one}, ["sum"])
+        assert got.dtype == np.float32 and got.tolist() == [2.0]

@@ -14,11 +14,14 @@ from onnx.reference import ReferenceEvaluator
 
 from genai_iface.conformance import all_checks, run_checks
 from genai_iface.conformance._context import Context
+from genai_iface.conformance._failure import NotApplicable
 from genai_iface.conformance._golden import open_golden
 from genai_iface.conformance._report import _as_item
 from genai_iface.conformance._runner import run_check
 from genai_iface.conformance.checks.l3.fresh import FRESH
+from genai_iface.conformance.decoder import fresh_states
 from genai_iface.conformance.decoder.fresh import make_fresh
+from genai_iface.conformance.decoder.fresh_states import make_fresh_states
 from genai_iface.conformance.walk import _search
 from genai_iface.conformance.walk._program import Operation, draw_program, smaller
 from tests.conformance.mutants import Mutant
@@ -142,3 +145,12 @@ def test_only_rows_of_8192_tokens_show_what_is_wrong_behind_6000(seed: int, monk
         found[name] = [run_check(item, context).status for item in checks]
         context.close()
     assert found == {"right": ["passed", "passed"], "late": ["passed", "failed"]}
+
+
+def test_no_model_is_judged_that_rounding_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    golden = open_golden("states-conv", "scatter", "float32")
+    made = make_fresh_states(golden, 3, tmp_path)
+    assert np.abs(made.logits_after(made.golden.tokens[0].tolist()) - made.golden.logits[0, -1]).max() < 1e-5
+    monkeypatch.setattr(fresh_states, "_STEADY", -1.0)
+    with pytest.raises(NotApplicable, match="drawn from seed 3"):
+        make_fresh_states(golden, 3, tmp_path)

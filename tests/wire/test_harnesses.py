@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -196,8 +197,8 @@ def test_the_harness_in_cpp_conforms(tmp_path: Path) -> None:
 
 
 def test_harnesses_are_short() -> None:
-    found = [path for kind in ("py", "mjs", "cpp") for path in EXAMPLES.glob(f"harness_*/harness.{kind}")]
-    assert len(found) >= 7
+    found = [path for kind in ("py", "mjs", "cpp") for path in EXAMPLES.glob(f"harness_*/*.{kind}")]
+    assert len(found) >= 12
     for path in found:
         assert len(path.read_text(encoding="utf-8").splitlines()) <= 150, path
 
@@ -206,3 +207,15 @@ def test_the_command_wants_one_target(capsys: pytest.CaptureFixture[str]) -> Non
     assert main(["conformance", "numpy", "--command", "node x.mjs"]) == 2
     assert main(["conformance", "--command", "no-such-program-of-ours"]) == 2
     assert "cannot be started" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("program", "said"),
+    [("import no_such_module", "No module named 'no_such_module'"), ("print('hi')", "a line that is no message: 'hi'")],
+)
+def test_a_harness_that_never_says_hello_is_bad_input(
+    program: str, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["conformance", "--command", shlex.join([sys.executable, "-c", program])]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("genai-iface: There is nothing to judge.") and said in error

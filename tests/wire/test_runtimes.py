@@ -21,11 +21,11 @@ pytestmark = [pytest.mark.parity, pytest.mark.slow]
 REPORTS = Path(__file__).parents[2] / "docs/reports/conformance"
 
 
-def judged(adapter: Any, name: str) -> ConformanceResult:
+def judged(adapter: Any, name: str, profile: str = "text") -> ConformanceResult:
     path = REPORTS / f"{name}-deviations.json"
     run = run_checks(adapter, deviations=read_deviations(path) if path.exists() else None, seed=5)
     assert [(item.check.id, item.message) for item in run.outcomes if item.status == "failed"] == []
-    assert run.profile == "text"
+    assert run.profile == profile
     assert run.verdict == ("known_deviations" if path.exists() else "conforms")
     return run
 
@@ -46,10 +46,21 @@ def test_harnesses_in_python(name: str, modules: tuple[str, ...]) -> None:
     run = judged(adapter, {"transformers": "transformers-generate"}.get(name, name.replace("_", "-")))
     adapter.close()
     passed = {item.check.id for item in run.outcomes if item.status == "passed"}
-    # Models that were made for this run, token by token; one of them has no form for llama.cpp.
-    greedy = "L4.greedy.group8" if name == "llama_cpp" else "L4.greedy.fresh"
-    assert {"L4.greedy.base", greedy, "L4.sampling.spread"} <= passed
+    # Models that were made for this run, token by token.
+    assert {"L4.greedy.base", "L4.greedy.fresh", "L4.sampling.spread"} <= passed
     assert "generate" in check_messages(adapter.said)
+
+
+def test_llama_cpp_token_by_token() -> None:
+    missing = [module for module in ("llama_cpp", "gguf") if find_spec(module) is None]
+    if missing:
+        pytest.skip(f"not installed: {', '.join(missing)} (llama-cpp-python is built for many minutes)")
+    adapter = Listening([sys.executable, str(EXAMPLES / "harness_llama_cpp/generator.py")])
+    run = judged(adapter, "llama-cpp-python", "generator")
+    adapter.close()
+    passed = {item.check.id for item in run.outcomes if item.status == "passed"}
+    assert {"L3.fresh.base", "L4.greedy.fresh", "L4.generator.rewind", "L4.sampling.own_law.top_p"} <= passed
+    assert "rewind_generator" in check_messages(adapter.said)
 
 
 def test_transformers_js() -> None:

@@ -45,6 +45,7 @@ ADAPTERS = {
     "transformers-generate": "python examples/harness_transformers/harness.py",
     "openvino-genai": "python examples/harness_openvino_genai/harness.py",
     "llama-cpp": "python examples/harness_llama_cpp/harness.py",
+    "llama-cpp-python": "python examples/harness_llama_cpp/generator.py",
     "openvino-cpp": "examples/harness_cpp/harness",
     "transformers-js": "node examples/harness_transformers_js/harness.mjs",
     "onnxruntime-node": "node examples/harness_javascript/harness.mjs onnxruntime-node",

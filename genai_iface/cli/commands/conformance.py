@@ -92,7 +92,7 @@ def run(arguments: argparse.Namespace) -> int:
     # The kit is not needed for --help.
     from genai_iface import conformance as kit  # noqa: PLC0415
     from genai_iface.conformance._report import check_report_folder  # noqa: PLC0415
-    from genai_iface.conformance.wire import WireAdapter  # noqa: PLC0415
+    from genai_iface.conformance.wire import HarnessError, WireAdapter  # noqa: PLC0415
 
     for asked, act in (
         (arguments.list, _list),
@@ -114,18 +114,25 @@ def run(arguments: argparse.Namespace) -> int:
         stack.callback(shown.progress.stop)
         if isinstance(adapter, WireAdapter):
             stack.callback(adapter.close)
-        result = kit.run_checks(
-            adapter,
-            level=arguments.level,
-            dtype=arguments.dtype,
-            only=arguments.only,
-            deviations=known,
-            factor=arguments.tolerance_factor,
-            seed=arguments.seed,
-            quick=arguments.quick,
-            long=arguments.long,
-            on_outcome=shown.outcome,
-        )
+        try:
+            result = kit.run_checks(
+                adapter,
+                level=arguments.level,
+                dtype=arguments.dtype,
+                only=arguments.only,
+                deviations=known,
+                factor=arguments.tolerance_factor,
+                seed=arguments.seed,
+                quick=arguments.quick,
+                long=arguments.long,
+                on_outcome=shown.outcome,
+            )
+        except HarnessError as error:
+            # In a check it is the check's finding; here it does not even say what it is.
+            raise InvalidInputError(
+                f"There is nothing to judge. {error}",
+                remedy="Run the command by itself: it has to wait for a line of JSON, as docs/spec/wire.md says.",
+            ) from error
     return _report(result, arguments)
 
 

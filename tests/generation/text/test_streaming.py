@@ -200,3 +200,16 @@ def test_a_stop_string_in_unsettled_text_ends_at_once() -> None:
     stream = TextStream(KINDS["metaspace"], StopStrings(["\n"]))
     assert stream.push(KINDS["metaspace"].encode("a")[-1])[1] is False
     assert stream.push(ord("\n") + 3) == ("", True)
+
+
+def test_a_tokenizer_is_probed_for_byte_tokens_once() -> None:
+    class Unhashable(Wrapped):
+        __hash__ = None  # type: ignore[assignment]
+
+    for kind, is_probed_again in ((Wrapped, False), (Unhashable, True)):
+        tokenizer = kind(KINDS["byte_level"].inner)
+        first = Detokenizer(tokenizer)
+        num_probed, tokenizer.num_decoded = tokenizer.num_decoded, 0
+        second = Detokenizer(tokenizer)
+        assert num_probed > 1 and first._probe == second._probe is not None
+        assert (tokenizer.num_decoded == num_probed) is is_probed_again
