@@ -22,12 +22,10 @@ from onnx.reference.ops._op import OpRunBinary, OpRunBinaryNum, OpRunUnary, OpRu
 
 from genai_iface.transform import GatherElements
 from genai_iface_numpy.attention import Attention
-from genai_iface_numpy.causal_convolution import CausalConvWithState
+from genai_iface_numpy.frequent import Reshape, RotaryEmbedding
 from genai_iface_numpy.half_precision import WIDENED_OPERATORS, narrowed, widened
-from genai_iface_numpy.linear_attention import LinearAttention
 from genai_iface_numpy.normalization import LayerNormalization, RMSNormalization
-from genai_iface_numpy.reshape import Reshape
-from genai_iface_numpy.rotary import RotaryEmbedding
+from genai_iface_numpy.states import CausalConvWithState, LinearAttention
 from genai_iface_numpy.tensor_scatter import TensorScatter
 
 __all__ = ["Evaluator"]

@@ -1,8 +1,8 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""LinearAttention-27 on NumPy, token by token over all rows and heads at once.
+"""The operators that keep states on NumPy: LinearAttention-27 and CausalConvWithState-27.
 
-Each key/value head of a row has a matrix S (Dk, Dv). A token lets it fade, writes one outer product into it and reads
+LinearAttention goes token by token over all rows and heads at once. Each key/value head of a row has a matrix S (Dk, Dv). A token lets it fade, writes one outer product into it and reads
 it with its query:
 
     S = exp(decay) * S             gated, gated_delta: one decay per head, or one per key channel
@@ -12,6 +12,10 @@ it with its query:
     output = scale * query @ S
 
 Everything is computed in float32; the output has the type of the query, the state keeps its own.
+
+CausalConvWithState is each channel's own short filter over its last inputs. With a kernel of K columns, output s sees
+the inputs s - K + 1 .. s. Those before the step are the state, (B, C, K - 1); what the last K - 1 are after it, is the
+new one. The filter is computed in float32 and rounded once, the state is moved and not computed.
 """
 
 from __future__ import annotations
@@ -19,10 +23,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.lib.stride_tricks import sliding_window_view
 from numpy.typing import NDArray
 from onnx.reference.op_run import OpRun
 
-__all__ = ["LinearAttention"]
+__all__ = ["CausalConvWithState", "LinearAttention"]
 
 _Array = NDArray[Any]
 _Float32 = NDArray[np.float32]
@@ -32,7 +37,7 @@ _RULES = {"linear": (False, False), "gated": (True, False), "delta": (False, Tru
 
 
 class LinearAttention(OpRun):
-    """The operator for ``onnx.reference``; as kernels do, it takes fewer query and key heads than value heads too."""
+    """LinearAttention for ``onnx.reference``; as kernels do, it takes fewer query and key heads than value heads too."""
 
     def _run(
         self,
@@ -111,3 +116,34 @@ def _fading(decay: _Array, num_heads: int, key_size: int) -> _Float32:
     if decay.shape[-1] not in (num_heads, num_heads * key_size):
         raise ValueError(f"decay is {decay.shape[-1]} wide, expected {num_heads} or {num_heads * key_size}")
     return decay.astype(np.float32).reshape(*decay.shape[:2], num_heads, -1)
+
+
+class CausalConvWithState(OpRun):
+    """CausalConvWithState for ``onnx.reference``."""
+
+    def _run(
+        self,
+        inputs: _Array,
+        weight: _Array,
+        bias: _Array | None = None,
+        past_state: _Array | None = None,
+        *,
+        activation: str | None = None,
+    ) -> tuple[_Array, _Array]:
+        if activation not in (None, "", "none", "silu", "swish"):
+            raise ValueError(f"activation is {activation!r}, expected none, silu or swish")
+        kernel = weight.shape[-1]
+        shape = (*inputs.shape[:2], kernel - 1)
+        past = np.zeros(shape, inputs.dtype) if past_state is None else past_state
+        if past.shape != shape or weight.shape != (inputs.shape[1], 1, kernel):
+            raise ValueError(
+                f"input {inputs.shape}, weight {weight.shape} and past_state {past.shape} do not fit together"
+            )
+        joined = np.concatenate((past, inputs), axis=2)
+        windows = sliding_window_view(joined.astype(np.float32), kernel, axis=2)
+        output = np.einsum("bcsk,ck->bcs", windows, weight[:, 0].astype(np.float32))
+        if bias is not None:
+            output += bias.astype(np.float32)[:, None]
+        if activation in ("silu", "swish"):
+            output = output / (1 + np.exp(-output))
+        return output.astype(inputs.dtype), joined[:, :, inputs.shape[2] :].copy()

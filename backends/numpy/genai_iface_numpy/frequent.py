@@ -1,8 +1,9 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""RotaryEmbedding-23 on NumPy, for a step of one token: one pass over what is rotated, and no copies by the way.
+"""RotaryEmbedding-23 and Reshape on NumPy for a step of one token, which has many of both and little in each.
 
-``onnx.reference`` splits, rotates and joins with six arrays in between, which a step of one token feels.
+``onnx.reference`` splits, rotates and joins with six arrays in between, and computes a shape of four numbers with
+arrays.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx.reference.op_run import OpRun
 
-__all__ = ["RotaryEmbedding"]
+__all__ = ["Reshape", "RotaryEmbedding"]
 
 _Array = NDArray[Any]
 
@@ -60,3 +61,13 @@ def _as_heads(x: _Array, num_heads: int) -> _Array:
     if num_heads < 1 or width % num_heads:
         raise ValueError(f"{width} values of a token are not those of {num_heads} heads")
     return x.reshape(batch_size, length, num_heads, width // num_heads).swapaxes(1, 2)
+
+
+class Reshape(OpRun):
+    """The operator for ``onnx.reference``: 0 keeps a dimension unless ``allowzero``, -1 is what is left."""
+
+    def _run(self, data: NDArray[Any], shape: NDArray[np.int64], *, allowzero: int | None = 0) -> tuple[NDArray[Any]]:
+        sizes = shape.tolist()
+        if not allowzero and 0 in sizes:
+            sizes = [size or data.shape[axis] for axis, size in enumerate(sizes)]
+        return (data.reshape(sizes),)
