@@ -2,8 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The operators that keep states on NumPy: LinearAttention-27 and CausalConvWithState-27.
 
-LinearAttention goes token by token over all rows and heads at once. Each key/value head of a row has a matrix S (Dk, Dv). A token lets it fade, writes one outer product into it and reads
-it with its query:
+LinearAttention goes token by token over all rows and heads at once. Each key/value head of a row has a matrix
+S (Dk, Dv). A token lets it fade, writes one outer product into it and reads it with its query:
 
     S = exp(decay) * S             gated, gated_delta: one decay per head, or one per key channel
     u = value                      linear, gated
@@ -37,7 +37,7 @@ _RULES = {"linear": (False, False), "gated": (True, False), "delta": (False, Tru
 
 
 class LinearAttention(OpRun):
-    """LinearAttention for ``onnx.reference``; as kernels do, it takes fewer query and key heads than value heads too."""
+    """LinearAttention for ``onnx.reference``; as kernels do, it takes fewer query heads than value heads too."""
 
     def _run(
         self,
