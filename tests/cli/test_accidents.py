@@ -143,14 +143,18 @@ def test_help_that_cannot_be_written(
 
 
 @needs_full
-@pytest.mark.parametrize("words", [["--help"], ["devices"], ["generate", "A", "--max-new-tokens", "2"]], ids=str)
+@pytest.mark.parametrize(
+    "words",
+    [["--help"], pytest.param(["devices"], marks=pytest.mark.slow), ["generate", "A", "--max-new-tokens", "2"]],
+    ids=str,
+)
 def test_unbuffered_output_is_full(words: list[str]) -> None:
     with FULL.open("w") as full:
         check_one_line(run(words, stdout=full.fileno(), unbuffered=True), "No space left on device")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a shell of POSIX")
-@pytest.mark.parametrize("words", ["--help", "--version", "devices"])
+@pytest.mark.parametrize("words", ["--help", "--version", pytest.param("devices", marks=pytest.mark.slow)])
 def test_standard_output_is_closed(words: str) -> None:
     shell = ["sh", "-c", f'exec "$0" -m genai_iface {words} >&-', sys.executable]
     ended = subprocess.run(shell, capture_output=True, text=True, timeout=120, check=False)
@@ -164,7 +168,7 @@ def test_standard_output_is_full_when_the_folder_is_made(command: str, concat: P
         ended = run(WRITING[command](concat, tmp_path / "out"), stdout=full.fileno())
     check_one_line(ended, "No space left on device")
     # The folder itself is whole.
-    assert run(["inspect", str(tmp_path / "out")]).returncode == 0
+    assert main(["inspect", str(tmp_path / "out")]) == 0
 
 
 @needs_full
@@ -177,7 +181,7 @@ def test_both_outputs_are_full() -> None:
 
 
 @writing
-@pytest.mark.parametrize("room", [0, 3000])
+@pytest.mark.parametrize("room", [pytest.param(0, marks=pytest.mark.slow), 3000])
 def test_no_room_for_the_folder(command: str, room: int, concat: Path, tmp_path: Path) -> None:
     ended = run(WRITING[command](concat, tmp_path / "out"), largest_file=room)
     check_one_line(ended, "cannot be written")

@@ -1,19 +1,22 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""``genai-iface chat`` in a process of its own, with its messages piped in."""
+"""``genai-iface chat`` with its messages piped in; where processes matter, in one of its own."""
 
 from __future__ import annotations
 
+import io
 import json
 import re
 import signal
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from genai_iface import TextGenerationPipeline
+from genai_iface.cli.main import main
 from tests.models import write_folder
 
 COMMAND = [sys.executable, "-m", "genai_iface", "chat"]
@@ -36,6 +39,26 @@ def chat(folder: Path, lines: list[str], *arguments: str) -> subprocess.Complete
     )
 
 
+@dataclass(frozen=True)
+class Here:
+    """The command in this process, which has its modules already."""
+
+    folder: Path
+    capture: pytest.CaptureFixture[str]
+    patch: pytest.MonkeyPatch
+
+    def chat(self, lines: list[str], *arguments: str) -> tuple[int, str, str]:
+        self.patch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+        code = main(["chat", "--model", str(self.folder), "--max-new-tokens", "4", *arguments])
+        printed = self.capture.readouterr()
+        return code, printed.out, printed.err
+
+
+@pytest.fixture
+def here(folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Here:
+    return Here(folder, capsys, monkeypatch)
+
+
 def test_a_conversation_through_a_pipe(folder: Path, tmp_path: Path) -> None:
     file = tmp_path / "conversation.json"
     lines = ["Hi", "/stats", "", "again", "/stats", f"/save {file}", "/reset", "/system brief", "Hi", "/again", "/exit"]
@@ -51,28 +74,36 @@ def test_a_conversation_through_a_pipe(folder: Path, tmp_path: Path) -> None:
         assert messages[1]["content"] == pipe.generate(messages[:1], max_new_tokens=4).text
 
 
-def test_history_shows_the_messages(folder: Path) -> None:
-    done = chat(folder, ["Hi", "/history", "/system", "/history"], "--system", "be brief")
-    assert done.returncode == 0
-    assert done.stdout.count("system: be brief\nuser: Hi\nassistant: ") == 1
-    assert done.stdout.count("user: Hi\n") == 2
+def test_history_shows_the_messages(here: Here) -> None:
+    code, printed, _ = here.chat(["Hi", "/history", "/system", "/history"], "--system", "be brief")
+    assert code == 0
+    assert printed.count("system: be brief\nuser: Hi\nassistant: ") == 1
+    assert printed.count("user: Hi\n") == 2
+
+
+def test_in_a_pipe_an_error_ends_the_run(folder: Path) -> None:
+    done = chat(folder, ["/nonsense", "Hi"])
+    assert done.returncode == 2
+    assert "is not a command" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert done.stdout == ""
 
 
 @pytest.mark.parametrize(
     ("line", "message"), [("/nonsense", "is not a command"), ("/save", "needs a file"), ("/again", "no message")]
 )
-def test_in_a_pipe_an_error_ends_the_run(folder: Path, line: str, message: str) -> None:
-    done = chat(folder, [line, "Hi"])
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert len(done.stderr.splitlines()) == 1
-    assert done.stdout == ""
+def test_an_error_says_what_is_wrong(here: Here, line: str, message: str) -> None:
+    code, printed, said = here.chat([line, "Hi"])
+    assert code == 2
+    assert message in said
+    assert len(said.splitlines()) == 1
+    assert printed == ""
 
 
-def test_help_lists_the_commands(folder: Path) -> None:
-    done = chat(folder, ["/help"])
+def test_help_lists_the_commands(here: Here) -> None:
+    _, printed, _ = here.chat(["/help"])
     for command in ("/reset", "/system", "/again", "/history", "/save", "/stats", "/exit"):
-        assert command in done.stdout
+        assert command in printed
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="a process cannot be sent Ctrl-C alone")

@@ -19,6 +19,8 @@ from tests.conformance.plain_pipeline import PlainStack
 from tools.spec.clauses import methods
 
 NUMPY = load_adapter("numpy")
+# Walks like others that the quick suite takes; .ci/run takes these too.
+LONG = {"L2.walk.powers_of_two", "L2.walk.long", "L2.idle.longer_row"}
 
 
 def test_there_are_many_checks_with_public_ids() -> None:
@@ -36,7 +38,17 @@ def test_every_contract_of_the_protocols_has_a_check_or_a_reason() -> None:
     assert contracts <= checked | UNTESTABLE.keys()
 
 
-@parametrize_checks(PlainStack(), level=4)
+def _long_ones_slow(checks: pytest.MarkDecorator) -> pytest.MarkDecorator:
+    names, values = checks.args
+    marked = [
+        pytest.param(*each.values, id=each.id, marks=(*each.marks, *((pytest.mark.slow,) if each.id in LONG else ())))
+        for each in values
+    ]
+    assert len(LONG.intersection(each.id for each in values)) == len(LONG)
+    return pytest.mark.parametrize(names, marked)
+
+
+@_long_ones_slow(parametrize_checks(PlainStack(), level=4))
 def test_the_pytest_entry(run: Any) -> None:
     run()
 

@@ -29,8 +29,17 @@ def test_its_own_check_kills_a_mutant(mutant: Mutant) -> None:
     assert kills(mutant), f"{mutant.check} does not notice: {mutant.bug}"
 
 
+def is_long(mutant: Mutant) -> bool:
+    """Walks of masked rows take seconds for each seed: of those, one mutant runs with the quick suite."""
+    return mutant.check == "L2.walk.masked" and mutant.name != "IgnoresMask"
+
+
 @pytest.mark.parametrize(
-    "mutant", [pytest.param(mutant, id=f"{mutant.name}-{mutant.check}") for mutant in (*FORM_MUTANTS, *ALSO_KILLED)]
+    "mutant",
+    [
+        pytest.param(each, id=f"{each.name}-{each.check}", marks=pytest.mark.slow if is_long(each) else ())
+        for each in (*FORM_MUTANTS, *ALSO_KILLED)
+    ],
 )
 def test_a_mutant_of_another_form_dies_whatever_the_seed(mutant: Mutant) -> None:
     assert [seed for seed in (1, 20, 300) if not kills(mutant, seed)] == []
