@@ -4,8 +4,8 @@
 
     python -m benchmarks.prefix_reuse --work-dir /tmp/bench --threads 2
 
-Chats come all at once, with and without reuse in turn; then one after the other. One JSON line per way, then one with
-the ratios.
+Chats come all at once, with and without reuse in turn; then one after the other. One JSON line per round, then one with
+the ratios, which ``--report`` writes too.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from benchmarks.checkpoint import NAMES, build_standard, make_checkpoint
 from genai_iface import GenerationResult, TextGenerationPipeline
 
 TARGET = 5.0
+WAYS = ("at_once", "one_by_one")
 
 
 def main() -> None:
@@ -40,43 +41,55 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=8, help="tokens of each answer")
     parser.add_argument("--prefix-bytes", type=int, default=2**30)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=list(WAYS))
+    parser.add_argument("--report", type=Path, help="write the result there too")
     arguments = parser.parse_args()
     folder = arguments.model or build_standard(make_checkpoint(arguments.size, arguments.work_dir), arguments.weights)
     options = {"num_threads": arguments.threads} if arguments.backend == "ort" else {}
-    seconds: dict[str, list[float]] = {}
+    seconds: dict[str, list[dict[str, float]]] = {way: [] for way in arguments.ways}
+    num_equal = num_compared = 0
     with TextGenerationPipeline(folder, backend=arguments.backend, options=options) as pipe:
-        for number in range(arguments.rounds + 1):
+        # Two chats warm up.
+        warm = make_prompts(arguments, pipe.model.spec.vocab_size, 0)[:2]
+        for reuse in (False, True):
+            run(pipe, warm, arguments, at_once=True, reuse=reuse)
+        for number in range(1, arguments.rounds + 1):
             prompts = make_prompts(arguments, pipe.model.spec.vocab_size, number)
-            for at_once in (True, False):
-                texts = []
-                for reuse in (False, True):
-                    results = run(pipe, prompts, arguments, at_once=at_once, reuse=reuse)
+            for way in arguments.ways:
+                texts, taken = [], {}
+                for name, reuse in (("without", False), ("with", True)):
+                    results = run(pipe, prompts, arguments, at_once=way == "at_once", reuse=reuse)
                     texts.append([result.token_ids for result in results])
-                    if number:  # the first round warms up
-                        name = f"{'at_once' if at_once else 'one_by_one'}_{'with' if reuse else 'without'}"
-                        mean = statistics.mean(result.perf_metrics.time_to_first_token for result in results)
-                        seconds.setdefault(name, []).append(mean)
+                    taken[name] = statistics.mean(result.perf_metrics.time_to_first_token for result in results)
+                seconds[way].append(taken)
                 equal = sum(one == other for one, other in zip(*texts, strict=True))
-                print(json.dumps({"round": number, "at_once": at_once, "equal_texts": equal, "of": len(prompts)}))
-    for name, taken in seconds.items():
-        print(json.dumps({"way": name, "mean_seconds_to_first_token": round(statistics.median(taken), 4)}))
-    ratios = {
-        kind: round(
-            statistics.median(
-                slow / fast for slow, fast in zip(seconds[f"{kind}_without"], seconds[f"{kind}_with"], strict=True)
-            ),
-            2,
-        )
-        for kind in ("at_once", "one_by_one")
-    }
-    line = {
+                num_equal, num_compared = num_equal + equal, num_compared + len(prompts)
+                line = {"round": number, "way": way, **{name: round(value, 4) for name, value in taken.items()}}
+                print(json.dumps({**line, "equal_texts": equal, "of": len(prompts)}), flush=True)
+    report = {
         "model": folder.name,
+        "threads": arguments.threads,
         "chats": arguments.chats,
+        "slots": arguments.slots,
         "shared": arguments.shared,
-        "ratio": ratios,
+        "own": arguments.own,
         "target": TARGET,
+        "equal_texts": num_equal,
+        "of": num_compared,
     }
-    print(json.dumps(line))
+    for way, rounds in seconds.items():
+        ratios = [taken["without"] / taken["with"] for taken in rounds]
+        report[way] = {
+            "ratio": round(statistics.median(ratios), 2),
+            "ratios": [round(ratio, 2) for ratio in ratios],
+            **{
+                f"mean_seconds_{name}": round(statistics.median(taken[name] for taken in rounds), 3)
+                for name in ("without", "with")
+            },
+        }
+    print(json.dumps(report))
+    if arguments.report is not None:
+        arguments.report.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def make_prompts(arguments: argparse.Namespace, vocab_size: int, seed: int) -> list[list[int]]:

@@ -73,6 +73,24 @@ A draw picks the token between whose borders in the cumulative distribution it f
 1e-5 of a border, and are, to the last character read, what the question alone gives on the other side. {unexplained} do
 not.
 """
+_PREFIX = """
+## A prefix that is run once
+
+<!-- not run: takes minutes, in a copy of the repository -->
+```bash
+python -m benchmarks.prefix_reuse --work-dir DIR --weights fp32 --threads {threads} --ways {ways} \\
+  --report docs/reports/serving-prefix.json
+```
+
+{chats} chats with one system prompt of {shared} tokens and {own} tokens of their own, {slots} slots, the model {model},
+{threads} thread(s), with and without reuse in turn. The goal is {target:g} times for chats that come all at once.
+
+| | Time to the first token without reuse over that with it, median | Rounds |
+|---|---|---|
+{rows}
+
+{equal_texts} of {of} texts are the same with and without.
+"""
 _OVERHEAD = """
 ## What HTTP costs
 
@@ -215,6 +233,18 @@ def exact_part(result: dict[str, Any]) -> str:
     )
 
 
+def prefix_part(result: dict[str, Any]) -> str:
+    """What reuse is worth."""
+    names = {"at_once": "all at once", "one_by_one": "one after the other"}
+    rows = [
+        f"| {shown} | {result[way]['ratio']} | {', '.join(map(str, result[way]['ratios']))} |"
+        for way, shown in names.items()
+        if way in result
+    ]
+    ways = " ".join(way for way in names if way in result)
+    return _PREFIX.format(rows="\n".join(rows), ways=ways, **result)
+
+
 def overhead_part(result: dict[str, Any]) -> str:
     """The scheduler without HTTP."""
     rows = [
@@ -264,6 +294,7 @@ def routing_part(result: dict[str, Any]) -> str:
 
 _PARTS = {
     "serving": load_part,
+    "serving-prefix": prefix_part,
     "serving-overhead": overhead_part,
     "serving-peers": peers_part,
     "serving-ray": ray_part,

@@ -40,6 +40,11 @@ class Holder:
         # Lengths at which somebody may want to go on from here; for models with states.
         self.wishes: set[int] = set()
 
+    @property
+    def prompt(self) -> Sequence[int]:
+        """The tokens of the request's prompt; none once it has ended."""
+        return () if self.request is None else self.request.request.prompts[0]
+
 
 class Prefixes:
     """Finds prefixes. Used by the thread that runs the steps.
@@ -84,7 +89,7 @@ class Prefixes:
             lengths: Tokens of each row.
             cache: The rows.
         """
-        prompt = _prompt(holder)
+        prompt = holder.prompt
         found: Holder | None = None
         most = 0
         if not self._may_reuse(holder):
@@ -115,7 +120,7 @@ class Prefixes:
             lengths: Tokens that their rows hold.
             have: Tokens that can be used now.
         """
-        prompt = _prompt(holder)
+        prompt = holder.prompt
         if not self._may_reuse(holder):
             return False
         before = set(earlier)
@@ -164,7 +169,7 @@ class Prefixes:
         num_kept = sum(len(cache.checkpoints(row)) for row in holders.values())
         for holder, row in holders.items():
             length = lengths[row]
-            end = len(_prompt(holder))
+            end = len(holder.prompt)
             if not 0 < length <= end or not (length in (*holder.wishes, end) or length % _INTERVAL == 0):
                 continue
             if length not in cache.checkpoints(row) and (num_kept + 1) * cost <= self._budget:
@@ -183,7 +188,3 @@ class Prefixes:
         if self._checkpoints and isinstance(cache, SupportsCheckpoint):
             return max((kept for kept in cache.checkpoints(row) if kept <= wanted), default=0)
         return 0
-
-
-def _prompt(holder: Holder) -> Sequence[int]:
-    return () if holder.request is None else holder.request.request.prompts[0]

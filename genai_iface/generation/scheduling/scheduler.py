@@ -243,7 +243,6 @@ class Scheduler:
                 return False
             self._drop_interrupted()
             self._slots.admit(self._waiting)
-            self._slots.close_gaps()
             if self._slots:
                 self._run()
             with self._changed:
@@ -415,7 +414,7 @@ class Scheduler:
             self._slots.abandon()
 
     def _all_requests(self) -> list[ScheduledRequest]:
-        return [*self._waiting, *(request for _, request in self._slots.taken)]
+        return [*self._waiting, *self._slots.requests]
 
     def _check_open(self) -> None:
         if self._is_closed:

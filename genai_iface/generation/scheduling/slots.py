@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from genai_iface.capabilities import Capability
@@ -70,6 +71,11 @@ class Slots:
         return sum(holder is not None and holder.request is None for holder in self._holders)
 
     @property
+    def requests(self) -> list[ScheduledRequest]:
+        """Running requests, those that came first first; some may not have a row yet."""
+        return [holder.request for holder in self._order if holder.request is not None]
+
+    @property
     def taken(self) -> list[tuple[int, ScheduledRequest]]:
         """The rows of running requests and these, those that came first first."""
         rows = self._rows()
@@ -94,31 +100,22 @@ class Slots:
     # Before a step
 
     def admit(self, waiting: WaitingRequests) -> None:
-        """Gives free slots to those that wait, and to each the beginning of its prompt where a row has it."""
-        while waiting and len(self._order) < self.count:
-            with self._changed:
-                request = waiting.take()
-                holder = Holder(request)
-                self._order.append(holder)
-            self._prefixes.add(holder, request.request.prompts[0])
-            rows, lengths = self._rows(), self.cache.lengths.tolist()
-            source, length = self._prefixes.best(holder, rows, lengths, self.cache)
-            row = self._row_for(source, length)
-            with self._changed:
-                self._holders[row] = holder
-        self._settle_all()
+        """Gives free slots to those that wait, and to each the beginning of its prompt where a row has it.
 
-    def close_gaps(self) -> None:
-        """Moves running rows into idle ones before them: an idle row between others costs as if it ran."""
-        rows = self._rows()
-        running = sorted(rows[holder] for holder in self._order)
-        gaps = [row for row in range(len(running)) if row not in running]
-        if not gaps or not self._can_move:
-            return
-        indices = list(range(len(self._holders)))
-        for gap, last in zip(gaps, reversed(running), strict=False):
-            indices[gap], indices[last] = last, gap
-        self._reorder(indices)
+        All rows that this moves, copies or adds are moved at once: each time costs as much as the whole cache.
+        """
+        newcomers = []
+        with self._changed:
+            while waiting and len(self._order) < self.count:
+                holder = Holder(waiting.take())
+                newcomers.append(holder)
+                self._order.append(holder)
+        for holder in newcomers:
+            self._prefixes.add(holder, holder.prompt)
+        copies = self._settle()
+        layout = self._layout(newcomers)
+        if copies or layout != self._holders:
+            self._arrange(layout, copies)
 
     def limit(self, row: int, count: int) -> int:
         """How many of ``count`` tokens a row may run in this step."""
@@ -203,70 +200,103 @@ class Slots:
     def _rows(self) -> dict[Holder, int]:
         return {holder: row for row, holder in enumerate(self._holders) if holder is not None}
 
-    def _settle_all(self) -> None:
-        """Gives new requests what rows have of their prompts, unless an earlier one is about to run more of it."""
-        for at, holder in enumerate(self._order):
-            if holder.is_settled or holder.request is None:
-                continue
-            rows, lengths = self._rows(), self.cache.lengths.tolist()
-            have = lengths[rows[holder]]
+    def _settle(self) -> dict[Holder, tuple[int, int]]:
+        """Finds what rows have of the prompts of new requests, unless an earlier one is about to run more of it.
+
+        Returns:
+            For each that gets a part of a row, the row and how many tokens.
+        """
+        copies: dict[Holder, tuple[int, int]] = {}
+        unsettled = [at for at, holder in enumerate(self._order) if not holder.is_settled]
+        if not unsettled:
+            return copies
+        rows, lengths = self._rows(), self.cache.lengths.tolist()
+        # What rows will have; until then copies come from what they have.
+        soon = dict.fromkeys(self._order, 0) | {holder: lengths[row] for holder, row in rows.items()}
+        for at in unsettled:
+            holder = self._order[at]
             source, length = self._prefixes.best(holder, rows, lengths, self.cache)
-            by_holder = {other: lengths[row] for other, row in rows.items()}
-            if self._prefixes.is_coming(holder, self._order[:at], by_holder, max(have, length)):
+            if holder.request is None or self._prefixes.is_coming(holder, self._order[:at], soon, length):
                 continue
             holder.is_settled = True
-            if source is not None and length > have:
-                self._copy(rows[source], rows[holder], length)
+            holder.request.num_reused_tokens = length
+            if source is not None:
                 self._prefixes.use(source)
-            holder.request.num_reused_tokens = max(have, length)
+                copies[holder] = rows[source], length
+                soon[holder] = length
+        return copies
 
-    def _copy(self, source: int, target: int, length: int) -> None:
-        indices = list(range(len(self._holders)))
-        indices[target] = source
-        self.cache.reorder(indices)
-        self._cut(target, length)
+    def _layout(self, newcomers: Sequence[Holder]) -> list[Holder | None]:
+        """Who shall have which row: running requests the first ones, as few as possible another one than now.
 
-    def _cut(self, row: int, length: int) -> None:
-        lengths = self.cache.lengths
-        lengths[row] = length
-        self.cache.rewind_to(lengths)
+        New requests get empty rows, then further ones, then those of finished requests that were used longest ago.
+        """
+        size = len(self._holders)
+        rows = self._rows()
+        wanted = len(newcomers) - (size - len(rows))
+        added = self._num_to_add(wanted)
+        for _ in range(wanted - added):
+            oldest = min((holder for holder in rows if holder.request is None), key=lambda holder: holder.last_used)
+            self._prefixes.forget(oldest)
+            del rows[oldest]
+        layout: list[Holder | None] = [None] * (size + added)
+        border = len(self._order) if self._can_move else len(layout)
+        moving = []
+        for holder, row in rows.items():
+            if (holder.request is not None) == (row < border):
+                layout[row] = holder
+            else:
+                moving.append(holder)
+        front = (row for row in range(border) if layout[row] is None)
+        back = (row for row in range(border, len(layout)) if layout[row] is None)
+        for holder in (*moving, *newcomers):
+            layout[next(back if holder.request is None else front)] = holder
+        return layout
 
-    def _row_for(self, source: Holder | None, length: int) -> int:
-        """A row for a new request: an empty one, a new one, or that of a finished request that was used longest ago.
+    def _arrange(self, layout: list[Holder | None], copies: Mapping[Holder, tuple[int, int]]) -> None:
+        """Gives rows to holders as a layout says.
 
         Args:
-            source: Has ``length`` tokens of its prompt; its own row is taken only if there is no other, with these.
-            length: Tokens.
+            layout: Who has which row.
+            copies: Those that do not get what they have, but so many tokens of a row.
         """
-        if source is not None:
-            self._prefixes.use(source)
-        for row, holder in enumerate(self._holders):
-            if holder is None:
-                return row
-        if self._may_add_rows():
-            size = len(self._holders)
+        size, rows = len(self._holders), self._rows()
+        indices: list[int] = []
+        cuts: dict[int, int] = {}
+        empty = []
+        for row, holder in enumerate(layout):
             # A further row begins as a copy of another, and is emptied.
-            self.cache.reorder([*range(size), 0])
-            self.cache.reset([size])
-            self._holders.append(None)
-            return size
-        oldest = self._oldest()
-        row = self._rows()[oldest]
-        if oldest is source:
-            self._prefixes.forget(oldest)
-            self._cut(row, length)
-        else:
-            self._drop(oldest)
-        return row
+            source = row if row < size else 0
+            if holder is not None and holder in copies:
+                source, cuts[row] = copies[holder]
+            elif holder is not None and holder in rows:
+                source = rows[holder]
+            else:
+                empty.append(row)
+            indices.append(source)
+        if indices != list(range(size)):
+            self.cache.reorder(indices)
+        with self._changed:
+            self._holders = layout
+        lengths = self.cache.lengths
+        if used := [row for row in empty if lengths[row]]:
+            self.cache.reset(used)
+            lengths[used] = 0
+        if cuts:
+            lengths[list(cuts)] = list(cuts.values())
+            self.cache.rewind_to(lengths)
 
-    def _may_add_rows(self) -> bool:
-        longest = int(self.cache.lengths.max())
-        if not self._may_grow or len(self._holders) - self.count >= self._num_further(longest):
-            return False
+    def _num_to_add(self, wanted: int) -> int:
+        """How many of so many further rows there may be."""
+        if wanted <= 0 or not self._may_grow:
+            return 0
+        size = len(self._holders)
+        room = self.count + self._num_further(int(self.cache.lengths.max())) - size
         # Both the old rows and the new ones are there while one is copied to the other.
-        needed = self.cache.nbytes // len(self._holders) * (len(self._holders) + 1)
         available = available_memory() if self._is_on_cpu else None
-        return available is None or needed <= available
+        if available is not None:
+            room = min(room, available // max(self.cache.nbytes // size, 1) - size)
+        return max(min(wanted, room), 0)
 
     def _num_allowed(self, longest: int) -> int:
         return self._prefixes.num_kept(longest, self.cache)
