@@ -7,6 +7,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -22,13 +23,15 @@ from genai_iface.serving.operations.logs import LOGGER
 from genai_iface.serving.operations.metrics import Metrics
 from genai_iface.serving.output.formats import Format, choose_format
 from genai_iface.serving.output.templates import format_of_template
-from genai_iface.serving.protocol.errors import ApiError, api_error_of
+from genai_iface.serving.protocol.errors import GRAMMARS, ApiError, api_error_of
 from genai_iface.serving.settings import ServerSettings
 
 __all__ = ["ClientGone", "Job", "Service", "Wanted"]
 
 _RETRY_SECONDS = 1
 _LIMITS = frozenset({"max_new_tokens", "max_length"})
+_MOST_COMPILING = 2
+"""Threads that compile grammars at once. They come from a pool that everybody's requests need."""
 
 
 class ClientGone(Exception):  # noqa: N818 - it is no error
@@ -149,6 +152,7 @@ class Service:
             prefix_bytes=settings.prefix_bytes,
         )
         self._num_places = 0
+        self._compiling = asyncio.Semaphore(_MOST_COMPILING)
         self.is_stopping = False
         read: dict[str, tuple[str, Callable[[], float]]] = {
             "running_sequences": ("Sequences that have a slot", lambda: self.scheduler.num_running),
@@ -240,7 +244,8 @@ class Service:
         self._take(count)
         requests: list[ScheduledRequest] = []
         try:
-            await run_in_threadpool(self._submit, wanted, requests)
+            async with self._compiling if wanted.overrides.keys() & set(GRAMMARS) else nullcontext():
+                await run_in_threadpool(self._submit, wanted, requests)
         except BaseException as error:
             for request in requests:
                 request.close()

@@ -4,16 +4,22 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
+import openai
 import pytest
 
 from genai_iface import InvalidInputError, OutputError, TextGenerationPipeline, UnsupportedCapabilityError
+from genai_iface.generation.constraints.guidance import Guidance
 from genai_iface.serving import Server, ServerSettings, read_api_keys
 from tests.fakes import ByteTokenizer, FakeModel
+from tests.generation.constraints.constrained import pipeline
 from tests.models import write_folder
-from tests.serving.served import MESSAGES, ask, serving
+from tests.serving.served import MESSAGES, ask, client_of, serving, until
 
 CHAT, COMPLETE, RESPOND = "/v1/chat/completions", "/v1/completions", "/v1/responses"
 TOOL = {"type": "function", "function": {"name": "now"}}
@@ -203,3 +209,95 @@ def test_what_cannot_be_served_is_said_at_once(server: Server) -> None:
             Server(pipeline, ServerSettings(port=server.port))
         with pytest.raises(InvalidInputError, match="tool parser"):
             Server(pipeline, ServerSettings(port=0, tool_parser="nothing"))
+
+
+# Grammars that take long to compile or to follow: who sends them is told so, and the others go on meanwhile.
+
+# Every text is a sentence in more ways than can be counted.
+AMBIGUOUS = "start: " + " | ".join(f"s{at}" for at in range(30)) + "\n"
+AMBIGUOUS += "".join(f's{at}: s{at} s{at} | s{(at + 1) % 30} s{at} | /[a-z ]/ | ""\n' for at in range(30))
+# llguidance finds only while it is used that this is too much.
+TOO_LARGE = "(([a-z]{1,200}){1,200}){1,50}"
+HOSTILE = [
+    ({"guided_grammar": AMBIGUOUS}, "guided_grammar"),
+    ({"structured_outputs": {"grammar": AMBIGUOUS}}, "structured_outputs.grammar"),
+    ({"guided_regex": TOO_LARGE}, "guided_regex"),
+    ({"guided_json": {"type": "string", "pattern": f"^{TOO_LARGE}$"}}, "guided_json"),
+]
+
+
+@contextmanager
+def guided(**fields: Any) -> Iterator[Server]:
+    """A server whose tokenizer llguidance understands."""
+    settings = ServerSettings(port=0, model_name="m", **fields)
+    with pipeline("byte_level") as pipe, Server(pipe, settings) as server:
+        yield server
+
+
+def plain(client: openai.OpenAI) -> str:
+    """The streamed answer to a question without a grammar."""
+    stream = client.completions.create(model="m", prompt="Hi", max_tokens=12, stream=True)
+    return "".join(chunk.choices[0].text for chunk in stream if chunk.choices)
+
+
+def guided_completion(**fields: Any) -> dict[str, Any]:
+    return {"model": "m", "prompt": "Hi", "max_tokens": 300, "temperature": 1, "seed": 3, **fields}
+
+
+@pytest.mark.parametrize(("fields", "param"), HOSTILE)
+def test_what_is_too_much_to_follow_is_a_fault_of_its_field(fields: dict[str, Any], param: str) -> None:
+    with guided(slots=2) as server, client_of(server) as client, ThreadPoolExecutor(1) as pool:
+        alone = plain(client)
+        job = pool.submit(ask, server, COMPLETE, guided_completion(ignore_eos=True, **fields))
+        beside = [plain(client) for _ in range(3)]
+        status, answer, _ = job.result(60)
+        assert status == 400, answer
+        assert answer["error"]["type"] == "invalid_request_error"
+        assert answer["error"]["param"] == param
+        assert beside == [alone] * 3
+
+
+def test_a_response_format_that_is_too_much_is_named_too() -> None:
+    schema = {"name": "a", "schema": {"type": "string", "pattern": f"^{TOO_LARGE}$"}}
+    body = {
+        "model": "m",
+        "messages": MESSAGES,
+        "max_tokens": 300,
+        "response_format": {"type": "json_schema", "json_schema": schema},
+    }
+    with guided() as server:
+        status, answer, _ = ask(server, CHAT, body)
+        assert (status, answer["error"]["param"]) == (400, "response_format")
+
+
+def test_others_are_answered_while_grammars_are_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many clients as there are places wait for their grammars; none of them has a thread that others need."""
+    go_on, begun = threading.Event(), threading.Semaphore(0)
+    start = Guidance.start
+
+    def slow(self: Guidance, *arguments: Any) -> Any:
+        begun.release()
+        assert go_on.wait(60)
+        return start(self, *arguments)
+
+    monkeypatch.setattr(Guidance, "start", slow)
+    count = 60
+    with (
+        guided(slots=4, max_queue=count + 4) as server,
+        client_of(server, timeout=20) as client,
+        ThreadPoolExecutor(count) as pool,
+    ):
+        try:
+            alone = plain(client)
+            jobs = [
+                pool.submit(ask, server, COMPLETE, guided_completion(guided_regex="[a-z]{3}")) for _ in range(count)
+            ]
+            until(lambda: begun.acquire(blocking=False))
+            assert [plain(client) for _ in range(4)] == [alone] * 4
+            messages: Any = MESSAGES
+            assert client.chat.completions.create(model="m", messages=messages, max_tokens=3).choices
+            assert not any(job.done() for job in jobs)
+        finally:
+            go_on.set()
+        answers = [job.result(60) for job in jobs]
+        assert [status for status, _, _ in answers] == [200] * count

@@ -29,6 +29,8 @@ GuidanceKind: TypeAlias = Literal["json_schema", "regex", "lark_grammar"]
 
 # Compiled grammars that a tokenizer keeps; some take a second to compile.
 _MAX_GRAMMARS = 64
+# For one mask. Ambiguous grammars reach llguidance's own limit after most of a second in every step, while all wait.
+_MAX_ITEMS = 10_000
 
 
 @runtime_checkable
@@ -145,14 +147,15 @@ class _Engine:
         return matcher
 
     def _compile(self, guidance: Guidance) -> llguidance.LLMatcher:
-        kinds = _llguidance().LLMatcher
+        library = _llguidance()
+        kinds, limits = library.LLMatcher, library.LLParserLimits(step_max_items=_MAX_ITEMS)
         make = {
             "json_schema": kinds.grammar_from_json_schema,
             "regex": kinds.grammar_from_regex,
             "lark_grammar": kinds.grammar_from_lark,
         }[guidance.kind]
         try:
-            matcher: llguidance.LLMatcher = kinds(self._table, make(guidance.source), log_level=0)
+            matcher: llguidance.LLMatcher = kinds(self._table, make(guidance.source), log_level=0, limits=limits)
             message = matcher.get_error()
         except ValueError as error:
             message = str(error)

@@ -16,12 +16,11 @@ from genai_iface.results import Chunk, FinishReason, TokenLogprob
 from genai_iface.serving._service import Job, Service, Wanted
 from genai_iface.serving.output.events import Call, Content, Found, Reasoning
 from genai_iface.serving.output.forced import ForcedParser
-from genai_iface.serving.protocol.errors import invalid
+from genai_iface.serving.protocol.errors import GRAMMARS, invalid
 from genai_iface.serving.protocol.tools import forced_schema
 
 __all__ = ["Asked", "Piece", "Turn", "new_call_id"]
 
-_RULES = frozenset({"json_schema", "regex", "lark_grammar"})
 # Mistral's templates demand nine letters and digits; nobody else demands anything.
 _ID_LETTERS, _ID_LENGTH = string.ascii_letters + string.digits, 9
 
@@ -106,7 +105,7 @@ class Turn:
         overrides = dict(asked.overrides)
         schema = forced_schema(asked.choice, asked.function, list(asked.tools), parallel=asked.parallel)
         if schema is not None:
-            if _RULES & overrides.keys():
+            if overrides.keys() & set(GRAMMARS):
                 message = "tool_choice demands a call, and there is another rule for the output. Give one of them."
                 raise invalid("tool_choice", message)
             overrides["json_schema"] = schema

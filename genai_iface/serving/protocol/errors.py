@@ -17,10 +17,12 @@ from genai_iface.errors import (
     UnsupportedCapabilityError,
 )
 
-__all__ = ["ApiError", "api_error_of", "invalid"]
+__all__ = ["GRAMMARS", "ApiError", "api_error_of", "invalid"]
 
 _TYPES = {401: "authentication_error", 404: "not_found_error", 429: "rate_limit_error"}
-_RULES = ("json_schema", "regex", "lark_grammar")
+GRAMMARS = ("json_schema", "regex", "lark_grammar")
+"""Fields of ``GenerationConfig`` that are compiled."""
+
 # A message of the generation names the field first: "top_p=2 is not legal", "regex is not legal: ...".
 _FIELD = re.compile(r"[a-z][a-z_]+")
 
@@ -87,7 +89,7 @@ def api_error_of(error: GenAIError, names: Mapping[str, str], fields: Iterable[s
         found = _FIELD.match(message)
         # Whatever names no field is about the prompt: its tokens, its characters, that it is empty.
         return ApiError(400, message, param=names.get(found[0] if found else "", names.get("prompt")))
-    rule = next((field for field in _RULES if field in fields), None)
+    rule = next((field for field in GRAMMARS if field in fields), None)
     if isinstance(error, BackendError) and rule is not None and "llguidance" in message:
         return ApiError(400, message, param=names.get(rule))
     return ApiError(500, message)

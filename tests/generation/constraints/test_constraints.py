@@ -16,8 +16,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from genai_iface import GenerationConfig, InvalidInputError, TextGenerationPipeline, UnsupportedCapabilityError
+from genai_iface import (
+    BackendError,
+    GenerationConfig,
+    InvalidInputError,
+    TextGenerationPipeline,
+    UnsupportedCapabilityError,
+)
 from genai_iface.generation import ModelGenerator, PromptLookup
+from genai_iface.generation.constraints.guidance import Guidance
 from tests.fakes import ByteTokenizer, FakeModel
 from tests.generation.constraints.constrained import KINDS, NESTED, PERSON, TIGHT, kinds, pipeline, pipeline_of
 from tests.generation.text.tokenizers_for_tests import Wrapped, byte_level
@@ -323,6 +330,17 @@ def test_the_token_table_and_a_grammar_are_made_once(monkeypatch: pytest.MonkeyP
     assert made == ["table", "grammar"]
     pipeline_of(tokenizer).generate([1], regex="b{3}")
     assert made == ["table", "grammar", "grammar"]
+
+
+def test_a_grammar_that_is_too_ambiguous_ends_its_own_request() -> None:
+    """Long before llguidance's own limit, which a step reaches after most of a second, while all others wait."""
+    grammar = Guidance("lark_grammar", 'start: s\ns: s s | s s s | /[a-z ]/ | ""\n')
+    random = np.random.default_rng(0)
+    with TextGenerationPipeline(backend="numpy") as pipe:
+        tokens = grammar.start(pipe.tokenizer, pipe.model.spec.vocab_size)
+    with pytest.raises(BackendError, match=r"llguidance cannot go on: .*Too many items"):
+        for _ in range(40):
+            tokens.commit(int(random.choice(np.flatnonzero(tokens.allowed()))))
 
 
 def test_a_tokenizer_that_cannot_be_remembered_works_too() -> None:
