@@ -72,7 +72,13 @@ def waiting_threads_sleep() -> Iterator[None]:
         yield
 
 
+def pytest_collection() -> None:
+    # A seventh of collection would go into looking for garbage among tests that all stay.
+    gc.disable()
+
+
 def pytest_collection_finish() -> None:
+    gc.enable()
     # Loading a model collects garbage; looking through all collected tests each time would take most of a run.
     gc.collect()
     gc.freeze()
