@@ -57,6 +57,16 @@ SIZES: dict[str, dict[str, Any]] = {
         "num_key_value_heads": 3,
         "tie_word_embeddings": True,
     },
+    # Two of its layers, and a small vocabulary: the cache of a token is to its work as in the whole.
+    "135m-2l": {
+        "vocab_size": 4096,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "tie_word_embeddings": True,
+    },
     # The shape of Llama 3.2 1B.
     "1b": {
         "vocab_size": 128256,

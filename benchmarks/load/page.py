@@ -78,12 +78,14 @@ _PREFIX = """
 
 <!-- not run: takes minutes, in a copy of the repository -->
 ```bash
-python -m benchmarks.prefix_reuse --work-dir DIR --weights fp32 --threads {threads} --ways {ways} \\
-  --report docs/reports/serving-prefix.json
+python -m benchmarks.prefix_reuse --work-dir DIR --size {size} --weights {weights} --threads {threads} \\
+  --ways {ways} --rounds {rounds} --report docs/reports/serving-prefix.json
 ```
 
-{chats} chats with one system prompt of {shared} tokens and {own} tokens of their own, {slots} slots, the model {model},
-{threads} thread(s), with and without reuse in turn. The goal is {target:g} times for chats that come all at once.
+{chats} chats with one system prompt of {shared} tokens and {own} tokens of their own, {slots} slots, the model {model}
+with random weights, {threads} thread(s), with and without reuse in turn. The goal for chats that come all at once is
+{target:g} times. The time to the first token is taken by the clock, and in seconds that processors have computed for
+the process, which other programs on the machine hardly change.
 
 | | Time to the first token without reuse over that with it, median | Rounds |
 |---|---|---|
@@ -236,13 +238,16 @@ def exact_part(result: dict[str, Any]) -> str:
 def prefix_part(result: dict[str, Any]) -> str:
     """What reuse is worth."""
     names = {"at_once": "all at once", "one_by_one": "one after the other"}
+    clocks = {"seconds": "by the clock", "processor_seconds": "of processors"}
+    ways = [way for way in names if way in result]
     rows = [
-        f"| {shown} | {result[way]['ratio']} | {', '.join(map(str, result[way]['ratios']))} |"
-        for way, shown in names.items()
-        if way in result
+        f"| {names[way]}, {shown} | {found['ratio']} | {', '.join(map(str, found['ratios']))} |"
+        for way in ways
+        for clock, shown in clocks.items()
+        for found in [result[way][clock]]
     ]
-    ways = " ".join(way for way in names if way in result)
-    return _PREFIX.format(rows="\n".join(rows), ways=ways, **result)
+    rounds = len(result[ways[0]]["seconds"]["ratios"])
+    return _PREFIX.format(rows="\n".join(rows), ways=" ".join(ways), rounds=rounds, **result)
 
 
 def overhead_part(result: dict[str, Any]) -> str:
