@@ -97,7 +97,7 @@ def test_the_embedded_model_survives_four_bits(tmp_path: Path, capsys: pytest.Ca
     assert printed["perplexity_after"] < 1.15 * printed["perplexity_before"]
     assert printed["nbytes_after"] < 0.75 * printed["nbytes_before"]
     with TextGenerationPipeline(out, backend="ort") as pipe:
-        # Two beginnings are nearly equally likely; both speak of the cache.
+        # Four bits may change the words, not the subject.
         assert "cache" in pipe.generate("The TensorScatter operator", max_new_tokens=30).text
 
 
