@@ -6,15 +6,24 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 __all__ = ["descendants", "local_ray"]
 
-_TRIES = 4
+_TRIES = 10
 _LATE = "timed out during startup"
+# What Ray waits for on a busy machine; each has less by itself. Read when ray is imported, and by its own processes.
+_PATIENCE = {
+    "RAY_gcs_server_port_wait_time_s": "180",
+    "RAY_DASHBOARD_STARTUP_TIMEOUT_S": "180",
+    "RAY_worker_register_timeout_seconds": "300",
+    "RAY_health_check_timeout_ms": "60000",
+}
 _OWN_PROCESSES = ("/gcs_server", "/raylet")
 
 
@@ -22,23 +31,28 @@ _OWN_PROCESSES = ("/gcs_server", "/raylet")
 def local_ray(num_cpus: int) -> Iterator[Any]:
     """Ray with so many CPUs, whatever there are; it is stopped at the end, with all of its processes.
 
-    Ray waits 30 seconds for its own processes, and nothing sets another limit. On a machine that is busy they may take
-    longer, so it is started again.
+    Ray's node waits 15 seconds for its agents to say which ports they have, and Ray 30 seconds for the node; nothing
+    sets other limits. On a machine that is busy they may take longer. So the agents do without the dashboard's modules,
+    whose imports take most of the time, and Ray is started again where it was late.
     """
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    for name, value in _PATIENCE.items():
+        os.environ.setdefault(name, value)
     import ray
 
     for left in reversed(range(_TRIES)):
         try:
-            ray.init(
-                address="local",
-                num_cpus=num_cpus,
-                include_dashboard=False,
-                object_store_memory=100 * 2**20,
-                _node_ip_address="127.0.0.1",
-                configure_logging=False,
-                log_to_driver=False,
-            )
+            # As where they are not installed.
+            with patch.dict(sys.modules, {"ray.dashboard.optional_deps": None}):
+                ray.init(
+                    address="local",
+                    num_cpus=num_cpus,
+                    include_dashboard=False,
+                    object_store_memory=100 * 2**20,
+                    _node_ip_address="127.0.0.1",
+                    configure_logging=False,
+                    log_to_driver=False,
+                )
             break
         except Exception as error:  # Ray has no class for it
             ray.shutdown()

@@ -143,10 +143,10 @@ time. One replica is killed.
 |---|---|
 | before | {before} |
 | in the 5 seconds around the kill | {around} |
-| in the 5 seconds after that | {next_seconds} |
-| in the last 20 seconds | {after} |
+| from the kill until all replicas run again, {back} seconds | {until_all_replicas} |
+| in the {seconds_after} seconds after that | {after} |
 
-Outcomes: {outcomes}. All replicas were there again after {back} seconds. Replicas share the processors, so fewer of
+Outcomes: {outcomes}. Replicas share the processors, so fewer of
 them need not be slower.
 
 Then an application of one replica that may have two, with a target of one request each, and {clients} clients: replicas
@@ -276,7 +276,8 @@ def peers_part(result: dict[str, Any]) -> str:
 def ray_part(result: dict[str, Any]) -> str:
     """Kills, and the number of replicas."""
     killed, scaled = result["kill"], result["scaling"]
-    fields = {**result, **{key: killed[key] for key in ("before", "around", "next_seconds", "after")}}
+    told = ("before", "around", "until_all_replicas", "seconds_after", "after")
+    fields = {**result, **{key: killed[key] for key in told}}
     fields |= {"back": killed["seconds_until_all_replicas"], "outcomes": _counted(killed["outcomes"])}
     fields |= {"up": scaled["seconds_to_two"], "down": scaled["seconds_to_one"]}
     fields |= {"counts": ", ".join(map(str, scaled["replicas"])), "scaled": _counted(scaled["outcomes"])}

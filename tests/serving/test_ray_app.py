@@ -78,11 +78,11 @@ def test_replicas_are_lost_and_come_and_go() -> None:
     """The first test, for it has a Ray of its own."""
     from benchmarks.ray_serving import main
 
-    result = main(["--replicas", "2", "--clients", "4", "--before", "12", "--after", "30"])
+    result = main(["--replicas", "3", "--clients", "4", "--before", "5", "--after", "5"])
     killed, scaled = result["kill"], result["scaling"]
     # Whole answers are asked again of another replica.
     assert set(killed["outcomes"]) == {"answered"}, killed
-    assert killed["seconds_until_all_replicas"] is not None
+    assert min(killed["answers_before_and_after_the_kill"]) >= 12, killed
     assert killed["after"] > 0.5 * killed["before"] > 0, killed
     assert scaled["replicas"] == [1, 2, 1]
     assert set(scaled["outcomes"]) == {"answered"}, scaled
