@@ -135,10 +135,10 @@ operator that training never saw, it is {100 * shares[UNSEEN]:.0f} %:
         before, after = (self.export[f"held_out_perplexity_{which}"] for which in ("before", "int8"))
         change = 100 * (after / before - 1)
         if change <= 0:
-            return f"The last part lowered it by {-change:.1f} %."
+            return f"The last part lowered the perplexity on held-out operators by {-change:.1f} %."
         return (
-            f"The last part raised it by {change:.1f} %: of so small a text, further passes teach the words by heart,\n"
-            "and nothing about operators that are not in it."
+            f"The last part raised the perplexity on held-out operators by {change:.1f} %: further passes over so\n"
+            "small a text teach its words by heart, and nothing about operators that are not in it."
         )
 
     def shown(self) -> str:
