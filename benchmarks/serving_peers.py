@@ -4,9 +4,9 @@
 
     python -m benchmarks.serving_peers --work-dir /tmp/bench --weights fp32 --threads 2 --clients 1 8
 
-``transformers serve`` (float32) and llama.cpp's server, as far as they are installed. Servers run one after the other,
-in both orders; prompts and numbers of greedy tokens are the same for all, prompts have no common beginnings, and every
-answer streams. Prints one JSON object.
+``transformers serve`` (float32), llama.cpp's server and llama-cpp-python's, as far as they are installed. Servers run
+one after the other, in both orders; prompts and numbers of greedy tokens are the same for all, prompts have no common
+beginnings, and every answer streams. Prints one JSON object.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.checkpoint import NAMES, build_gguf, build_standard, make_checkpoint
-from benchmarks.load.peers import Peer, llama_server, ours, read_stream, transformers_server
+from benchmarks.load.peers import Peer, llama_cpp_python_server, llama_server, ours, read_stream, transformers_server
 from benchmarks.load.target import Target, free_port, running
 from benchmarks.load.workload import make_questions
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--pin", type=int, nargs="+", help="processors of the servers")
-    parser.add_argument("--only", nargs="+", help="of the servers ours, llama.cpp, transformers, transformers-batching")
+    parser.add_argument("--only", nargs="+", metavar="SERVER", help="by their names in the result")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--report", type=Path, help="write the result there too, beside the servers that it has")
@@ -88,7 +88,8 @@ def _peers(given: argparse.Namespace) -> tuple[list[Peer], dict[str, str]]:
     found = [ours(folder, slots=given.slots, threads=given.threads)]
     missing: dict[str, str] = {}
     others: dict[str, Callable[[], Peer]] = {
-        "llama.cpp": lambda: llama_server(gguf, slots=given.slots, threads=given.threads)
+        "llama.cpp": lambda: llama_server(gguf, slots=given.slots, threads=given.threads),
+        "llama-cpp-python": lambda: llama_cpp_python_server(gguf, checkpoint, threads=given.threads),
     }
     if given.weights == "fp32":
         threads = given.threads

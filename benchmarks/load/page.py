@@ -116,14 +116,14 @@ _PEERS = """
 
 <!-- not run: takes minutes, in a copy of the repository -->
 ```bash
-python -m benchmarks.serving_peers --work-dir DIR --weights {weights} --threads {threads} --pin 0 --rounds {rounds} \\
+python -m benchmarks.serving_peers --work-dir DIR --weights {weights} --threads {threads}{pin} --rounds {rounds} \\
   --report docs/reports/serving-peers.json
 ```
 
-{model} in {weights}, {threads} thread(s) on one processor for each server, one server after the other, the same prompts
-and numbers of greedy tokens, prompts without common beginnings, answers streamed, {slots} slots where there are slots.
-llama.cpp's server is the one in the package xllamacpp; llama-cpp-python was not built. The other processor of
-the machine computed something else.
+{model} in {weights}, {threads} thread(s) for each server, one server after the other, in both orders, the same prompts
+and numbers of greedy tokens, prompts without common beginnings, answers streamed, {slots} slots where there are slots
+(llama-cpp-python's server has none: it runs one request after the other). llama.cpp's own server is the one in the
+package xllamacpp.
 
 | Clients | Server | Requests a second | Tokens a second | Seconds to the first token | of an answer, medians |
 |---|---|---|---|---|---|
@@ -270,7 +270,8 @@ def peers_part(result: dict[str, Any]) -> str:
         for name, found in result["servers"].items()
     ]
     missing = [f"Not compared: {name} ({reason})." for name, reason in result["not_compared"].items()]
-    return _PEERS.format(**result) + "\n".join(rows) + "\n" + "".join(f"\n{line}\n" for line in missing)
+    pin = "".join(f" {each}" for each in ["--pin", *result["pinned_to"]]) if result["pinned_to"] else ""
+    return _PEERS.format(**result, pin=pin) + "\n".join(rows) + "\n" + "".join(f"\n{line}\n" for line in missing)
 
 
 def ray_part(result: dict[str, Any]) -> str:

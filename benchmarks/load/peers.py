@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.load.target import Target, own_command
 
-__all__ = ["Peer", "Read", "llama_server", "ours", "read_stream", "transformers_server"]
+__all__ = ["Peer", "Read", "llama_cpp_python_server", "llama_server", "ours", "read_stream", "transformers_server"]
 
 _TIMEOUT = 300
 _CONTEXT = 1024
@@ -34,6 +34,7 @@ class Peer:
         command: Starts it at a port.
         ready: Answers with 200 once it can be asked.
         body: What a request for a number of greedy tokens has beside model and prompt; the end of the text ends none.
+        tells_usage: Whether a stream ends with the number of its tokens; else it has to end for its length.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Peer:
     body: Callable[[int], Mapping[str, Any]] = field(
         default=lambda tokens: {"max_tokens": tokens, "ignore_eos": True, "stream_options": {"include_usage": True}}
     )
+    tells_usage: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +105,28 @@ def llama_server(gguf: Path, *, slots: int, threads: int) -> Peer:
     )
 
 
+def llama_cpp_python_server(gguf: Path, checkpoint: Path, *, threads: int) -> Peer:
+    """The server of llama-cpp-python, which runs one request after the other.
+
+    Raises:
+        RuntimeError: It is not installed.
+    """
+    _need("llama_cpp", "sse_starlette", "starlette_context", "pydantic_settings")
+    added = json.loads((checkpoint / "tokenizer.json").read_text(encoding="utf-8"))["added_tokens"]
+    # It has no ignore_eos.
+    never = {str(token["id"]): -100 for token in added}
+    command = [sys.executable, "-m", "llama_cpp.server", "--model", str(gguf), "--n_ctx", str(_CONTEXT)]
+    command += ["--n_threads", str(threads), "--n_threads_batch", str(threads), "--interrupt_requests", "false"]
+    return Peer(
+        "llama-cpp-python",
+        gguf.name,
+        lambda port: [*command, "--model_alias", gguf.name, "--host", "127.0.0.1", "--port", str(port)],
+        ready="/v1/models",
+        body=lambda tokens: {"max_tokens": tokens, "logit_bias": never},
+        tells_usage=False,
+    )
+
+
 def _need(*names: str) -> None:
     for name in names:
         if importlib.util.find_spec(name) is None:
@@ -132,6 +156,8 @@ def read_stream(target: Target, peer: Peer, prompt: str, tokens: int) -> Read:
             if first is None and any(choice.get("text") for choice in event["choices"]):
                 first = time.perf_counter() - started
             counted = (event.get("usage") or {}).get("completion_tokens", counted)
+            if not peer.tells_usage and any(choice["finish_reason"] == "length" for choice in event["choices"]):
+                counted = tokens
     seconds = time.perf_counter() - started
     if first is None or counted != tokens:
         raise RuntimeError(f"{peer.name} gave {counted} tokens where {tokens} were asked for")
