@@ -71,6 +71,10 @@ class FreshSubject(Subject):
 
     made: FreshModel
 
+    def near(self, got: NDArray[Any], row: int, length: int, what: str) -> None:
+        """The same, by the tolerance of drawn weights."""
+        self.made.check_logits(got, self.golden.tokens[row, :length].tolist(), what)
+
 
 class _Kept:
     """A model that stays open for the checks to come when a pipeline closes it."""

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from genai_iface.capabilities import Capability
 from genai_iface.conformance._context import padded
-from genai_iface.conformance._failure import ConformanceFailure, close, equal, expect, raises
+from genai_iface.conformance._failure import ConformanceFailure, equal, expect, raises
 from genai_iface.conformance.walk._program import Operation
 from genai_iface.conformance.walk._rows import Drawn, Row, as_argument, tokens_of
 from genai_iface.errors import CacheOverflowError, CacheRewindError, InvalidInputError
@@ -183,13 +183,11 @@ class Machine:
                 self._compare(got, row, column, held.rows[row].cut(length))
 
     def _compare(self, got: NDArray[np.float32], row: int, column: int, sequence: Row) -> None:
-        expected = self.subject.made.logits_after(sequence.tokens)
-        golden = self.subject.golden
-        # The tolerance is relative to the largest logit, which other sequences may exceed.
-        tolerance = golden.tolerance * max(1.0, float(np.abs(expected).max() / np.abs(golden.logits).max()))
         try:
-            close(got[row, column], expected, tolerance, f"logits of row {row} after {len(sequence)} tokens")
-        except (ConformanceFailure, IndexError):
+            what = f"logits of row {row} after {len(sequence)} tokens"
+            self.subject.made.check_logits(got[row, column], sequence.tokens, what)
+        except (ConformanceFailure, IndexError) as failure:
+            tolerance = getattr(failure, "numbers", {}).get("tolerance", self.subject.golden.tolerance)
             pair = f"got[{row}, {column}], logits_after({sequence.text})"
             self.lines.append(f"np.testing.assert_allclose({pair}, rtol=0, atol={tolerance:.3g})")
             raise
