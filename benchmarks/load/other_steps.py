@@ -103,7 +103,7 @@ class OtherSteps:
 
 
 def explain(
-    pipe: TextGenerationPipeline, question: Question, text: str, *, is_whole: bool = True, most: int = 200
+    pipe: TextGenerationPipeline, question: Question, text: str, *, is_whole: bool = True, most: int = 1000
 ) -> Explanation | None:
     """Looks for a run of a question alone that gives an answer; None if there is none.
 
