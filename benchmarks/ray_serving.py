@@ -82,6 +82,11 @@ def num_running() -> int:
     return 0 if deployment is None else deployment.replica_states.get("RUNNING", 0)
 
 
+def _is_replaced(victim: str, wanted: int) -> bool:
+    now = replicas()
+    return victim not in now and len(now) == num_running() == wanted
+
+
 def kill(port: int, given: argparse.Namespace) -> dict[str, Any]:
     """Requests a second before a replica is killed, in the seconds around that, and after another one runs."""
     import ray
@@ -101,7 +106,8 @@ def kill(port: int, given: argparse.Namespace) -> dict[str, Any]:
         ray.kill(ray.get_actor(victim, namespace="serve"), no_restart=False)
         killed = time.perf_counter()
         num_killed = len(done)
-        _until(lambda: victim not in replicas() and num_running() == given.replicas, "another replica")
+        # Ray Serve counts a dead replica until it has noticed; then it starts the actor of another.
+        _until(lambda: _is_replaced(victim, given.replicas), "another replica")
         back = time.perf_counter()
         num_back = len(done)
         time.sleep(given.after)
