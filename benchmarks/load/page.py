@@ -112,15 +112,15 @@ it disturbs that less than it does times.
 |---|---|---|---|
 """
 _PEERS = """
-## Beside others
+## Beside others, {weights}
 
 <!-- not run: takes minutes, in a copy of the repository -->
 ```bash
 python -m benchmarks.serving_peers --work-dir DIR --weights {weights} --threads {threads}{pin} --rounds {rounds} \\
-  --report docs/reports/serving-peers.json
+  --clients {clients} --report docs/reports/{file}.json
 ```
 
-{model} in {weights}, {threads} thread(s) for each server, one server after the other, in both orders, the same prompts
+{model} in {weights}, {threads} thread(s) for each server, one server after the other ({rounds} round), the same prompts
 and numbers of greedy tokens, prompts without common beginnings, answers streamed, {slots} slots where there are slots
 (llama-cpp-python's server has none: it runs one request after the other). llama.cpp's own server is the one in the
 package xllamacpp.
@@ -271,7 +271,14 @@ def peers_part(result: dict[str, Any]) -> str:
     ]
     missing = [f"Not compared: {name} ({reason})." for name, reason in result["not_compared"].items()]
     pin = "".join(f" {each}" for each in ["--pin", *result["pinned_to"]]) if result["pinned_to"] else ""
-    return _PEERS.format(**result, pin=pin) + "\n".join(rows) + "\n" + "".join(f"\n{line}\n" for line in missing)
+    file = "serving-peers" if result["weights"] == "fp32" else f"serving-peers-{result['weights']}"
+    asked = " ".join(map(str, numbers))
+    return (
+        _PEERS.format(**result, pin=pin, file=file, clients=asked)
+        + "\n".join(rows)
+        + "\n"
+        + "".join(f"\n{line}\n" for line in missing)
+    )
 
 
 def ray_part(result: dict[str, Any]) -> str:
@@ -304,6 +311,7 @@ _PARTS = {
     "serving-prefix": prefix_part,
     "serving-overhead": overhead_part,
     "serving-peers": peers_part,
+    "serving-peers-int8": peers_part,
     "serving-ray": ray_part,
     "routing": routing_part,
 }
