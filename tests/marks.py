@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The ONNX generative-AI interface authors
 # SPDX-License-Identifier: Apache-2.0
-"""Marks and parameters that several rooms of the tests share."""
+"""Marks, parameters and numbers of examples that several rooms of the tests share."""
 
 from __future__ import annotations
 
@@ -22,3 +22,10 @@ BACKENDS = ["numpy", pytest.param("ort", marks=needs_ort)]
 def slow_but(quick: Container[str], values: Iterable[str], /) -> list[object]:
     """For ``parametrize``: the values, all marked slow but those that are named."""
     return [value if value in quick else pytest.param(value, marks=pytest.mark.slow) for value in values]
+
+
+def examples(many: int, few: int) -> int:
+    """For Hypothesis: how many examples a property gets, many with pytest --slow, which .ci/run gives its file."""
+    from hypothesis import settings
+
+    return many if settings.get_current_profile_name() == "slow" else few

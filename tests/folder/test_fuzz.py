@@ -20,12 +20,11 @@ from onnx import TensorProto
 from genai_iface import GenAIError
 from genai_iface.folder import open_folder
 from genai_iface.folder.template.chat_template import ChatTemplate
+from tests.marks import examples
 from tests.models import write_folder
 
-# The profile is that of pytest --slow, with which .ci/run runs this file.
-EXAMPLES = 50 if settings.get_current_profile_name() == "slow" else 15
 FUZZ = settings(
-    max_examples=EXAMPLES,
+    max_examples=examples(50, 15),
     deadline=timedelta(seconds=20),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -221,7 +221,7 @@ def test_whole_characters_in_escapes_are_fine() -> None:
     [
         {"num_return_sequences": 10**9},
         {"num_beams": 10**9},
-        {"bad_words_ids": [[1]] * 2_000_000},
+        pytest.param({"bad_words_ids": [[1]] * 2_000_000}, marks=pytest.mark.slow),
         {"bad_words_ids": [[1] * 1_000_000]},
         {"stop_strings": ["x"] * 100_000},
         {"stop_strings": ["x" * 100_000]},

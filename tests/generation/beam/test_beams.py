@@ -27,6 +27,7 @@ from genai_iface.generation._request import GenerationRequest
 from genai_iface.generation.beam.search import BeamSearch
 from genai_iface.generation.hooks import GenerationHooks
 from tests.fakes import ALL_CAPABILITIES, ByteTokenizer, FakeModel
+from tests.marks import examples
 
 EOS = 2
 
@@ -96,7 +97,7 @@ class Oracle:
 
 @pytest.mark.parity
 @pytest.mark.filterwarnings("ignore:Unfeasible length constraints")  # a limit below min_new_tokens is tried too
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=examples(60, 20))
 @given(
     num_beams=st.integers(2, 5),
     length_penalty=st.sampled_from([1.0, 0.0, -1.0, 0.5, 2.5]),
@@ -163,7 +164,7 @@ def plain(
     return sorted((one for group in ended for one in group), key=lambda one: -one[0])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=examples(40, 15))
 @given(
     size=st.integers(1, 3),
     groups=st.integers(2, 3),

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from genai_iface import CacheOverflowError, Capability, InvalidInputError, TextGenerationPipeline
 from genai_iface.generation import DraftModel, GenerationHooks
 from tests.fakes import ALL_CAPABILITIES, ByteTokenizer, FakeModel, speaks
+from tests.marks import examples
 
 
 def pipeline_of(tokenizer: Any = None, **arguments: Any) -> TextGenerationPipeline:
@@ -44,7 +45,7 @@ def test_a_turn_runs_only_what_is_new() -> None:
     assert model_of(pipe).open_caches == []
 
 
-@settings(deadline=None, max_examples=50)
+@settings(deadline=None, max_examples=examples(50, 15))
 @given(data=st.data())
 def test_any_conversation_gives_what_its_messages_give_afresh(data: st.DataObject) -> None:
     """Send, answer again, edit, change the system message, reset: the cache never shows."""

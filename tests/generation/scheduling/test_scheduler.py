@@ -26,6 +26,7 @@ from genai_iface import (
 from genai_iface.generation import PromptLookup
 from genai_iface.generation.scheduling.step_plan import plan_step
 from tests.fakes import ALL_CAPABILITIES, ByteTokenizer, FakeModel, speaks
+from tests.marks import examples
 
 
 def hashing(**arguments: Any) -> TextGenerationPipeline:
@@ -58,7 +59,7 @@ CONFIGS = st.builds(
 PROMPTS = st.lists(st.integers(0, 255), min_size=1, max_size=40)
 
 
-@settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@settings(deadline=None, max_examples=examples(60, 20), suppress_health_check=[HealthCheck.too_slow])
 @given(
     requests=st.lists(st.tuples(PROMPTS, CONFIGS, st.integers(0, 6)), min_size=1, max_size=7),
     slots=st.integers(1, 4),

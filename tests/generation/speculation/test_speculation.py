@@ -24,6 +24,7 @@ from genai_iface.generation import DraftModel, GenerationHooks, ModelGenerator, 
 from genai_iface.generation.speculation.speculator import DraftRequest
 from genai_iface.models import default_folder
 from tests.fakes import ALL_CAPABILITIES, ByteTokenizer, FakeModel, speaks
+from tests.marks import examples
 
 VOCAB = 12
 
@@ -82,7 +83,7 @@ FIELDS = st.sampled_from(
 )
 
 
-@settings(deadline=None, max_examples=120)
+@settings(deadline=None, max_examples=examples(120, 30))
 @given(
     prompts=st.lists(st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=8), min_size=1, max_size=4),
     fields=FIELDS,

@@ -15,8 +15,9 @@ from genai_iface import GenerationConfig, TextGenerationPipeline
 from genai_iface.generation import StopStrings, TextStream
 from tests.fakes import FakeModel
 from tests.generation.text.tokenizers_for_tests import byte_level
+from tests.marks import examples
 
-RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=300)
+RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow], max_examples=examples(300, 80))
 
 TOKENIZER = byte_level()
 TOKENIZER.inner.add_special_tokens([AddedToken("<|a|>"), AddedToken("<|b|>")])

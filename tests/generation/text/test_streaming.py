@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from genai_iface.generation import Detokenizer, StopStrings, TextStream
 from tests.fakes import ByteTokenizer
 from tests.generation.text.tokenizers_for_tests import TEXTS, Wrapped, byte_level, metaspace
+from tests.marks import examples
 
 # A busy machine is slow; that is not a finding.
 RELAXED = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -44,7 +45,7 @@ def test_the_texts_make_tokens_that_end_within_a_character() -> None:
 
 
 @kinds
-@settings(RELAXED, max_examples=200)
+@settings(RELAXED, max_examples=examples(200, 60))
 @given(data=st.data())
 def test_random_tokens_join_to_their_decoding(kind: str, data: st.DataObject) -> None:
     tokenizer = KINDS[kind]
@@ -58,7 +59,7 @@ def test_random_tokens_join_to_their_decoding(kind: str, data: st.DataObject) ->
 
 
 @kinds
-@settings(RELAXED, max_examples=200)
+@settings(RELAXED, max_examples=examples(200, 60))
 @given(data=st.data())
 def test_random_text_in_ten_scripts_joins_to_itself(kind: str, data: st.DataObject) -> None:
     tokenizer = KINDS[kind]
@@ -68,7 +69,7 @@ def test_random_text_in_ten_scripts_joins_to_itself(kind: str, data: st.DataObje
 
 
 @kinds
-@settings(RELAXED, max_examples=200)
+@settings(RELAXED, max_examples=examples(200, 60))
 @given(data=st.data())
 def test_a_context_is_continued_with_its_space(kind: str, data: st.DataObject) -> None:
     tokenizer = KINDS[kind]
@@ -153,7 +154,7 @@ def test_endless_broken_bytes_cost_little_and_spoil_nothing(kind: str) -> None:
 
 
 @kinds
-@settings(RELAXED, max_examples=200)
+@settings(RELAXED, max_examples=examples(200, 60))
 @given(data=st.data())
 def test_stop_strings_cut_where_the_text_says_however_it_is_tokenized(kind: str, data: st.DataObject) -> None:
     tokenizer = KINDS[kind]
