@@ -31,6 +31,9 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     one of a hundred reports that have it in a table.
     """
     page.meta.setdefault("search", _search(page.file.src_uri))
+    if page.file.src_uri.startswith("reports/conformance/"):
+        # A runtime's words in brackets, and a link behind them, would be read as one reference.
+        markdown = re.sub(r"\] \[(?=[^]]*\]\()", r"\\] [", markdown)
     up = "../" * page.file.src_uri.count("/")
     return re.sub(
         rf"\]\({re.escape('../' + up)}({'|'.join(map(re.escape, _PAGES))})(#[^)]*)?\)",
