@@ -70,8 +70,8 @@ def main() -> None:
                 print(json.dumps(line), flush=True)
     report = {
         "model": folder.name,
-        "size": arguments.size,
-        "weights": arguments.weights,
+        "size": None if arguments.model else arguments.size,
+        "weights": None if arguments.model else arguments.weights,
         "threads": arguments.threads,
         "chats": arguments.chats,
         "slots": arguments.slots,
